@@ -1,1 +1,3 @@
+//! A clustered, in-memory command model with an HTTP interface: the node.
 
+pub mod journal;
