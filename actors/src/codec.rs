@@ -75,6 +75,14 @@ pub enum CodecError {
         /// Over the bytes.
         computed: u32,
     },
+    /// The events are of a schema version that this code does not know.
+    #[error("schema version {found} is not known here (this code knows {known})")]
+    SchemaVersion {
+        /// In the record.
+        found: u16,
+        /// Of this code.
+        known: u16,
+    },
     /// The bytes are intact but not of the expected shape.
     #[error("failed to decode: {0}")]
     Decode(#[from] bincode::error::DecodeError),
