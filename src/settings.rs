@@ -6,21 +6,33 @@
 //! part of the node checks a range again.
 
 mod actors;
+mod check;
 mod cluster;
+mod environment;
+mod error;
+mod file;
 mod http;
 mod journal;
+mod load;
 mod log;
 mod node;
+mod origin;
 mod raft;
+mod rules;
+mod schema;
+mod tree;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::actors::ActorSettings;
 pub use self::cluster::{ClusterSettings, Peer, ReadMode};
+pub use self::error::{Problem, ProblemKind, SettingsError};
 pub use self::http::HttpSettings;
 pub use self::journal::JournalSettings;
+pub use self::load::{Entry, LoadedSettings};
 pub use self::log::{LogFormat, LogSettings};
 pub use self::node::NodeSettings;
+pub use self::origin::Origin;
 pub use self::raft::RaftSettings;
 
 /// Everything that can be set on one node, one field per section of the file.
