@@ -1,9 +1,10 @@
 //! The settings of one node: what can be set, its defaults, and where each value came from.
 //!
-//! Owns the types of every section, their embedded defaults, the reading of a TOML file and of the environment, and the
-//! rules that a set of values must keep. It refuses to start anything, to touch the data directory or to open a socket.
-//! Invariant: a [`Settings`] that [`Settings::load`] returned keeps every rule of [`Settings::validate`], so no other
-//! part of the node checks a range again.
+//! Owns the types of every section, their embedded defaults, the reading of a TOML file and of the
+//! environment, and the rules that a set of values must keep. It refuses to start anything, to
+//! touch the data directory or to open a socket. Invariant: a [`Settings`] that [`Settings::load`]
+//! returned keeps every rule of [`Settings::validate`], so no other part of the node checks a range
+//! again.
 
 mod actors;
 mod check;
@@ -37,7 +38,8 @@ pub use self::raft::RaftSettings;
 
 /// Everything that can be set on one node, one field per section of the file.
 ///
-/// `Settings::default()` is the embedded set of defaults; `config/node.toml` says the same with an explanation per key.
+/// `Settings::default()` is the embedded set of defaults; `config/node.toml` says the same with an
+/// explanation per key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {

@@ -1,7 +1,8 @@
 //! Holds a tree of values as they were written against the known keys.
 //!
-//! Owns the finding of unknown keys, wrong shapes and wrong types, all of them in one walk. Refuses to judge ranges: that
-//! is for [`super::rules`], once all layers are merged. Invariant: a value gets into the layer only if its type fits.
+//! Owns the finding of unknown keys, wrong shapes and wrong types, all of them in one walk. Refuses
+//! to judge ranges: that is for [`super::rules`], once all layers are merged. Invariant: a value
+//! gets into the layer only if its type fits.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,7 +28,8 @@ pub(super) struct Layer {
     pub(super) problems: Vec<Problem>,
 }
 
-/// Puts a section into the place that it has in the whole settings, to try a single value in its place.
+/// Puts a section into the place that it has in the whole settings, to try a single value in its
+/// place.
 type Wrap<'a> = &'a dyn Fn(Dict) -> Dict;
 
 impl Layer {

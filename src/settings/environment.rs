@@ -1,8 +1,8 @@
 //! Reads overrides from the environment: `PHALANX__HTTP__LISTEN` sets `http.listen`.
 //!
-//! Two underscores separate the levels, as keys contain single ones. Text is taken as it is, without quotes; other values
-//! are written as in the file. Invariant: a variable with the prefix that names no key is a problem, never ignored,
-//! because it is a misspelt override.
+//! Two underscores separate the levels, as keys contain single ones. Text is taken as it is,
+//! without quotes; other values are written as in the file. Invariant: a variable with the prefix
+//! that names no key is a problem, never ignored, because it is a misspelt override.
 
 use std::ffi::OsString;
 
@@ -77,7 +77,8 @@ fn take(key: &str, value: OsString, origin: Origin, schema: &Schema, layer: &mut
     layer.add(vec![(root.to_owned(), tree)], schema);
 }
 
-/// The key that a misspelt variable probably means. A list is one value here, so both sorts are candidates.
+/// The key that a misspelt variable probably means. A list is one value here, so both sorts are
+/// candidates.
 fn nearest_key(variable: &str, schema: &Schema, keys: &[String]) -> String {
     let written = variable
         .trim_start_matches(VARIABLE_PREFIX)

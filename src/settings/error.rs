@@ -1,7 +1,7 @@
 //! Why settings were refused, with every problem at once.
 //!
-//! Invariant: each message names the key, the place (file and line, or variable) and what to do, because it is read by
-//! someone whose node does not start.
+//! Invariant: each message names the key, the place (file and line, or variable) and what to do,
+//! because it is read by someone whose node does not start.
 
 use std::fmt;
 use std::io;
@@ -16,7 +16,8 @@ use super::origin::Origin;
 pub enum SettingsError {
     /// The file that was named is not there.
     #[error(
-        "{path}: there is no such file; name an existing one, or start without a file to use the embedded defaults",
+        "{path}: there is no such file; \
+         name an existing one, or start without a file to use the embedded defaults",
         path = .path.display()
     )]
     Missing {

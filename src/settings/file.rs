@@ -1,6 +1,7 @@
 //! Reads a settings file and keeps the line of every key.
 //!
-//! Refuses to know which keys exist. Invariant: lines and columns count from 1, columns in characters, as editors do.
+//! Refuses to know which keys exist. Invariant: lines and columns count from 1, columns in
+//! characters, as editors do.
 
 use std::fs;
 use std::io;

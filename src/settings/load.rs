@@ -1,7 +1,8 @@
-//! Makes settings out of the embedded defaults, a file and the environment, in this order of precedence.
+//! Makes settings out of the embedded defaults, a file and the environment, in this order of
+//! precedence.
 //!
-//! Refuses to stop at the first mistake: everything wrong is reported at once. Invariant: what is returned keeps every
-//! rule, and each key has an origin.
+//! Refuses to stop at the first mistake: everything wrong is reported at once. Invariant: what is
+//! returned keeps every rule, and each key has an origin.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -67,11 +68,12 @@ impl LoadedSettings {
 }
 
 impl Settings {
-    /// Reads the file, if one is given, and the environment of this process over the embedded defaults.
+    /// Reads the file, if one is given, and the environment of this process over the embedded
+    /// defaults.
     ///
     /// # Errors
-    /// The file is missing, unreadable or not TOML; or [`SettingsError::Invalid`] with every unknown key, bad value and
-    /// broken rule.
+    /// The file is missing, unreadable or not TOML; or [`SettingsError::Invalid`] with every
+    /// unknown key, bad value and broken rule.
     pub fn load(path: Option<&Path>) -> Result<LoadedSettings, SettingsError> {
         Self::load_with(path, std::env::vars_os())
     }

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 pub struct LogSettings {
     /// Lowest level that is logged, also per module, as in `info,phalanx::journal=debug`.
     ///
-    /// Default `info`; `off`, `error`, `warn`, `info`, `debug`, `trace` or directives in the syntax of `tracing`'s
-    /// `EnvFilter`. A finer level costs time and disk.
+    /// Default `info`; `off`, `error`, `warn`, `info`, `debug`, `trace` or directives in the syntax
+    /// of `tracing`'s `EnvFilter`. A finer level costs time and disk.
     pub level: String,
     /// Form of a line.
     ///

@@ -1,7 +1,7 @@
 //! What values are allowed, alone and together.
 //!
-//! Owns every range and every rule over several keys. Invariant: each whole number of the settings has a row in
-//! [`RANGES`]; a test compares the rows with the keys.
+//! Owns every range and every rule over several keys. Invariant: each whole number of the settings
+//! has a row in [`RANGES`]; a test compares the rows with the keys.
 
 mod cluster;
 
@@ -36,7 +36,8 @@ impl Violation {
     }
 }
 
-/// Key, least and most allowed value. `journal.max_open_files` has a gap besides, see [`open_files`].
+/// Key, least and most allowed value. `journal.max_open_files` has a gap besides, see
+/// [`open_files`].
 pub(super) const RANGES: &[(&str, i128, i128)] = &[
     ("node.id", 1, i64::MAX as i128),
     ("node.shutdown_grace_ms", 0, 600_000),
@@ -133,7 +134,8 @@ fn texts(settings: &Settings, found: &mut Vec<Violation>) {
     }
     if let Err(error) = EnvFilter::try_new(&settings.log.level) {
         let rule = format!(
-            "`log.level` = {:?} is not a level or a list of directives such as `info,phalanx::journal=debug`: {error}",
+            "`log.level` = {:?} is not a level or a list of directives \
+             such as `info,phalanx::journal=debug`: {error}",
             settings.log.level
         );
         found.push(Violation::new(&["log.level"], rule));

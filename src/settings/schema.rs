@@ -1,7 +1,8 @@
 //! Which keys exist, taken from the settings types themselves.
 //!
-//! Owns the list of known keys and the search for the nearest one. Invariant: nothing is listed twice by hand; the keys
-//! are those of the serialized defaults, plus one example for each list that is empty by default.
+//! Owns the list of known keys and the search for the nearest one. Invariant: nothing is listed
+//! twice by hand; the keys are those of the serialized defaults, plus one example for each list
+//! that is empty by default.
 
 use figment::value::{Dict, Value};
 
@@ -55,8 +56,8 @@ impl Schema {
         value_at(&self.defaults, key).map(|value| tree::to_toml(value).to_string())
     }
 
-    /// The known name of the given sort that is written most like `key`. The last part counts more than the section, so
-    /// that a key in the wrong section finds its right one.
+    /// The known name of the given sort that is written most like `key`. The last part counts more
+    /// than the section, so that a key in the wrong section finds its right one.
     pub(super) fn nearest(&self, key: &str, sort: Sort) -> String {
         let key = without_numbers(key);
         let (section, name) = split(&key);

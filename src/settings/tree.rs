@@ -1,7 +1,8 @@
-//! Values as they were written, each with its place; the common form of the file and the environment.
+//! Values as they were written, each with its place; the common form of the file and the
+//! environment.
 //!
-//! Refuses to know which keys exist: that is for [`super::check`]. Invariant: every node of a tree has an origin, so that
-//! every later message can name a place.
+//! Refuses to know which keys exist: that is for [`super::check`]. Invariant: every node of a tree
+//! has an origin, so that every later message can name a place.
 
 use figment::value::{Num, Value};
 use toml_edit::{Item, TableLike};
@@ -23,7 +24,8 @@ pub(super) enum Node {
     Section(Vec<(String, Tree)>),
 }
 
-/// Turns a parsed TOML item into a tree; `place` tells the origin of a range of bytes, none means the place of the parent.
+/// Turns a parsed TOML item into a tree; `place` tells the origin of a range of bytes, none means
+/// the place of the parent.
 pub(super) fn from_item(item: &Item, origin: Origin, place: &dyn Fn(usize) -> Origin) -> Tree {
     let at = |span: Option<std::ops::Range<usize>>| {
         span.map_or_else(|| origin.clone(), |span| place(span.start))

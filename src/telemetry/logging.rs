@@ -1,7 +1,7 @@
 //! Sets up the log of the process, once.
 //!
-//! Owns the choice between lines for people and JSON, and the filter. Refuses to write anywhere but to standard error:
-//! files and rotation are for the supervisor of the process.
+//! Owns the choice between lines for people and JSON, and the filter. Refuses to write anywhere but
+//! to standard error: files and rotation are for the supervisor of the process.
 
 mod printable;
 
@@ -18,7 +18,8 @@ use tracing_subscriber::{Layer, Registry, fmt};
 
 use crate::settings::{LogFormat, LogSettings};
 
-/// Libraries that hold request lines, headers or bodies in their hands and show them at fine levels.
+/// Libraries that hold request lines, headers or bodies in their hands and show them at fine
+/// levels.
 const SEES_REQUESTS: [&str; 8] = [
     "axum",
     "axum_core",
@@ -46,7 +47,8 @@ pub enum LoggingError {
     SetUpBefore(#[from] TryInitError),
 }
 
-/// Starts the log of this process on standard error: for people on a terminal, as JSON otherwise, or as the settings say.
+/// Starts the log of this process on standard error: for people on a terminal, as JSON otherwise,
+/// or as the settings say.
 ///
 /// # Errors
 /// The level is malformed (validated settings never are), or the process has a log already.
@@ -83,7 +85,8 @@ where
         level: level.to_owned(),
         source,
     })?;
-    // The layer would report a failed write with `eprintln!`, which panics when standard error is closed.
+    // The layer would report a failed write with `eprintln!`, which panics when standard error is
+    // closed.
     let lines = fmt::layer()
         .with_writer(writer)
         .with_ansi(style.colours)

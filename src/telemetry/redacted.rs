@@ -1,6 +1,7 @@
 //! A wrapper that keeps a secret out of logs and error messages.
 //!
-//! Refuses to serialize and to compare. Invariant: the content is reachable only through a call that says so.
+//! Refuses to serialize and to compare. Invariant: the content is reachable only through a call
+//! that says so.
 
 use std::fmt;
 

@@ -1,4 +1,5 @@
-//! The rules of `[cluster]`: names, addresses and members that can find each other and are not taken for one another.
+//! The rules of `[cluster]`: names, addresses and members that can find each other and are not
+//! taken for one another.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -46,7 +47,8 @@ fn advertised(cluster: &ClusterSettings, found: &mut Vec<Violation>) {
     let reachable = !cluster.listen.ip().is_unspecified() && cluster.listen.port() != 0;
     if cluster.advertise.is_empty() && !cluster.peers.is_empty() && !reachable {
         let rule = format!(
-            "`cluster.advertise` must name an address that peers can reach, as `cluster.listen` = {} is none",
+            "`cluster.advertise` must name an address that peers can reach, \
+             as `cluster.listen` = {} is none",
             cluster.listen
         );
         found.push(Violation::new(&keys, rule));

@@ -1,7 +1,8 @@
 //! Fields of a line for people, with control characters written as escapes.
 //!
-//! An id or a path may come from a client; as it stands it could clear the terminal or forge a second line. JSON escapes
-//! by itself and does not pass here. Invariant: one event is one line without control characters of its own.
+//! An id or a path may come from a client; as it stands it could clear the terminal or forge a
+//! second line. JSON escapes by itself and does not pass here. Invariant: one event is one line
+//! without control characters of its own.
 
 use std::fmt::{self, Write};
 
