@@ -2,7 +2,7 @@
 //!
 //! Owns the way from arguments to a call and back to an exit code. Refuses to know how a node runs:
 //! `serve` is handed in, so that a program with aggregates of its own has the same command line. A
-//! further command is one variant of [`Command`], one module and one arm in [`run`].
+//! further command is one variant of `Command`, one module and one arm in [`run`].
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong arguments or settings. Invariant: results go to standard
 //! output and messages to standard error; a reader that went away is no error.

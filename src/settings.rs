@@ -58,3 +58,6 @@ pub struct Settings {
     /// `[log]`: what is logged and in which form.
     pub log: LogSettings,
 }
+
+#[cfg(test)]
+mod tests;

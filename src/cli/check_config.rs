@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 use super::output;
 use crate::settings::{LoadedSettings, Origin, Settings};
 
+/// Width up to which origins are aligned; one long list must not push them all away.
+const MOST_ALIGNED: usize = 60;
+
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Settings file in TOML; without it the embedded defaults and the environment are shown
@@ -44,7 +47,8 @@ fn as_lines(loaded: &LoadedSettings) -> String {
         .iter()
         .map(|(text, _)| text.chars().count())
         .max()
-        .unwrap_or(0);
+        .unwrap_or(0)
+        .min(MOST_ALIGNED);
     settings
         .iter()
         .map(|(text, origin)| format!("{text:width$}  # {origin}\n"))
@@ -60,13 +64,15 @@ fn as_json(file: Option<&Path>, loaded: &LoadedSettings) -> Value {
             json!({ "key": entry.key, "value": entry.value, "origin": origin })
         })
         .collect();
-    json!({ "file": file, "keys": keys })
+    json!({ "file": file.map(|path| path.display().to_string()), "keys": keys })
 }
 
 fn origin_as_json(origin: &Origin) -> Value {
     match origin {
         Origin::Default => json!({ "kind": "default" }),
-        Origin::File { path, line } => json!({ "kind": "file", "path": path, "line": line }),
+        Origin::File { path, line } => {
+            json!({ "kind": "file", "path": path.display().to_string(), "line": line })
+        }
         Origin::Environment { variable } => json!({ "kind": "environment", "variable": variable }),
         Origin::Program => json!({ "kind": "program" }),
     }

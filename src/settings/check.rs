@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use figment::error::Kind;
 use figment::value::{Dict, Value};
 
 use super::Settings;
@@ -176,7 +177,10 @@ impl Layer {
 fn bad_value(key: &str, value: &Value, error: &figment::Error, schema: &Schema) -> ProblemKind {
     let reason = match rules::range_of(key) {
         Some((least, most)) => format!("expected a whole number from {least} to {most}"),
-        None => error.kind.to_string(),
+        None => match &error.kind {
+            Kind::UnknownVariant(_, variants) => format!("expected {}", variants.join(" or ")),
+            kind => kind.to_string(),
+        },
     };
     ProblemKind::BadValue {
         found: to_toml(value).to_string(),

@@ -174,3 +174,6 @@ impl Violation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

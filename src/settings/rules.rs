@@ -93,6 +93,7 @@ pub(super) fn violations(settings: &Settings) -> Vec<Violation> {
 
 fn ranges(settings: &Settings, found: &mut Vec<Violation>) {
     let Ok(values) = schema::to_dict(settings) else {
+        // Only a path that is not text cannot be written as a value, and `texts` refuses it.
         return;
     };
     collect_values(&values, "", &mut |key, value| {
@@ -122,6 +123,12 @@ fn texts(settings: &Settings, found: &mut Vec<Violation>) {
         found.push(Violation::new(
             &["node.data_dir"],
             "`node.data_dir` must not be empty".to_owned(),
+        ));
+    }
+    if settings.node.data_dir.to_str().is_none() {
+        found.push(Violation::new(
+            &["node.data_dir"],
+            "`node.data_dir` must be valid UTF-8".to_owned(),
         ));
     }
     let zone = &settings.node.zone;
@@ -212,3 +219,6 @@ fn pair<T: Display>(one: (&str, T), relation: &str, other: (&str, T)) -> Violati
     );
     Violation::new(&[one.0, other.0], rule)
 }
+
+#[cfg(test)]
+mod tests;
