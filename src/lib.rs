@@ -1,0 +1,3 @@
+//! The Phalanx node as a library.
+
+pub mod domain;
