@@ -180,7 +180,9 @@ fn check_room(
             .filter_map(|job| Some((job, job.occupied()?)))
             .filter(|(_, occupied)| occupied.overlaps(slot))
     };
-    if slot::most_at_once(others().map(|(_, occupied)| occupied.within(slot))) >= WORKSTATIONS {
+    // Stretches of time that pairwise overlap have an instant in common. So jobs that all overlap
+    // `slot` and are parallel at some instant are parallel within `slot` as well.
+    if slot::most_at_once(others().map(|(_, occupied)| occupied)) >= WORKSTATIONS {
         return Err(WorkshopDayRejection::WorkstationsOccupied);
     }
     if others().any(|(job, _)| job.vehicle == vehicle) {

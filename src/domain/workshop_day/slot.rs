@@ -24,15 +24,6 @@ impl Slot {
     pub fn overlaps(self, other: Self) -> bool {
         self.start < other.end && other.start < self.end
     }
-
-    /// The part of this slot that lies in `other`, which it overlaps.
-    #[must_use]
-    pub fn within(self, other: Self) -> Self {
-        Self {
-            start: self.start.max(other.start),
-            end: self.end.min(other.end),
-        }
-    }
 }
 
 /// The largest number of slots that have one instant in common.
