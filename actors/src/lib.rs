@@ -6,6 +6,10 @@
 
 pub mod aggregate;
 pub mod codec;
+pub mod names;
+pub mod ports;
+pub mod record;
+pub mod request;
 pub mod testkit;
 
 pub use aggregate::{Aggregate, Context, Justification};
