@@ -4,5 +4,6 @@
 //! aggregates live in `phalanx-actors`, which does none.
 
 pub mod cli;
+pub mod domain;
 pub mod settings;
 pub mod telemetry;
