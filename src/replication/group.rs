@@ -158,9 +158,14 @@ impl Group {
             } else {
                 shard.step_down();
             }
-            if metrics.changed().await.is_err() {
-                shard.step_down();
-                return;
+            tokio::select! {
+                changed = metrics.changed() => {
+                    if changed.is_err() {
+                        shard.step_down();
+                        return;
+                    }
+                }
+                () = shard.abandoned() => self.renew().await,
             }
         }
     }
@@ -193,8 +198,9 @@ impl Group {
         }
     }
 
-    /// Starts a new term after an incarnation closed itself while this node still leads.
-    pub async fn renew(&self) {
+    /// Starts a new term after an incarnation ended by itself: if this node still leads, nobody
+    /// else would.
+    async fn renew(&self) {
         if let Err(error) = self.raft.trigger().elect().await {
             tracing::error!(shard = self.shard, %error, "failed to start a new term");
         }
