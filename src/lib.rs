@@ -5,5 +5,6 @@
 
 pub mod cli;
 pub mod domain;
+pub mod journal;
 pub mod settings;
 pub mod telemetry;

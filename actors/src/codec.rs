@@ -40,6 +40,8 @@ pub enum ValueType {
     Format = 7,
     /// A stream index row.
     Stream = 8,
+    /// How far each shard's log is known to be on disk.
+    Mark = 9,
 }
 
 /// Why stored bytes could not be read.
