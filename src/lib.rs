@@ -6,5 +6,6 @@
 pub mod cli;
 pub mod domain;
 pub mod journal;
+pub mod replication;
 pub mod settings;
 pub mod telemetry;
