@@ -4,5 +4,7 @@
 //! aggregates live in `phalanx-actors`, which does none.
 
 pub mod cli;
+pub mod domain;
+pub mod journal;
 pub mod settings;
 pub mod telemetry;
