@@ -10,8 +10,8 @@
 //! ```
 //! The checksum covers the first nine bytes and the payload.
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 /// First byte of every stored value.
 const MAGIC: u8 = 0xA7;
@@ -40,6 +40,8 @@ pub enum ValueType {
     Format = 7,
     /// A stream index row.
     Stream = 8,
+    /// How far each shard's log is known to be on disk.
+    Mark = 9,
 }
 
 /// Why stored bytes could not be read.
@@ -75,6 +77,14 @@ pub enum CodecError {
         /// Over the bytes.
         computed: u32,
     },
+    /// The events are of a schema version that this code does not know.
+    #[error("schema version {found} is not known here (this code knows {known})")]
+    SchemaVersion {
+        /// In the record.
+        found: u16,
+        /// Of this code.
+        known: u16,
+    },
     /// The bytes are intact but not of the expected shape.
     #[error("failed to decode: {0}")]
     Decode(#[from] bincode::error::DecodeError),
@@ -109,11 +119,12 @@ pub fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     }
 }
 
-/// Wraps a payload that `write` appends, in one allocation.
+/// Starts a value: an envelope without checksum, and the payload that `write` appends. The payload
+/// may still be patched before [`finish`].
 ///
 /// # Errors
-/// Whatever `write` fails with.
-pub fn seal_with(
+/// Whatever `write` fails with, and values of over 4 GiB.
+pub fn draft(
     value_type: ValueType,
     schema_version: u16,
     capacity: usize,
@@ -130,11 +141,15 @@ pub fn seal_with(
     if let Some(slot) = out.get_mut(5..9) {
         slot.copy_from_slice(&length.to_le_bytes());
     }
-    let crc = checksum(&out);
-    if let Some(slot) = out.get_mut(9..HEADER_LEN) {
+    Ok(out)
+}
+
+/// Writes the checksum of a draft: it is sealed now.
+pub fn finish(draft: &mut [u8]) {
+    let crc = checksum(draft);
+    if let Some(slot) = draft.get_mut(9..HEADER_LEN) {
         slot.copy_from_slice(&crc.to_le_bytes());
     }
-    Ok(out)
 }
 
 /// Serializes a value into a sealed envelope.
@@ -146,10 +161,9 @@ pub fn seal<T: Serialize + ?Sized>(
     schema_version: u16,
     value: &T,
 ) -> Result<Vec<u8>, CodecError> {
-    seal_with(value_type, schema_version, 64, |out| {
-        bincode::serde::encode_into_std_write(value, out, CONFIG)?;
-        Ok(())
-    })
+    let mut out = draft(value_type, schema_version, 64, |out| append(out, value))?;
+    finish(&mut out);
+    Ok(out)
 }
 
 /// Appends a value to a payload under construction.
@@ -161,12 +175,40 @@ pub fn append<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> Result<(),
     Ok(())
 }
 
-/// Reads one value from the front of a payload; gives the rest.
+/// Appends a value behind its length (u32 LE), so that a reader can step over it.
+///
+/// # Errors
+/// When the type cannot be represented.
+pub fn append_sized<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> Result<(), CodecError> {
+    let at = out.len();
+    out.extend_from_slice(&[0; 4]);
+    append(out, value)?;
+    let length = u32::try_from(out.len() - at - 4).map_err(|_| {
+        CodecError::Encode(bincode::error::EncodeError::Other("a value of over 4 GiB"))
+    })?;
+    if let Some(slot) = out.get_mut(at..at + 4) {
+        slot.copy_from_slice(&length.to_le_bytes());
+    }
+    Ok(())
+}
+
+/// Reads what [`append_sized`] wrote; gives the value's bytes and the rest.
+///
+/// # Errors
+/// When the bytes are cut short.
+pub fn take_sized(bytes: &[u8]) -> Result<(&[u8], &[u8]), CodecError> {
+    let short = || CodecError::Short { len: bytes.len() };
+    let (length, rest) = bytes.split_first_chunk::<4>().ok_or_else(short)?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| short())?;
+    rest.split_at_checked(length).ok_or_else(short)
+}
+
+/// Reads one value that borrows from the front of a payload; gives the rest.
 ///
 /// # Errors
 /// When the bytes are of another shape.
-pub fn take<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), CodecError> {
-    let (value, used) = bincode::serde::decode_from_slice(bytes, CONFIG)?;
+pub fn take_borrowed<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), CodecError> {
+    let (value, used) = bincode::serde::borrow_decode_from_slice(bytes, CONFIG)?;
     Ok((value, bytes.get(used..).unwrap_or_default()))
 }
 

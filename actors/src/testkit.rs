@@ -75,7 +75,10 @@ impl<A: Aggregate> Given<A> {
         }
     }
 
-    #[expect(clippy::panic, reason = "a test kit reports a broken domain by panicking")]
+    #[expect(
+        clippy::panic,
+        reason = "a test kit reports a broken domain by panicking"
+    )]
     fn fold(&mut self, event: &A::Event) {
         let stored = codec::to_bytes(event).unwrap_or_else(|e| panic!("{event:?}: {e}"));
         let read: A::Event =
@@ -105,7 +108,6 @@ impl<A: Aggregate> Outcome<A> {
     ///
     /// # Panics
     /// When something else happened.
-    #[expect(clippy::needless_pass_by_value, reason = "reads like a sentence in tests")]
     #[track_caller]
     pub fn then(self, events: impl AsRef<[A::Event]> + Debug) -> Given<A> {
         assert_eq!(self.result.as_deref(), Ok(events.as_ref()));
@@ -116,7 +118,6 @@ impl<A: Aggregate> Outcome<A> {
     ///
     /// # Panics
     /// When it was accepted or refused for another reason.
-    #[expect(clippy::needless_pass_by_value, reason = "reads like a sentence in tests")]
     #[track_caller]
     pub fn then_rejected(self, rejection: A::Rejection) -> Given<A> {
         assert_eq!(self.result.as_deref(), Err(&rejection));

@@ -1,0 +1,150 @@
+//! What the core needs from the outside: a journal to read streams from, a replicator that commits
+//! batches, a gate for reads, and a clock.
+//!
+//! The core never learns what stands behind these traits.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::names::{ShardId, StreamName};
+use crate::record::Record;
+
+/// A boxed future, for ports that are used behind `dyn`.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Why the journal could not answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum JournalError {
+    /// Stored bytes are damaged. The shard must not be served.
+    #[error("shard {shard}: {what} is damaged: {reason}")]
+    Corrupt {
+        /// The shard.
+        shard: ShardId,
+        /// Which row or file.
+        what: String,
+        /// What a check found.
+        reason: String,
+    },
+    /// The disk refused.
+    #[error("failed to read the journal: {0}")]
+    Io(#[source] Arc<dyn std::error::Error + Send + Sync>),
+}
+
+/// Reading one shard's committed streams. Implementations are synchronous and read from memory or
+/// local disk; callers keep the amount per call small.
+pub trait Journal: Debug + Send + Sync + 'static {
+    /// The newest snapshot of a stream as it was saved; `None` when there is none.
+    ///
+    /// # Errors
+    /// See [`JournalError`].
+    fn read_snapshot(
+        &self,
+        shard: ShardId,
+        stream: &StreamName,
+    ) -> Result<Option<Vec<u8>>, JournalError>;
+
+    /// Records of a stream whose first sequence number is at least `from_sequence`, plus the one
+    /// that covers it, in order, at most `limit` of them.
+    ///
+    /// # Errors
+    /// See [`JournalError`].
+    fn read_stream(
+        &self,
+        shard: ShardId,
+        stream: &StreamName,
+        from_sequence: u64,
+        limit: usize,
+    ) -> Result<Vec<Record>, JournalError>;
+
+    /// The record that an unexpired idempotency key of this stream led to.
+    ///
+    /// # Errors
+    /// See [`JournalError`].
+    fn find_key(
+        &self,
+        shard: ShardId,
+        stream: &StreamName,
+        key_hash: u128,
+        now: Timestamp,
+    ) -> Result<Option<Record>, JournalError>;
+
+    /// Saves a snapshot some time soon. It is a cache: losing it costs a replay.
+    fn save_snapshot(&self, shard: ShardId, stream: &StreamName, snapshot: Vec<u8>);
+
+    /// The position number up to which index rows are visible to the methods above.
+    fn indexed_position(&self, shard: ShardId) -> u64;
+
+    /// Whether free space is under the reserve, so that nothing more must be stored.
+    fn is_full(&self) -> bool;
+
+    /// Waits until [`Journal::indexed_position`] reaches `position`.
+    fn wait_indexed(&self, shard: ShardId, position: u64) -> BoxFuture<'_, ()>;
+}
+
+/// Commands that travel in one log entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// In the order of their positions, without gaps; never empty.
+    pub records: Arc<[Record]>,
+}
+
+/// How a proposal ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proposed {
+    /// On disk on a quorum.
+    Committed,
+    /// It certainly never will be: refused before it entered the log.
+    NotProposed,
+    /// Nobody knows yet: it may or may not survive.
+    Unknown,
+}
+
+/// Called once, in proposal order for [`Proposed::Committed`].
+pub type ProposedCallback = Box<dyn FnOnce(Proposed) + Send>;
+
+/// Commits batches of one shard in the leader's own term.
+pub trait Replicator: Debug + Send + Sync + 'static {
+    /// Proposes a batch if this node still leads in `term`. Batches commit in the order of calls.
+    fn propose(&self, term: u64, batch: Batch, done: ProposedCallback) -> BoxFuture<'_, ()>;
+
+    /// Whether this node may answer reads in `term` now: one check serves every read that was
+    /// waiting when it began.
+    fn confirm_leadership(&self, term: u64) -> BoxFuture<'_, bool>;
+}
+
+/// Time, so that a simulation can stand in for it.
+pub trait Clock: Debug + Send + Sync + 'static {
+    /// Wall-clock time.
+    fn now(&self) -> Timestamp;
+
+    /// Nanoseconds since some fixed moment; never runs backwards.
+    fn monotonic_ns(&self) -> u64;
+}
+
+/// The machine's clock.
+#[derive(Debug)]
+pub struct SystemClock {
+    started: std::time::Instant,
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self {
+            started: std::time::Instant::now(),
+        }
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    fn monotonic_ns(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}

@@ -1,0 +1,224 @@
+//! What one command left behind: its events with their metadata, as they are stored.
+//!
+//! A record is sealed once, by the aggregate's actor; the log, the replicas and every replay see
+//! the same bytes. Its position is patched in by the sequencer, which hands positions out in order.
+//!
+//! ```text
+//! | envelope (13) | first position u64 LE | head (bincode) | length, event (bincode) | ... |
+//! ```
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{self, CodecError, HEADER_LEN, ValueType};
+use crate::names::StreamName;
+
+/// Set when the command created the aggregate; its reply was 201.
+pub const FLAG_CREATED: u8 = 1;
+/// Set when the reply carried the events' data (`Prefer: return=representation`).
+pub const FLAG_REPRESENTATION: u8 = 2;
+/// Set when the entry node made up the idempotency key.
+pub const FLAG_GENERATED_KEY: u8 = 4;
+
+/// The metadata of a record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordHead<'a> {
+    /// `type NUL id`; see [`StreamName`].
+    #[serde(borrow)]
+    pub stream: &'a str,
+    /// Sequence number of the first event.
+    pub first_sequence: u64,
+    /// Number of events, at least 1.
+    pub event_count: u32,
+    /// When it was decided: microseconds since the Unix epoch.
+    pub time_us: i64,
+    /// The command's name.
+    pub command: &'a str,
+    /// The idempotency key.
+    pub key: &'a str,
+    /// xxh3-128 (LE) of command name and body: tells a retry from a reused key.
+    pub fingerprint: [u8; 16],
+    /// `FLAG_*` bits.
+    pub flags: u8,
+    /// W3C `traceparent` of the request, empty when there was none.
+    pub traceparent: &'a str,
+}
+
+/// A sealed record together with what the index needs of it. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Whose events these are.
+    pub stream: StreamName,
+    /// Sequence number of the first event.
+    pub first_sequence: u64,
+    /// Number of events.
+    pub event_count: u32,
+    /// Position number of the first event within the shard.
+    pub first_position: u64,
+    /// When it was decided: microseconds since the Unix epoch.
+    pub time_us: i64,
+    /// xxh3-128 of the idempotency key.
+    pub key_hash: u128,
+    /// `FLAG_*` bits.
+    pub flags: u8,
+    /// The sealed bytes.
+    pub bytes: Bytes,
+}
+
+impl Record {
+    /// Reads a stored record.
+    ///
+    /// # Errors
+    /// When the bytes are damaged or of an unknown shape.
+    pub fn from_stored(bytes: Bytes) -> Result<Self, CodecError> {
+        let view = RecordView::open(&bytes)?;
+        let stream = StreamName::from_stored(view.head.stream).ok_or(CodecError::Decode(
+            bincode::error::DecodeError::Other("not a stream name"),
+        ))?;
+        Ok(Self {
+            stream,
+            first_sequence: view.head.first_sequence,
+            event_count: view.head.event_count,
+            first_position: view.first_position,
+            time_us: view.head.time_us,
+            key_hash: hash_key(view.head.key),
+            flags: view.head.flags,
+            bytes: bytes.clone(),
+        })
+    }
+}
+
+/// xxh3-128 of an idempotency key: how the index names it.
+#[must_use]
+pub fn hash_key(key: &str) -> u128 {
+    xxhash_rust::xxh3::xxh3_128(key.as_bytes())
+}
+
+/// A record under construction, waiting for its position.
+#[derive(Debug)]
+pub struct Draft {
+    bytes: Vec<u8>,
+    /// Number of events.
+    pub event_count: u32,
+}
+
+impl Draft {
+    /// Encodes head and events; the position is filled in by [`Draft::finish`].
+    ///
+    /// # Errors
+    /// When an event cannot be represented.
+    pub fn new<E: Serialize>(
+        head: &RecordHead<'_>,
+        event_schema_version: u16,
+        events: &[E],
+    ) -> Result<Self, CodecError> {
+        let bytes = codec::draft(ValueType::Record, event_schema_version, 256, |out| {
+            out.extend_from_slice(&[0; 8]);
+            codec::append(out, head)?;
+            for event in events {
+                codec::append_sized(out, event)?;
+            }
+            Ok(())
+        })?;
+        Ok(Self {
+            bytes,
+            event_count: head.event_count,
+        })
+    }
+
+    /// Bytes that the record will occupy.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Never true: there is always an envelope.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Fills in the position and seals.
+    #[must_use]
+    pub fn finish(mut self, first_position: u64) -> Bytes {
+        if let Some(slot) = self.bytes.get_mut(HEADER_LEN..HEADER_LEN + 8) {
+            slot.copy_from_slice(&first_position.to_le_bytes());
+        }
+        codec::finish(&mut self.bytes);
+        self.bytes.into()
+    }
+}
+
+/// A record being read.
+#[derive(Debug)]
+pub struct RecordView<'a> {
+    /// Schema version of the events.
+    pub event_schema_version: u16,
+    /// Position number of the first event.
+    pub first_position: u64,
+    /// The metadata.
+    pub head: RecordHead<'a>,
+    events: &'a [u8],
+}
+
+impl<'a> RecordView<'a> {
+    /// Checks and reads a sealed record.
+    ///
+    /// # Errors
+    /// When the bytes are damaged or of an unknown shape.
+    pub fn open(bytes: &'a [u8]) -> Result<Self, CodecError> {
+        let (event_schema_version, payload) = codec::open(ValueType::Record, bytes)?;
+        let Some((position, rest)) = payload.split_first_chunk::<8>() else {
+            return Err(CodecError::Short { len: payload.len() });
+        };
+        let (head, events) = codec::take_borrowed::<RecordHead<'a>>(rest)?;
+        Ok(Self {
+            event_schema_version,
+            first_position: u64::from_le_bytes(*position),
+            head,
+            events,
+        })
+    }
+
+    /// The encoded events, in order.
+    pub fn events(&self) -> impl Iterator<Item = Result<&'a [u8], CodecError>> {
+        let mut rest = self.events;
+        (0..self.head.event_count).map(move |_| {
+            let (event, tail) = codec::take_sized(rest)?;
+            rest = tail;
+            Ok(event)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_reads_back() {
+        let head = RecordHead {
+            stream: "account\0a-1",
+            first_sequence: 4,
+            event_count: 2,
+            time_us: -5,
+            command: "Deposit",
+            key: "k",
+            fingerprint: [7; 16],
+            flags: FLAG_CREATED,
+            traceparent: "",
+        };
+        let bytes = Draft::new(&head, 3, &["one", "two"]).unwrap().finish(99);
+        let view = RecordView::open(&bytes).unwrap();
+        assert_eq!((view.event_schema_version, view.first_position), (3, 99));
+        assert_eq!(view.head, head);
+        let events: Vec<String> = view
+            .events()
+            .map(|e| codec::from_bytes(e.unwrap()).unwrap())
+            .collect();
+        assert_eq!(events, ["one", "two"]);
+        let record = Record::from_stored(bytes).unwrap();
+        assert_eq!((record.first_sequence, record.first_position), (4, 99));
+        assert_eq!(record.stream.id(), "a-1");
+    }
+}
