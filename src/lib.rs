@@ -3,6 +3,7 @@
 //! This crate is the node: settings, command line, log and everything with I/O. The rules of
 //! aggregates live in `phalanx-actors`, which does none.
 
+pub mod bench;
 pub mod cli;
 pub mod domain;
 pub mod http;
