@@ -7,6 +7,7 @@
 pub mod group;
 pub mod log_store;
 mod network;
+pub mod refused;
 pub mod responder;
 pub mod state_machine;
 pub mod types;

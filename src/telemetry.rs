@@ -14,6 +14,7 @@
 //! Invariant: a failed write of a log line never fails or stops the node.
 
 mod logging;
+pub mod metrics;
 mod redacted;
 
 pub use self::logging::{LoggingError, init};

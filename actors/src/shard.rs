@@ -8,6 +8,8 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
+use tokio::sync::Notify;
+
 use crate::admission::Gauge;
 use crate::incarnation::{Incarnation, Services};
 use crate::names::ShardId;
@@ -46,6 +48,7 @@ struct Shared {
     load: Arc<Gauge>,
     serving: RwLock<Option<Arc<Incarnation>>>,
     refusal: RwLock<Option<String>>,
+    abandoned: Notify,
 }
 
 impl ShardHandle {
@@ -64,6 +67,7 @@ impl ShardHandle {
             load: Arc::default(),
             serving: RwLock::new(None),
             refusal: RwLock::new(None),
+            abandoned: Notify::new(),
         });
         let state = ShardState {
             shared: Arc::clone(&shared),
@@ -107,6 +111,12 @@ impl ShardHandle {
     /// The incarnation that serves now.
     pub fn serving(&self) -> Option<Arc<Incarnation>> {
         self.shared.serving.read().clone()
+    }
+
+    /// Waits until an incarnation ended by itself, not because this node stepped down. The shard
+    /// needs a new term to serve again.
+    pub async fn abandoned(&self) {
+        self.shared.abandoned.notified().await;
     }
 
     /// Requests in flight on this shard.
@@ -164,6 +174,7 @@ impl Actor for ShardActor {
             ShardMessage::Closed { term } => {
                 if state.serving_term() == Some(term) {
                     state.retire();
+                    state.shared.abandoned.notify_one();
                 }
             }
         }
@@ -190,6 +201,7 @@ impl Actor for ShardActor {
             // decided is unaccounted for: start the shard again from its log.
             tracing::error!(shard = state.shared.shard, %error, "an aggregate's actor failed");
             state.retire();
+            state.shared.abandoned.notify_one();
         }
         Ok(())
     }

@@ -66,6 +66,7 @@ pub(super) const RANGES: &[(&str, i128, i128)] = &[
     ("actors.max_resident", 1, 100_000_000),
     ("actors.idle_timeout_s", 1, 86_400),
     ("actors.snapshot_every_events", 1, 1_000_000),
+    ("actors.snapshot_on_passivation_events", 1, 1_000_000),
     ("actors.max_concurrent_activations", 1, 65_536),
     ("actors.max_in_flight", 1, 10_000_000),
     ("actors.max_in_flight_bytes", 1024, 1_099_511_627_776),
