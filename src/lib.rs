@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod domain;
+pub mod http;
 pub mod journal;
 pub mod settings;
 pub mod telemetry;

@@ -5,7 +5,7 @@
 use bytes::{BufMut, BytesMut};
 use http::header::LINK;
 use http::{HeaderValue, StatusCode, request};
-use phalanx_actors::model::RecordedEvent;
+use phalanx_actors::history::RecordedEvent;
 use phalanx_actors::names::StreamName;
 
 use super::answers::timed_out;

@@ -1,5 +1,5 @@
 //! The document.
-use phalanx_actors::model::TypeRegistry;
+use phalanx_actors::types::TypeRegistry;
 use serde_json::{json, Value};
 /// The OpenAPI document of this node.
 pub(crate) fn document(_registry: &TypeRegistry) -> Value { json!({"openapi": "3.1.0"}) }

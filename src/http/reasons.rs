@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use metrics::Counter;
 use phalanx_actors::Justification;
-use phalanx_actors::model::{TypeDescription, TypeRegistry};
+use phalanx_actors::types::{TypeDescription, TypeRegistry};
 use serde_json::{Value, json};
 
 use super::code::Code;

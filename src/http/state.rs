@@ -5,7 +5,7 @@
 use http::header::{CONTENT_TYPE, ETAG};
 use http::{HeaderValue, StatusCode, request};
 use jiff::Timestamp;
-use phalanx_actors::model::At;
+use phalanx_actors::history::At;
 use phalanx_actors::names::{Position, StreamName};
 use phalanx_actors::request::{Answer, Failure, FailureKind, StateView};
 

@@ -1,7 +1,7 @@
 //! `/v1/types`: what the aggregate types are, with the JSON Schemas of their parts.
 
 use http::{StatusCode, request};
-use phalanx_actors::model::{TypeDescription, TypeRegistry, VariantDescription};
+use phalanx_actors::types::{TypeDescription, TypeRegistry, VariantDescription};
 use serde_json::{Value, json};
 
 use super::app::App;
