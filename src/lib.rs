@@ -7,5 +7,6 @@ pub mod cli;
 pub mod domain;
 pub mod http;
 pub mod journal;
+pub mod replication;
 pub mod settings;
 pub mod telemetry;

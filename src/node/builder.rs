@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use super::{Node, NodeError, shutdown};
 use crate::domain::{Account, Order, Prescription, WorkshopDay};
 use crate::http::{self, HttpApp, HttpLimits};
-use crate::journal::{Identity, Journal, JournalOptions};
+use crate::journal::{Identity, Journal, JournalOptions, Storage};
 use crate::replication::group::{Group, GroupOptions};
 use crate::replication::refused::Refused;
 use crate::settings::{ReadMode, Settings};
@@ -250,7 +250,7 @@ async fn open_journal(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Jour
         max_open_files: journal.max_open_files,
         ..JournalOptions::new(settings.node.data_dir.clone(), identity)
     };
-    let opened = tokio::task::spawn_blocking(move || Journal::open(options, clock)).await;
+    let opened = tokio::task::spawn_blocking(move || Journal::open(&options, Storage::RocksDb, clock)).await;
     match opened {
         Ok(result) => Ok(result?),
         Err(error) => Err(NodeError::Runtime(std::io::Error::other(error))),
