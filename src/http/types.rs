@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use super::app::App;
 use super::code::Code;
 use super::problem::Problem;
+use super::query;
 use super::response::{json as json_reply, typed};
 use super::service::{Answered, decode, type_name};
-use super::query;
 
 /// Answers with all types.
 pub(crate) fn all(app: &App, parts: &request::Parts) -> Answered {
