@@ -200,7 +200,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         let limit = match &self.phase {
             Phase::Head(_) if self.held.is_empty() && self.seen_head => self.limits.idle_timeout,
             Phase::Head(_) => self.limits.header_timeout,
-            Phase::Body(_) | Phase::Chunked(_) => self.limits.body_timeout,
+            // The service has its own limit for the whole body; this one only backs it up.
+            Phase::Body(_) | Phase::Chunked(_) => self.limits.body_timeout * 2,
             Phase::Refused | Phase::Broken => return Poll::Pending,
         };
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
@@ -212,7 +213,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
                 Ok(Waited::Refused)
             }
             Phase::Head(_) | Phase::Refused | Phase::Broken => Ok(Waited::TooLong),
-            // The service has its own limit for the whole body; this one only backs it up.
             Phase::Body(_) | Phase::Chunked(_) => Err(io::ErrorKind::TimedOut.into()),
         })
     }

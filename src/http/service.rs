@@ -67,11 +67,11 @@ async fn show(
     parts: &request::Parts,
     target: Option<Target<'_>>,
 ) -> Answered {
-    if parts.method.as_str() == REFUSED {
-        if let Some(refusal) = connection.refusal.lock().take() {
-            let problem = violation(refusal.violation);
-            return Ok(problem_reply(problem, &refusal.path, parts));
-        }
+    if parts.method.as_str() == REFUSED
+        && let Some(refusal) = connection.refusal.lock().take()
+    {
+        let problem = violation(refusal.violation);
+        return Ok(problem_reply(problem, &refusal.path, parts));
     }
     check_authority(parts)?;
     let Some(target) = target else {
