@@ -1,1 +1,11 @@
+//! Phalanx: an actor-based, clustered, in-memory command model with an HTTP interface.
+//!
+//! This crate is the node: settings, command line, log and everything with I/O. The rules of
+//! aggregates live in `phalanx-actors`, which does none.
 
+pub mod cli;
+pub mod domain;
+pub mod journal;
+pub mod replication;
+pub mod settings;
+pub mod telemetry;

@@ -40,6 +40,8 @@ pub enum ValueType {
     Format = 7,
     /// A stream index row.
     Stream = 8,
+    /// How far each shard's log is known to be on disk.
+    Mark = 9,
 }
 
 /// Why stored bytes could not be read.
@@ -74,6 +76,14 @@ pub enum CodecError {
         stored: u32,
         /// Over the bytes.
         computed: u32,
+    },
+    /// The events are of a schema version that this code does not know.
+    #[error("schema version {found} is not known here (this code knows {known})")]
+    SchemaVersion {
+        /// In the record.
+        found: u16,
+        /// Of this code.
+        known: u16,
     },
     /// The bytes are intact but not of the expected shape.
     #[error("failed to decode: {0}")]

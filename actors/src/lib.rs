@@ -4,12 +4,25 @@
 //! This crate knows no HTTP, no database, no network and no consensus library: what it needs from
 //! them it names as a port, and the compiler keeps the direction.
 
+mod actor;
+pub mod admission;
 pub mod aggregate;
 pub mod codec;
+pub mod fold;
+pub mod history;
+pub mod incarnation;
+pub mod metrics;
+pub mod model;
 pub mod names;
+pub mod passivation;
 pub mod ports;
 pub mod record;
 pub mod request;
+pub mod sequencer;
+pub mod shard;
 pub mod testkit;
+pub mod types;
+pub mod variant;
 
 pub use aggregate::{Aggregate, Context, Justification};
+pub use model::CommandModel;

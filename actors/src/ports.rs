@@ -78,6 +78,9 @@ pub trait Journal: Debug + Send + Sync + 'static {
     /// The position number up to which index rows are visible to the methods above.
     fn indexed_position(&self, shard: ShardId) -> u64;
 
+    /// Whether free space is under the reserve, so that nothing more must be stored.
+    fn is_full(&self) -> bool;
+
     /// Waits until [`Journal::indexed_position`] reaches `position`.
     fn wait_indexed(&self, shard: ShardId, position: u64) -> BoxFuture<'_, ()>;
 }

@@ -59,6 +59,8 @@ pub struct Record {
     pub time_us: i64,
     /// xxh3-128 of the idempotency key.
     pub key_hash: u128,
+    /// `FLAG_*` bits.
+    pub flags: u8,
     /// The sealed bytes.
     pub bytes: Bytes,
 }
@@ -80,6 +82,7 @@ impl Record {
             first_position: view.first_position,
             time_us: view.head.time_us,
             key_hash: hash_key(view.head.key),
+            flags: view.head.flags,
             bytes: bytes.clone(),
         })
     }

@@ -108,10 +108,6 @@ impl<A: Aggregate> Outcome<A> {
     ///
     /// # Panics
     /// When something else happened.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "reads like a sentence in tests"
-    )]
     #[track_caller]
     pub fn then(self, events: impl AsRef<[A::Event]> + Debug) -> Given<A> {
         assert_eq!(self.result.as_deref(), Ok(events.as_ref()));
@@ -122,10 +118,6 @@ impl<A: Aggregate> Outcome<A> {
     ///
     /// # Panics
     /// When it was accepted or refused for another reason.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "reads like a sentence in tests"
-    )]
     #[track_caller]
     pub fn then_rejected(self, rejection: A::Rejection) -> Given<A> {
         assert_eq!(self.result.as_deref(), Err(&rejection));

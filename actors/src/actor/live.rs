@@ -1,0 +1,495 @@
+//! A loaded aggregate: its state, and how commands and reads meet it.
+//!
+//! Everything here is synchronous but the loading. An `Err` from a method is the reason for a
+//! quarantine: the state cannot be relied on any more.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::message::{CommandMessage, Key};
+use super::quarantined;
+use crate::aggregate::{Aggregate, Context};
+use crate::fold::{self, Folded};
+use crate::incarnation::Incarnation;
+use crate::metrics::CommandMetrics;
+use crate::names::{Position, StreamName};
+use crate::record::{
+    Draft, FLAG_CREATED, FLAG_GENERATED_KEY, FLAG_REPRESENTATION, Record, RecordHead, RecordView,
+};
+use crate::request::{Accepted, Answer, EventView, Failure, FailureKind, Precondition, StateView};
+use crate::sequencer::{NewRecord, Reply};
+use crate::variant;
+
+/// A serving aggregate.
+pub(crate) struct Live<A: Aggregate> {
+    folded: Folded<A>,
+    /// Ticket of the newest record in the state; 0 when all of it was loaded.
+    ticket: u64,
+    /// Sequence number of the newest snapshot.
+    snapshot_sequence: u64,
+    /// Keys whose index rows may not be visible yet, oldest first.
+    keys: VecDeque<PendingKey>,
+    /// Whether the journal may know keys of this stream.
+    keys_in_journal: bool,
+}
+
+struct PendingKey {
+    hash: u128,
+    fingerprint: [u8; 16],
+    ticket: u64,
+    accepted: Accepted,
+}
+
+/// What a decision led to.
+enum Decided<A: Aggregate> {
+    Events(Vec<A::Event>),
+    Rejected(A::Rejection),
+}
+
+impl<A: Aggregate> Live<A> {
+    /// Loads the newest snapshot and the events after it.
+    pub(crate) async fn load(
+        stream: &StreamName,
+        incarnation: &Arc<Incarnation>,
+    ) -> Result<Self, Failure> {
+        let services = incarnation.services();
+        let _slot = services.activations.acquire().await;
+        // Everything that anybody was told about this stream must be visible.
+        services
+            .journal
+            .wait_indexed(
+                incarnation.shard(),
+                incarnation.sequencer().released_position(),
+            )
+            .await;
+        let (folded, snapshot_sequence) =
+            fold::load_newest::<A>(&*services.journal, incarnation.shard(), stream)
+                .await
+                .map_err(|error| error.into_failure(stream))?;
+        services.metrics.activations.increment(1);
+        Ok(Self {
+            keys_in_journal: folded.sequence > 0,
+            folded,
+            ticket: 0,
+            snapshot_sequence,
+            keys: VecDeque::new(),
+        })
+    }
+
+    /// Answers the state, once it is committed and this node is known to lead.
+    pub(crate) fn read(
+        &mut self,
+        stream: &StreamName,
+        incarnation: &Incarnation,
+        reply: Reply,
+    ) -> Result<(), String> {
+        let answer = if self.folded.sequence == 0 {
+            Answer::NotFound
+        } else {
+            let state = fold::to_json(&self.folded.state)?;
+            Answer::State(StateView {
+                stream: stream.clone(),
+                sequence_number: self.folded.sequence,
+                position: self.position(incarnation),
+                state,
+                term: incarnation.term(),
+            })
+        };
+        incarnation
+            .sequencer()
+            .read_after(self.ticket, answer, reply);
+        Ok(())
+    }
+
+    /// Decides a command, stores what happened, and leaves the reply with the sequencer.
+    pub(crate) fn command(
+        &mut self,
+        stream: &StreamName,
+        incarnation: &Incarnation,
+        metrics: &CommandMetrics,
+        message: CommandMessage<A>,
+    ) -> Result<(), String> {
+        self.forget_indexed_keys(incarnation);
+        if !message.dry_run {
+            match self.earlier_reply(stream, incarnation, &message) {
+                Ok(None) => {}
+                Ok(Some((ticket, answer))) => {
+                    metrics.replayed.increment(1);
+                    incarnation
+                        .sequencer()
+                        .answer_after(ticket, answer, message.reply);
+                    return Ok(());
+                }
+                Err(failure) => {
+                    message.reply.fail(failure);
+                    return Ok(());
+                }
+            }
+        }
+        if !holds(message.precondition, self.folded.sequence) {
+            let answer = Answer::SequenceMismatch {
+                current_sequence_number: self.folded.sequence,
+            };
+            incarnation
+                .sequencer()
+                .answer_after(self.ticket, answer, message.reply);
+            return Ok(());
+        }
+        self.decide_and_store(stream, incarnation, metrics, message)
+    }
+
+    fn decide_and_store(
+        &mut self,
+        stream: &StreamName,
+        incarnation: &Incarnation,
+        metrics: &CommandMetrics,
+        message: CommandMessage<A>,
+    ) -> Result<(), String> {
+        let services = incarnation.services();
+        let now_us = services
+            .clock
+            .now()
+            .as_microsecond()
+            .max(self.folded.last_time_us);
+        let CommandMessage {
+            command,
+            name,
+            key,
+            fingerprint,
+            representation,
+            dry_run,
+            traceparent,
+            reply,
+            ..
+        } = message;
+        let full = !dry_run && services.journal.is_full();
+        let decided = match self.decide(stream, command, now_us, dry_run || full) {
+            Ok(decided) => decided,
+            Err(reason) => {
+                reply.fail(quarantined(&reason));
+                return Err(reason);
+            }
+        };
+        let events = match decided {
+            Decided::Rejected(rejection) => {
+                metrics.rejected.increment(1);
+                let answer = rejected(&rejection)?;
+                incarnation
+                    .sequencer()
+                    .answer_after(self.ticket, answer, reply);
+                return Ok(());
+            }
+            Decided::Events(events) => events,
+        };
+        let store = !events.is_empty() && !dry_run;
+        if store && full {
+            reply.fail(Failure::new(
+                FailureKind::StorageFull,
+                "the disk has less free space than the reserve; nothing was stored",
+            ));
+            return Ok(());
+        }
+        metrics.accepted.increment(1);
+        let accepted = self.accepted(stream, incarnation, &events, representation, dry_run)?;
+        if !store {
+            let answer = Answer::Accepted(accepted);
+            incarnation
+                .sequencer()
+                .answer_after(self.ticket, answer, reply);
+            return Ok(());
+        }
+        let head = RecordHead {
+            stream: stream.as_str(),
+            first_sequence: self.folded.sequence - events.len() as u64 + 1,
+            event_count: u32::try_from(events.len()).map_err(|_| "too many events")?,
+            time_us: now_us,
+            command: &name,
+            key: &key.text,
+            fingerprint,
+            flags: flags(accepted.created, representation, key.generated),
+            traceparent: traceparent.as_deref().unwrap_or_default(),
+        };
+        self.folded.last_time_us = now_us;
+        self.store(stream, incarnation, &head, &events, &key, accepted, reply)
+    }
+
+    /// Runs the domain's code. The events are folded at once unless they will not be stored.
+    fn decide(
+        &mut self,
+        stream: &StreamName,
+        command: A::Command,
+        now_us: i64,
+        keep_state: bool,
+    ) -> Result<Decided<A>, String> {
+        let now = Timestamp::from_microsecond(now_us).unwrap_or_default();
+        let context = Context {
+            aggregate_id: stream.id(),
+            sequence_number: self.folded.sequence,
+            now,
+        };
+        let state = &mut self.folded.state;
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let events = match A::decide(state, command, &context) {
+                Ok(events) => events,
+                Err(rejection) => return Decided::Rejected(rejection),
+            };
+            if !keep_state {
+                for event in &events {
+                    A::evolve(state, event);
+                }
+            }
+            Decided::Events(events)
+        }));
+        match outcome {
+            Ok(Decided::Events(events)) => {
+                if !keep_state {
+                    self.folded.sequence += events.len() as u64;
+                }
+                Ok(Decided::Events(events))
+            }
+            Ok(rejected) => Ok(rejected),
+            Err(panic) => Err(fold::panic_text(&*panic)),
+        }
+    }
+
+    /// The reply to a command; its position is the newest one so far.
+    fn accepted(
+        &self,
+        stream: &StreamName,
+        incarnation: &Incarnation,
+        events: &[A::Event],
+        representation: bool,
+        dry_run: bool,
+    ) -> Result<Accepted, String> {
+        let count = events.len() as u64;
+        let before = if dry_run {
+            self.folded.sequence
+        } else {
+            self.folded.sequence - count
+        };
+        Ok(Accepted {
+            stream: stream.clone(),
+            sequence_number: before + count,
+            position: self.position(incarnation),
+            created: before == 0 && count > 0 && !dry_run,
+            replayed: false,
+            events: event_views::<A>(events, before + 1, representation)?.into(),
+        })
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of one record and its reply"
+    )]
+    fn store(
+        &mut self,
+        stream: &StreamName,
+        incarnation: &Incarnation,
+        head: &RecordHead<'_>,
+        events: &[A::Event],
+        key: &Key,
+        accepted: Accepted,
+        reply: Reply,
+    ) -> Result<(), String> {
+        let draft = match Draft::new(head, A::EVENT_SCHEMA_VERSION, events) {
+            Ok(draft) => draft,
+            Err(error) => {
+                let reason = error.to_string();
+                reply.fail(quarantined(&reason));
+                return Err(reason);
+            }
+        };
+        let record = NewRecord {
+            draft,
+            stream: stream.clone(),
+            first_sequence: head.first_sequence,
+            time_us: head.time_us,
+            key_hash: key.hash,
+            flags: head.flags,
+        };
+        let Some((ticket, accepted)) = incarnation.sequencer().append(record, accepted, reply)
+        else {
+            return Ok(());
+        };
+        self.ticket = ticket.number;
+        self.folded.position = ticket.last_position;
+        self.keys.push_back(PendingKey {
+            hash: key.hash,
+            fingerprint: head.fingerprint,
+            ticket: ticket.number,
+            accepted,
+        });
+        let every = incarnation.services().limits.snapshot_every_events;
+        if self.folded.sequence - self.snapshot_sequence >= every {
+            self.snapshot(stream, incarnation);
+        }
+        Ok(())
+    }
+
+    /// What an earlier command with the same key was answered, and the ticket it depends on.
+    fn earlier_reply(
+        &self,
+        stream: &StreamName,
+        incarnation: &Incarnation,
+        message: &CommandMessage<A>,
+    ) -> Result<Option<(u64, Answer)>, Failure> {
+        let key = &message.key;
+        if let Some(pending) = self.keys.iter().find(|pending| pending.hash == key.hash) {
+            let answer = if pending.fingerprint == message.fingerprint {
+                Answer::Accepted(Accepted {
+                    replayed: true,
+                    ..pending.accepted.clone()
+                })
+            } else {
+                Answer::KeyReused
+            };
+            return Ok(Some((pending.ticket, answer)));
+        }
+        if key.generated || !self.keys_in_journal {
+            return Ok(None);
+        }
+        let services = incarnation.services();
+        let found = services
+            .journal
+            .find_key(incarnation.shard(), stream, key.hash, services.clock.now())
+            .map_err(|error| fold::LoadError::from(error).into_failure(stream))?;
+        let Some(record) = found else {
+            return Ok(None);
+        };
+        let answer = replay_answer::<A>(stream, incarnation, &record, message)
+            .map_err(|reason| Failure::new(FailureKind::Internal, reason))?;
+        Ok(answer.map(|answer| (0, answer)))
+    }
+
+    /// Drops the keys that the journal knows by now.
+    fn forget_indexed_keys(&mut self, incarnation: &Incarnation) {
+        let Some(oldest) = self.keys.front() else {
+            return;
+        };
+        let journal = &incarnation.services().journal;
+        let indexed = journal.indexed_position(incarnation.shard());
+        if oldest.accepted.position.number > indexed {
+            return;
+        }
+        let gone = self
+            .keys
+            .partition_point(|key| key.accepted.position.number <= indexed);
+        self.keys.drain(..gone);
+        self.keys_in_journal = true;
+    }
+
+    fn position(&self, incarnation: &Incarnation) -> Position {
+        Position {
+            shard: incarnation.shard(),
+            number: self.folded.position,
+        }
+    }
+
+    /// Saves a snapshot once the state is committed. A state that cannot be stored is replayed
+    /// instead.
+    fn snapshot(&mut self, stream: &StreamName, incarnation: &Incarnation) {
+        self.snapshot_sequence = self.folded.sequence;
+        match self.folded.to_snapshot() {
+            Ok(bytes) => {
+                incarnation
+                    .sequencer()
+                    .snapshot_after(self.ticket, stream.clone(), bytes);
+            }
+            Err(error) => tracing::warn!(%stream, %error, "failed to write a snapshot"),
+        }
+    }
+
+    /// Saves a snapshot unless the stream's tail is so short that replaying it costs no more.
+    pub(crate) fn snapshot_on_passivation(
+        &mut self,
+        stream: &StreamName,
+        incarnation: &Incarnation,
+    ) {
+        let tail = self.folded.sequence - self.snapshot_sequence;
+        if tail >= incarnation.services().limits.snapshot_on_passivation_events {
+            self.snapshot(stream, incarnation);
+        }
+    }
+}
+
+/// Renders the stored reply of a record; `None` when another key happens to have the same hash.
+fn replay_answer<A: Aggregate>(
+    stream: &StreamName,
+    incarnation: &Incarnation,
+    record: &Record,
+    message: &CommandMessage<A>,
+) -> Result<Option<Answer>, String> {
+    let view = RecordView::open(&record.bytes).map_err(|error| error.to_string())?;
+    if view.head.key != message.key.text {
+        return Ok(None);
+    }
+    if view.head.fingerprint != message.fingerprint {
+        return Ok(Some(Answer::KeyReused));
+    }
+    let events = fold::decode_events::<A>(&view).map_err(|error| error.to_string())?;
+    let representation = view.head.flags & FLAG_REPRESENTATION != 0;
+    Ok(Some(Answer::Accepted(Accepted {
+        stream: stream.clone(),
+        sequence_number: record.first_sequence + u64::from(record.event_count) - 1,
+        position: Position {
+            shard: incarnation.shard(),
+            number: record.first_position + u64::from(record.event_count) - 1,
+        },
+        created: view.head.flags & FLAG_CREATED != 0,
+        replayed: true,
+        events: event_views::<A>(&events, record.first_sequence, representation)?.into(),
+    })))
+}
+
+fn event_views<A: Aggregate>(
+    events: &[A::Event],
+    first_sequence: u64,
+    representation: bool,
+) -> Result<Vec<EventView>, String> {
+    (first_sequence..)
+        .zip(events)
+        .map(|(sequence_number, event)| {
+            let event_type = variant::variant_name(event).ok_or("an event must be an enum")?;
+            let data = if representation {
+                let fields = variant::variant_fields(event, event_type);
+                Some(fields.map_err(|error| error.to_string())?)
+            } else {
+                None
+            };
+            Ok(EventView {
+                event_type,
+                sequence_number,
+                data,
+            })
+        })
+        .collect()
+}
+
+fn rejected<R: std::error::Error + serde::Serialize>(rejection: &R) -> Result<Answer, String> {
+    let (code, fields) = variant::code_and_fields(rejection).map_err(|error| error.to_string())?;
+    Ok(Answer::Rejected {
+        code,
+        detail: rejection.to_string(),
+        fields,
+    })
+}
+
+fn holds(precondition: Precondition, sequence: u64) -> bool {
+    match precondition {
+        Precondition::Any => true,
+        Precondition::AtSequence(expected) => sequence == expected,
+        Precondition::Exists => sequence > 0,
+        Precondition::Absent => sequence == 0,
+        Precondition::Never => false,
+    }
+}
+
+fn flags(created: bool, representation: bool, generated: bool) -> u8 {
+    let bit = |set: bool, flag: u8| if set { flag } else { 0 };
+    bit(created, FLAG_CREATED)
+        | bit(representation, FLAG_REPRESENTATION)
+        | bit(generated, FLAG_GENERATED_KEY)
+}

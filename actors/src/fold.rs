@@ -1,0 +1,260 @@
+//! From stored records to a state.
+//!
+//! One way of folding serves activation, history and the past. It checks that sequence numbers
+//! follow each other without a gap; a gap is damage, not something to step over.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::aggregate::Aggregate;
+use crate::codec::{self, CodecError, ValueType};
+use crate::names::{ShardId, StreamName};
+use crate::ports::{Journal, JournalError};
+use crate::record::{Record, RecordView};
+use crate::request::{Failure, FailureKind};
+
+/// Records per read; between reads other tasks get their turn.
+const CHUNK: usize = 256;
+
+/// Why a stream could not be folded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The journal failed or is damaged.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A record is intact but this code cannot fold it.
+    #[error("event {sequence} cannot be folded: {reason}")]
+    Fold {
+        /// The first event of the record.
+        sequence: u64,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+impl LoadError {
+    /// What the client hears.
+    #[must_use]
+    pub fn into_failure(self, stream: &StreamName) -> Failure {
+        match self {
+            Self::Journal(error) => {
+                tracing::error!(%stream, %error, "failed to load an aggregate");
+                Failure::new(FailureKind::Internal, error.to_string())
+            }
+            Self::Fold { .. } => Failure::new(FailureKind::Quarantined, self.to_string()),
+        }
+    }
+}
+
+/// A state and how far it was folded.
+#[derive(Debug)]
+pub struct Folded<A: Aggregate> {
+    /// The state.
+    pub state: A::State,
+    /// Number of events folded.
+    pub sequence: u64,
+    /// Position number of the last one; 0 before the first.
+    pub position: u64,
+    /// When the last one was decided, in microseconds since the Unix epoch.
+    pub last_time_us: i64,
+}
+
+impl<A: Aggregate> Default for Folded<A> {
+    fn default() -> Self {
+        Self {
+            state: A::State::default(),
+            sequence: 0,
+            position: 0,
+            last_time_us: i64::MIN,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct SnapshotOut<'a, S> {
+    sequence: u64,
+    position: u64,
+    last_time_us: i64,
+    state: &'a S,
+}
+
+#[derive(Deserialize)]
+struct SnapshotIn<S> {
+    sequence: u64,
+    position: u64,
+    last_time_us: i64,
+    state: S,
+}
+
+impl<A: Aggregate> Folded<A> {
+    /// The stored form.
+    ///
+    /// # Errors
+    /// When the state cannot be represented.
+    pub fn to_snapshot(&self) -> Result<Vec<u8>, CodecError> {
+        codec::seal(
+            ValueType::Snapshot,
+            A::STATE_SCHEMA_VERSION,
+            &SnapshotOut {
+                sequence: self.sequence,
+                position: self.position,
+                last_time_us: self.last_time_us,
+                state: &self.state,
+            },
+        )
+    }
+
+    /// Reads a snapshot; `None` when it is damaged or of another schema version.
+    #[must_use]
+    pub fn from_snapshot(bytes: &[u8]) -> Option<Self> {
+        let (version, payload) = codec::open(ValueType::Snapshot, bytes).ok()?;
+        if version != A::STATE_SCHEMA_VERSION {
+            return None;
+        }
+        let snapshot: SnapshotIn<A::State> = codec::from_bytes(payload).ok()?;
+        Some(Self {
+            state: snapshot.state,
+            sequence: snapshot.sequence,
+            position: snapshot.position,
+            last_time_us: snapshot.last_time_us,
+        })
+    }
+
+    /// Folds a record's events that are not folded yet, up to `until` of them in all.
+    ///
+    /// # Errors
+    /// A gap, an event of an unknown shape, or a panic in the domain's code. The state is
+    /// unusable then.
+    pub fn fold(&mut self, record: &Record, until: u64) -> Result<(), LoadError> {
+        let broken = |reason: String| LoadError::Fold {
+            sequence: record.first_sequence,
+            reason,
+        };
+        if record.first_sequence > self.sequence + 1 {
+            return Err(broken(format!("event {} is missing", self.sequence + 1)));
+        }
+        let view = RecordView::open(&record.bytes).map_err(|e| broken(e.to_string()))?;
+        let events = decode_events::<A>(&view).map_err(|e| broken(e.to_string()))?;
+        for (sequence, event) in (record.first_sequence..).zip(&events) {
+            if sequence <= self.sequence || sequence > until {
+                continue;
+            }
+            let state = &mut self.state;
+            catch_unwind(AssertUnwindSafe(|| A::evolve(state, event)))
+                .map_err(|panic| broken(panic_text(&*panic)))?;
+            self.sequence = sequence;
+            self.position = record.first_position + (sequence - record.first_sequence);
+            self.last_time_us = record.time_us;
+        }
+        Ok(())
+    }
+}
+
+/// Loads the newest state of a stream; also gives the sequence number of the snapshot it came from.
+///
+/// # Errors
+/// See [`LoadError`].
+pub async fn load_newest<A: Aggregate>(
+    journal: &dyn Journal,
+    shard: ShardId,
+    stream: &StreamName,
+) -> Result<(Folded<A>, u64), LoadError> {
+    let snapshot = journal.read_snapshot(shard, stream)?;
+    if let Some(start) = snapshot.as_deref().and_then(Folded::<A>::from_snapshot) {
+        let at = start.sequence;
+        // The record that the snapshot ends in must be there, or the snapshot is of another world.
+        if let Some(folded) = resume(journal, shard, stream, start).await? {
+            return Ok((folded, at));
+        }
+    }
+    let mut folded = Folded::default();
+    fold_from_journal(journal, shard, stream, &mut folded, |_| true, u64::MAX).await?;
+    Ok((folded, 0))
+}
+
+async fn resume<A: Aggregate>(
+    journal: &dyn Journal,
+    shard: ShardId,
+    stream: &StreamName,
+    mut start: Folded<A>,
+) -> Result<Option<Folded<A>>, LoadError> {
+    let at = start.sequence;
+    let covering = journal.read_stream(shard, stream, at, 1)?;
+    let fits = covering.first().is_some_and(|record| {
+        let last = record.first_sequence + u64::from(record.event_count) - 1;
+        (record.first_sequence..=last).contains(&at)
+            && record.first_position + (at - record.first_sequence) == start.position
+    });
+    if !fits {
+        tracing::warn!(%stream, "a snapshot does not fit its stream; replaying");
+        return Ok(None);
+    }
+    fold_from_journal(journal, shard, stream, &mut start, |_| true, u64::MAX).await?;
+    Ok(Some(start))
+}
+
+/// Folds what the journal has beyond `folded`, while `wanted` holds and up to sequence number
+/// `until`.
+///
+/// # Errors
+/// See [`LoadError`].
+pub async fn fold_from_journal<A: Aggregate>(
+    journal: &dyn Journal,
+    shard: ShardId,
+    stream: &StreamName,
+    folded: &mut Folded<A>,
+    wanted: impl Fn(&Record) -> bool,
+    until: u64,
+) -> Result<(), LoadError> {
+    loop {
+        let records = journal.read_stream(shard, stream, folded.sequence + 1, CHUNK)?;
+        for record in &records {
+            if folded.sequence >= until || !wanted(record) {
+                return Ok(());
+            }
+            folded.fold(record, until)?;
+        }
+        if records.len() < CHUNK {
+            return Ok(());
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A record's events in their current form.
+///
+/// # Errors
+/// When they are of a newer schema version or of an unknown shape.
+pub fn decode_events<A: Aggregate>(view: &RecordView<'_>) -> Result<Vec<A::Event>, CodecError> {
+    if view.event_schema_version != A::EVENT_SCHEMA_VERSION {
+        return Err(CodecError::SchemaVersion {
+            found: view.event_schema_version,
+            known: A::EVENT_SCHEMA_VERSION,
+        });
+    }
+    view.events()
+        .map(|event| codec::from_bytes(event?))
+        .collect()
+}
+
+/// A state as JSON.
+///
+/// # Errors
+/// When serializing fails or panics.
+pub fn to_json<S: Serialize>(state: &S) -> Result<Box<RawValue>, String> {
+    catch_unwind(AssertUnwindSafe(|| serde_json::value::to_raw_value(state)))
+        .map_err(|panic| panic_text(&*panic))?
+        .map_err(|error| error.to_string())
+}
+
+/// What a panic said.
+pub fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("its code panicked: {}", text.unwrap_or("no message"))
+}

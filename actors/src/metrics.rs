@@ -1,0 +1,98 @@
+//! Every metric of the core, by name, with handles that are looked up once.
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metrics::{describe_counter, describe_gauge, describe_histogram};
+
+/// Commands by type and outcome (`accepted`, `rejected`, `replayed`, `failed`).
+pub const COMMANDS_TOTAL: &str = "phalanx_commands_total";
+/// Aggregates in memory.
+pub const AGGREGATES_RESIDENT: &str = "phalanx_actors_resident";
+/// Aggregates loaded from the journal.
+pub const ACTIVATIONS_TOTAL: &str = "phalanx_activations_total";
+/// Aggregates dropped from memory.
+pub const PASSIVATIONS_TOTAL: &str = "phalanx_passivations_total";
+/// Aggregates whose code panicked or whose stream cannot be folded.
+pub const QUARANTINES_TOTAL: &str = "phalanx_quarantines_total";
+/// Requests refused for want of a permit.
+pub const OVERLOADED_TOTAL: &str = "phalanx_overloaded_total";
+/// Commands per log entry.
+pub const BATCH_COMMANDS: &str = "phalanx_batch_commands";
+/// From proposal to commit.
+pub const COMMIT_SECONDS: &str = "phalanx_commit_duration_seconds";
+
+/// Handles of the sequencers of one node.
+#[derive(Debug)]
+pub struct SequencerMetrics {
+    /// See [`BATCH_COMMANDS`].
+    pub batch_commands: Histogram,
+    /// See [`COMMIT_SECONDS`].
+    pub commit_seconds: Histogram,
+}
+
+impl Default for SequencerMetrics {
+    fn default() -> Self {
+        describe_histogram!(BATCH_COMMANDS, "Commands per log entry");
+        describe_histogram!(COMMIT_SECONDS, "Seconds from proposal to commit");
+        Self {
+            batch_commands: histogram!(BATCH_COMMANDS),
+            commit_seconds: histogram!(COMMIT_SECONDS),
+        }
+    }
+}
+
+/// Handles of the residents of one node.
+#[derive(Debug)]
+pub struct ResidencyMetrics {
+    /// See [`AGGREGATES_RESIDENT`].
+    pub resident: Gauge,
+    /// See [`ACTIVATIONS_TOTAL`].
+    pub activations: Counter,
+    /// See [`PASSIVATIONS_TOTAL`].
+    pub passivations: Counter,
+    /// See [`QUARANTINES_TOTAL`].
+    pub quarantines: Counter,
+    /// See [`OVERLOADED_TOTAL`].
+    pub overloaded: Counter,
+}
+
+impl Default for ResidencyMetrics {
+    fn default() -> Self {
+        describe_gauge!(AGGREGATES_RESIDENT, "Aggregates in memory");
+        describe_counter!(ACTIVATIONS_TOTAL, "Aggregates loaded from the journal");
+        describe_counter!(PASSIVATIONS_TOTAL, "Aggregates dropped from memory");
+        describe_counter!(QUARANTINES_TOTAL, "Aggregates whose code or stream failed");
+        describe_counter!(OVERLOADED_TOTAL, "Requests refused for want of a permit");
+        Self {
+            resident: gauge!(AGGREGATES_RESIDENT),
+            activations: counter!(ACTIVATIONS_TOTAL),
+            passivations: counter!(PASSIVATIONS_TOTAL),
+            quarantines: counter!(QUARANTINES_TOTAL),
+            overloaded: counter!(OVERLOADED_TOTAL),
+        }
+    }
+}
+
+/// Handles of one aggregate type.
+#[derive(Debug)]
+pub struct CommandMetrics {
+    /// Commands that stored events or needed none.
+    pub accepted: Counter,
+    /// Commands that the domain refused.
+    pub rejected: Counter,
+    /// Retries that got the stored reply.
+    pub replayed: Counter,
+}
+
+impl CommandMetrics {
+    /// Handles labelled with the type.
+    #[must_use]
+    pub fn new(aggregate_type: &'static str) -> Self {
+        describe_counter!(COMMANDS_TOTAL, "Commands by aggregate type and outcome");
+        let outcome = |outcome: &'static str| counter!(COMMANDS_TOTAL, "aggregate_type" => aggregate_type, "outcome" => outcome);
+        Self {
+            accepted: outcome("accepted"),
+            rejected: outcome("rejected"),
+            replayed: outcome("replayed"),
+        }
+    }
+}

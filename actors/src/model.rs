@@ -1,0 +1,301 @@
+//! The command model of one node: the door through which transports come in.
+//!
+//! It finds the shard, takes permits, hands the request to the aggregate's actor and waits for the
+//! answer. It holds no state of aggregates itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::fold::LoadError;
+use crate::history::{At, RecordedEvent};
+use crate::incarnation::{Incarnation, Services, overloaded};
+use crate::names::StreamName;
+use crate::request::{Answer, CommandRequest, Failure, FailureKind, StateView};
+use crate::sequencer::Reply;
+use crate::shard::ShardHandle;
+use crate::types::{ErasedType, TypeRegistry};
+
+/// How long a request waits for passivation to make room.
+const ROOM_WAIT: Duration = Duration::from_secs(1);
+
+/// See the file's description. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct CommandModel(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    node_id: u64,
+    types: TypeRegistry,
+    shards: Vec<ShardHandle>,
+    services: Arc<Services>,
+    stopping: AtomicBool,
+    key_seed: u64,
+    next_key: AtomicU64,
+}
+
+impl CommandModel {
+    /// Puts a node's parts together. `key_seed` makes generated idempotency keys unlike those of
+    /// any other node or start.
+    #[must_use]
+    pub fn new(
+        node_id: u64,
+        types: TypeRegistry,
+        shards: Vec<ShardHandle>,
+        services: Arc<Services>,
+        key_seed: u64,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            node_id,
+            types,
+            shards,
+            services,
+            stopping: AtomicBool::new(false),
+            key_seed,
+            next_key: AtomicU64::new(1),
+        }))
+    }
+
+    /// The types it serves.
+    #[must_use]
+    pub fn types(&self) -> &TypeRegistry {
+        &self.0.types
+    }
+
+    /// This node's id.
+    #[must_use]
+    pub fn node_id(&self) -> u64 {
+        self.0.node_id
+    }
+
+    /// The number of shards of the cluster.
+    #[must_use]
+    pub fn shards(&self) -> u32 {
+        u32::try_from(self.0.shards.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Requests in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.0.services.admission.in_flight()
+    }
+
+    /// Refuses everything from now on; what is in flight goes on.
+    pub fn stop_admitting(&self) {
+        self.0.stopping.store(true, Ordering::Release);
+    }
+
+    /// Each part that must work before this node should get traffic, and why it does not yet.
+    #[must_use]
+    pub fn readiness(&self) -> Vec<(String, Result<(), String>)> {
+        let admitting = if self.0.stopping.load(Ordering::Acquire) {
+            Err("the node is shutting down".to_owned())
+        } else {
+            Ok(())
+        };
+        let mut checks = vec![("admission".to_owned(), admitting)];
+        for handle in &self.0.shards {
+            let state = match (handle.refusal(), handle.serving()) {
+                (Some(reason), _) => Err(reason),
+                (None, None) => Err("no leader yet".to_owned()),
+                (None, Some(_)) => Ok(()),
+            };
+            checks.push((format!("shard {}", handle.shard()), state));
+        }
+        checks
+    }
+
+    /// Decides a command. Dropping the future does not undo the command.
+    pub async fn command(&self, stream: StreamName, request: CommandRequest) -> Answer {
+        let bytes = request.body.len() + request.command.len() + 256;
+        let (incarnation, erased, reply, receiver) = match self.admit(&stream, bytes).await {
+            Ok(admitted) => admitted,
+            Err(failure) => return Answer::Failed(failure),
+        };
+        let key = match &request.idempotency_key {
+            Some(key) => (key.clone(), false),
+            None => (self.generate_key(), true),
+        };
+        erased.command(&incarnation, &stream, request, key, reply);
+        drop(incarnation);
+        receiver.await.unwrap_or_else(|_| {
+            Answer::Failed(Failure::new(
+                FailureKind::OutcomeUnknown,
+                "the shard stopped before it could answer; retry with the same idempotency key",
+            ))
+        })
+    }
+
+    /// Reads an aggregate's state from memory.
+    pub async fn read(&self, stream: StreamName) -> Answer {
+        let (incarnation, erased, reply, receiver) = match self.admit(&stream, 256).await {
+            Ok(admitted) => admitted,
+            Err(failure) => return Answer::Failed(failure),
+        };
+        erased.read(&incarnation, &stream, reply);
+        drop(incarnation);
+        receiver.await.unwrap_or_else(|_| {
+            Answer::Failed(Failure::new(
+                FailureKind::NoLeader,
+                "the shard stopped before it could answer",
+            ))
+        })
+    }
+
+    async fn admit(
+        &self,
+        stream: &StreamName,
+        bytes: usize,
+    ) -> Result<
+        (
+            Arc<Incarnation>,
+            &Arc<dyn ErasedType>,
+            Reply,
+            crate::types::AnswerReceiver,
+        ),
+        Failure,
+    > {
+        let erased = self.erased(stream)?;
+        let (handle, incarnation) = self.serving(stream)?;
+        let services = &self.0.services;
+        let permit = services
+            .admission
+            .admit(handle.load(), bytes)
+            .map_err(|exhausted| overloaded(services, exhausted))?;
+        if services.resident() >= services.hard_bound() && !incarnation.is_resident(stream) {
+            self.wait_for_room().await?;
+        }
+        let (reply, receiver) = Reply::new(permit);
+        Ok((incarnation, erased, reply, receiver))
+    }
+
+    async fn wait_for_room(&self) -> Result<(), Failure> {
+        let services = &self.0.services;
+        let room = async {
+            loop {
+                let notified = services.room.notified();
+                if services.resident() < services.hard_bound() {
+                    return;
+                }
+                services.crowded.notify_one();
+                notified.await;
+            }
+        };
+        tokio::time::timeout(ROOM_WAIT, room).await.map_err(|_| {
+            services.metrics.overloaded.increment(1);
+            Failure::new(
+                FailureKind::Overloaded,
+                "as many aggregates are in memory as the node holds, and all are in use",
+            )
+        })
+    }
+
+    fn erased(&self, stream: &StreamName) -> Result<&Arc<dyn ErasedType>, Failure> {
+        let name = stream.aggregate_type();
+        self.0.types.erased(name).ok_or_else(|| {
+            Failure::new(
+                FailureKind::UnknownAggregateType,
+                format!("there is no aggregate type `{name}`; GET /v1/types lists them"),
+            )
+        })
+    }
+
+    fn serving(&self, stream: &StreamName) -> Result<(&ShardHandle, Arc<Incarnation>), Failure> {
+        if self.0.stopping.load(Ordering::Acquire) {
+            return Err(Failure::new(
+                FailureKind::ShuttingDown,
+                "the node is shutting down; nothing was stored",
+            ));
+        }
+        let handle = self.handle(stream)?;
+        if let Some(incarnation) = handle.serving() {
+            return Ok((handle, incarnation));
+        }
+        Err(match handle.refusal() {
+            Some(reason) => Failure::new(FailureKind::NotReady, reason),
+            None => Failure::new(
+                FailureKind::NoLeader,
+                format!(
+                    "shard {} has no leader now; nothing was stored",
+                    handle.shard()
+                ),
+            ),
+        })
+    }
+
+    fn handle(&self, stream: &StreamName) -> Result<&ShardHandle, Failure> {
+        let shard = stream.shard(self.shards());
+        usize::try_from(shard)
+            .ok()
+            .and_then(|place| self.0.shards.get(place))
+            .ok_or_else(|| Failure::new(FailureKind::Internal, "a shard without a handle"))
+    }
+
+    fn generate_key(&self) -> String {
+        let number = self.0.next_key.fetch_add(1, Ordering::Relaxed);
+        format!("~{:x}-{number:x}", self.0.key_seed)
+    }
+
+    /// A stream's events from `from_sequence` on, at most `limit`.
+    ///
+    /// # Errors
+    /// When the shard is not served here or its storage fails.
+    pub async fn history(
+        &self,
+        stream: &StreamName,
+        from_sequence: u64,
+        limit: usize,
+    ) -> Result<Vec<RecordedEvent>, Failure> {
+        let erased = self.erased(stream)?;
+        let shard = self.settled(stream).await?;
+        let journal = &self.0.services.journal;
+        let mut events: Vec<RecordedEvent> = Vec::new();
+        let mut next = from_sequence.max(1);
+        while events.len() < limit {
+            let records = journal
+                .read_stream(shard, stream, next, limit - events.len())
+                .map_err(|error| LoadError::from(error).into_failure(stream))?;
+            if records.is_empty() {
+                break;
+            }
+            for record in &records {
+                let read = erased.events(shard, record, next).map_err(|reason| {
+                    let sequence = record.first_sequence;
+                    LoadError::Fold { sequence, reason }.into_failure(stream)
+                })?;
+                events.extend(read);
+                next = record.first_sequence + u64::from(record.event_count);
+            }
+            tokio::task::yield_now().await;
+        }
+        events.truncate(limit);
+        Ok(events)
+    }
+
+    /// The state as it was; `None` when the aggregate did not exist then. Past the stream's end it
+    /// is the newest state.
+    ///
+    /// # Errors
+    /// When the shard is not served here, its storage fails or the events cannot be folded.
+    pub async fn state_at(
+        &self,
+        stream: &StreamName,
+        at: At,
+    ) -> Result<Option<StateView>, Failure> {
+        let erased = self.erased(stream)?;
+        let shard = self.settled(stream).await?;
+        erased
+            .state_at(&*self.0.services.journal, shard, stream, at)
+            .await
+            .map_err(|error| error.into_failure(stream))
+    }
+
+    /// Waits until the index shows everything that anybody was told about this shard.
+    async fn settled(&self, stream: &StreamName) -> Result<u32, Failure> {
+        let (handle, incarnation) = self.serving(stream)?;
+        let released = incarnation.sequencer().released_position();
+        let journal = &self.0.services.journal;
+        journal.wait_indexed(handle.shard(), released).await;
+        Ok(handle.shard())
+    }
+}

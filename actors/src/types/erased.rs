@@ -1,0 +1,202 @@
+//! The typed side of a registered type, behind one object-safe face.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+
+use crate::actor::{AggregateMessage, CommandMessage, Key};
+use crate::aggregate::Aggregate;
+use crate::fold::{self, Folded, LoadError};
+use crate::history::{At, RecordedEvent};
+use crate::incarnation::Incarnation;
+use crate::metrics::CommandMetrics;
+use crate::names::{Position, ShardId, StreamName};
+use crate::ports::{BoxFuture, Journal};
+use crate::record::{RecordView, hash_key};
+use crate::request::{Answer, CommandRequest, Failure, FailureKind, StateView};
+use crate::sequencer::Reply;
+use crate::variant;
+
+/// What the model asks of a type that it does not know statically.
+pub(crate) trait ErasedType: std::fmt::Debug + Send + Sync {
+    /// Parses a command and sends it to its aggregate.
+    fn command(
+        &self,
+        incarnation: &Arc<Incarnation>,
+        stream: &StreamName,
+        request: CommandRequest,
+        key: (String, bool),
+        reply: Reply,
+    );
+
+    /// Asks the aggregate for its state.
+    fn read(&self, incarnation: &Arc<Incarnation>, stream: &StreamName, reply: Reply);
+
+    /// The events of a stored record, from sequence number `from` on.
+    fn events(
+        &self,
+        shard: ShardId,
+        record: &crate::record::Record,
+        from: u64,
+    ) -> Result<Vec<RecordedEvent>, String>;
+
+    /// The state as it was.
+    fn state_at<'a>(
+        &'a self,
+        journal: &'a dyn Journal,
+        shard: ShardId,
+        stream: &'a StreamName,
+        at: At,
+    ) -> BoxFuture<'a, Result<Option<StateView>, LoadError>>;
+}
+
+#[derive(Debug)]
+pub(crate) struct Typed<A> {
+    commands: Vec<String>,
+    metrics: Arc<CommandMetrics>,
+    _type: std::marker::PhantomData<fn() -> A>,
+}
+
+impl<A: Aggregate> Typed<A> {
+    pub(crate) fn new(commands: Vec<String>) -> Self {
+        Self {
+            commands,
+            metrics: Arc::new(CommandMetrics::new(A::TYPE)),
+            _type: std::marker::PhantomData,
+        }
+    }
+
+    fn parse(&self, name: &str, body: &[u8]) -> Result<A::Command, Failure> {
+        if !self.commands.iter().any(|known| known == name) {
+            let detail = format!(
+                "`{}` has no command `{name}`; it has {}",
+                A::TYPE,
+                self.commands.join(", ")
+            );
+            return Err(Failure::new(FailureKind::UnknownCommand, detail));
+        }
+        variant::parse_variant(name, body).map_err(|mismatch| Failure {
+            pointer: Some(mismatch.pointer),
+            ..Failure::new(FailureKind::MalformedBody, mismatch.detail)
+        })
+    }
+}
+
+impl<A: Aggregate> ErasedType for Typed<A> {
+    fn command(
+        &self,
+        incarnation: &Arc<Incarnation>,
+        stream: &StreamName,
+        request: CommandRequest,
+        (text, generated): (String, bool),
+        reply: Reply,
+    ) {
+        let command = match self.parse(&request.command, &request.body) {
+            Ok(command) => command,
+            Err(failure) => return reply.fail(failure),
+        };
+        let fingerprint = fingerprint(&request.command, &request.body);
+        incarnation.deliver::<A>(stream, &self.metrics, reply, |reply| {
+            AggregateMessage::Command(Box::new(CommandMessage {
+                command,
+                name: request.command,
+                key: Key {
+                    hash: hash_key(&text),
+                    text,
+                    generated,
+                },
+                fingerprint,
+                precondition: request.precondition,
+                representation: request.representation,
+                dry_run: request.dry_run,
+                traceparent: request.traceparent,
+                reply,
+            }))
+        });
+    }
+
+    fn read(&self, incarnation: &Arc<Incarnation>, stream: &StreamName, reply: Reply) {
+        incarnation.deliver::<A>(stream, &self.metrics, reply, AggregateMessage::Read);
+    }
+
+    fn events(
+        &self,
+        shard: ShardId,
+        record: &crate::record::Record,
+        from: u64,
+    ) -> Result<Vec<RecordedEvent>, String> {
+        let view = RecordView::open(&record.bytes).map_err(|e| e.to_string())?;
+        let events = fold::decode_events::<A>(&view).map_err(|e| e.to_string())?;
+        let numbered = (record.first_sequence..).zip(record.first_position..);
+        numbered
+            .zip(&events)
+            .filter(|((sequence, _), _)| *sequence >= from)
+            .map(|((sequence_number, number), event)| {
+                let event_type = variant::variant_name(event).ok_or("an event must be an enum")?;
+                let data = variant::variant_fields(event, event_type).map_err(|e| e.to_string())?;
+                Ok(RecordedEvent {
+                    event_type,
+                    sequence_number,
+                    position: Position { shard, number },
+                    time: Timestamp::from_microsecond(view.head.time_us).unwrap_or_default(),
+                    schema_version: view.event_schema_version,
+                    data,
+                    causation_id: view.head.key.to_owned(),
+                    correlation_id: correlation(view.head.traceparent, view.head.key),
+                    traceparent: view.head.traceparent.to_owned(),
+                })
+            })
+            .collect()
+    }
+
+    fn state_at<'a>(
+        &'a self,
+        journal: &'a dyn Journal,
+        shard: ShardId,
+        stream: &'a StreamName,
+        at: At,
+    ) -> BoxFuture<'a, Result<Option<StateView>, LoadError>> {
+        Box::pin(async move {
+            let (until, until_us) = match at {
+                At::Sequence(sequence) => (sequence, i64::MAX),
+                At::Time(time) => (u64::MAX, time.as_microsecond()),
+            };
+            let mut folded = Folded::<A>::default();
+            let wanted = |record: &crate::record::Record| record.time_us <= until_us;
+            fold::fold_from_journal(journal, shard, stream, &mut folded, wanted, until).await?;
+            if folded.sequence == 0 {
+                return Ok(None);
+            }
+            let state = fold::to_json(&folded.state).map_err(|reason| LoadError::Fold {
+                sequence: folded.sequence,
+                reason,
+            })?;
+            Ok(Some(StateView {
+                stream: stream.clone(),
+                sequence_number: folded.sequence,
+                position: Position {
+                    shard,
+                    number: folded.position,
+                },
+                state,
+                term: 0,
+            }))
+        })
+    }
+}
+
+/// Tells a retry from another command under the same key.
+fn fingerprint(command: &str, body: &[u8]) -> [u8; 16] {
+    let seed = xxhash_rust::xxh3::xxh3_64(command.as_bytes());
+    xxhash_rust::xxh3::xxh3_128_with_seed(body, seed).to_le_bytes()
+}
+
+/// The trace that the command belongs to, or the command itself.
+fn correlation(traceparent: &str, key: &str) -> String {
+    let trace_id = traceparent.split('-').nth(1);
+    trace_id.unwrap_or(key).to_owned()
+}
+
+/// Where an answer arrives.
+pub(crate) type AnswerReceiver = oneshot::Receiver<Answer>;

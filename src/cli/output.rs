@@ -1,0 +1,48 @@
+//! Writing results and messages without a panic, whatever the other end does.
+//!
+//! Invariant: a closed pipe ends the command quietly, as in `phalanx check-config | head -1`.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use super::EXIT_UNUSABLE;
+
+/// Writes a result to standard output.
+pub(super) fn result(bytes: &[u8]) -> ExitCode {
+    let mut out = io::stdout().lock();
+    finish(out.write_all(bytes).and_then(|()| out.flush()))
+}
+
+/// Reports arguments or settings that cannot be used.
+pub(super) fn unusable(error: &dyn Display) -> ExitCode {
+    message(error);
+    ExitCode::from(EXIT_UNUSABLE)
+}
+
+/// Reports a failure that is not about arguments or settings.
+pub(super) fn failed(error: &dyn Display) -> ExitCode {
+    message(error);
+    ExitCode::FAILURE
+}
+
+/// Prints the help, the version or a complaint of the parser.
+pub(super) fn answer(answer: &clap::Error) -> ExitCode {
+    match answer.print() {
+        Ok(()) => ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(EXIT_UNUSABLE)),
+        Err(error) => finish(Err(error)),
+    }
+}
+
+fn finish(written: io::Result<()>) -> ExitCode {
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => failed(&format_args!("standard output cannot be written: {error}")),
+    }
+}
+
+fn message(text: &dyn Display) {
+    // When standard error is closed as well, there is nobody left to tell; the exit code says it.
+    writeln!(io::stderr().lock(), "phalanx: {text}").ok();
+}

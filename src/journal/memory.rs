@@ -1,0 +1,311 @@
+//! A disk in memory that forgets, on a simulated crash, what was not synced.
+//!
+//! Owns: the difference between what a reader sees and what would survive. Refuses: writes through
+//! a journal that was opened before the last crash. Invariant: `durable` only ever takes whole
+//! batches, in order.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+
+use super::disk::{Batch, Change, Disk, DiskError, Durability, Row, Scan, Table, Visit};
+use super::mark::SLOTS;
+use super::rows::LogKey;
+
+/// A simulated disk. Clones share it; it outlives the journals opened on it.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryDisk {
+    shared: Arc<Shared>,
+}
+
+/// How much of what was not synced survives a crash, in whole writes from the oldest on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Survivors {
+    /// Of log and votes: writes whose fsync had not returned.
+    pub unsynced_writes: usize,
+    /// Of index rows and snapshots, which never wait for an fsync.
+    pub lazy_writes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    released: Condvar,
+}
+
+type Rows = BTreeMap<(Table, Vec<u8>), Bytes>;
+/// A change with its own bytes; `None` removes.
+type OwnedChange = ((Table, Vec<u8>), Option<Bytes>);
+
+#[derive(Debug, Default)]
+struct State {
+    format: Option<Vec<u8>>,
+    durable: Rows,
+    visible: Rows,
+    unsynced: Vec<Vec<OwnedChange>>,
+    lazy: Vec<Vec<OwnedChange>>,
+    marks: [Vec<u8>; SLOTS],
+    durable_marks: [Vec<u8>; SLOTS],
+    /// Counts crashes; handles from before one are dead.
+    epoch: u64,
+    in_use: bool,
+    syncs_held: bool,
+    failing: bool,
+    free_bytes: Option<u64>,
+    inline: bool,
+    syncs: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum MemoryError {
+    #[error("the simulated disk fails")]
+    Failing,
+}
+
+impl MemoryDisk {
+    /// A disk whose journals write on the caller's thread, so that a run is deterministic.
+    #[must_use]
+    pub fn inline() -> Self {
+        let disk = Self::default();
+        disk.shared.state.lock().inline = true;
+        disk
+    }
+
+    /// Cuts the power: what was not synced is gone but for the survivors, and the journal that
+    /// used the disk fails all its writes. The disk may be opened again.
+    pub fn crash(&self, survivors: Survivors) {
+        let mut state = self.shared.state.lock();
+        let unsynced = std::mem::take(&mut state.unsynced);
+        let lazy = std::mem::take(&mut state.lazy);
+        let kept = unsynced.into_iter().take(survivors.unsynced_writes);
+        for batch in kept.chain(lazy.into_iter().take(survivors.lazy_writes)) {
+            apply(&mut state.durable, batch);
+        }
+        state.visible = state.durable.clone();
+        state.marks = state.durable_marks.clone();
+        state.epoch += 1;
+        state.in_use = false;
+        state.syncs_held = false;
+        state.failing = false;
+        self.shared.released.notify_all();
+    }
+
+    /// Holds back every fsync until [`MemoryDisk::release_syncs`] or a crash.
+    pub fn hold_syncs(&self) {
+        self.shared.state.lock().syncs_held = true;
+    }
+
+    /// Lets fsyncs finish again.
+    pub fn release_syncs(&self) {
+        self.shared.state.lock().syncs_held = false;
+        self.shared.released.notify_all();
+    }
+
+    /// Makes every write fail from now on, until a crash.
+    pub fn fail_writes(&self) {
+        self.shared.state.lock().failing = true;
+    }
+
+    /// Sets the free space; without it there is no end to it.
+    pub fn set_free_bytes(&self, bytes: u64) {
+        self.shared.state.lock().free_bytes = Some(bytes);
+    }
+
+    /// Number of fsyncs of the log so far.
+    #[must_use]
+    pub fn sync_count(&self) -> u64 {
+        self.shared.state.lock().syncs
+    }
+
+    /// Number of log writes whose fsync has not returned.
+    #[must_use]
+    pub fn unsynced_count(&self) -> usize {
+        self.shared.state.lock().unsynced.len()
+    }
+
+    /// Takes the disk for one journal; `None` while another one has it.
+    pub(crate) fn attach(&self) -> Option<MemoryHandle> {
+        let mut state = self.shared.state.lock();
+        if std::mem::replace(&mut state.in_use, true) {
+            return None;
+        }
+        Some(MemoryHandle {
+            shared: Arc::clone(&self.shared),
+            epoch: state.epoch,
+            inline: state.inline,
+        })
+    }
+
+    /// The format file, made by `make` when there is none.
+    pub(crate) fn format<E>(
+        &self,
+        make: impl FnOnce() -> Result<Vec<u8>, E>,
+    ) -> Result<Vec<u8>, E> {
+        let mut state = self.shared.state.lock();
+        if let Some(format) = &state.format {
+            return Ok(format.clone());
+        }
+        let format = make()?;
+        state.format = Some(format.clone());
+        Ok(format)
+    }
+
+    /// Both mark slots; empty where never written.
+    pub(crate) fn marks(&self) -> [Vec<u8>; SLOTS] {
+        self.shared.state.lock().marks.clone()
+    }
+}
+
+/// The disk as one journal uses it.
+#[derive(Debug)]
+pub(crate) struct MemoryHandle {
+    shared: Arc<Shared>,
+    epoch: u64,
+    inline: bool,
+}
+
+impl Drop for MemoryHandle {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        if state.epoch == self.epoch {
+            state.in_use = false;
+        }
+    }
+}
+
+impl MemoryHandle {
+    fn alive(&self, state: &State) -> Result<(), DiskError> {
+        if state.epoch != self.epoch {
+            return Err(DiskError::Crashed);
+        }
+        if state.failing {
+            return Err(DiskError::io(MemoryError::Failing));
+        }
+        Ok(())
+    }
+
+    /// Reads from what is visible, so that a crashed journal sees nothing new.
+    fn read<T>(&self, read: impl FnOnce(&Rows) -> T) -> Result<T, DiskError> {
+        let state = self.shared.state.lock();
+        if state.epoch != self.epoch {
+            return Err(DiskError::Crashed);
+        }
+        Ok(read(&state.visible))
+    }
+}
+
+fn apply(rows: &mut Rows, changes: Vec<OwnedChange>) {
+    for (key, value) in changes {
+        match value {
+            Some(value) => rows.insert(key, value),
+            None => rows.remove(&key),
+        };
+    }
+}
+
+fn owned(batch: &Batch) -> Vec<OwnedChange> {
+    let own = |change: Change<'_>| match change {
+        Change::Put(table, key, value) => {
+            ((table, key.to_vec()), Some(Bytes::copy_from_slice(value)))
+        }
+        Change::Delete(table, key) => ((table, key.to_vec()), None),
+    };
+    batch.changes().map(own).collect()
+}
+
+fn bounds(scan: Scan<'_>) -> (Bound<(Table, Vec<u8>)>, Bound<(Table, Vec<u8>)>) {
+    (
+        Bound::Included((scan.table, scan.from.to_vec())),
+        Bound::Excluded((scan.table, scan.to.to_vec())),
+    )
+}
+
+impl Disk for MemoryHandle {
+    fn write(&self, batch: &Batch, durability: Durability) -> Result<(), DiskError> {
+        let mut state = self.shared.state.lock();
+        self.alive(&state)?;
+        let changes = owned(batch);
+        apply(&mut state.visible, changes.clone());
+        if durability == Durability::Lazy {
+            state.lazy.push(changes);
+            return Ok(());
+        }
+        state.unsynced.push(changes);
+        while state.syncs_held && state.epoch == self.epoch {
+            self.shared.released.wait(&mut state);
+        }
+        self.alive(&state)?;
+        for batch in std::mem::take(&mut state.unsynced) {
+            apply(&mut state.durable, batch);
+        }
+        state.syncs += 1;
+        Ok(())
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, DiskError> {
+        self.read(|rows| rows.get(&(table, key.to_vec())).cloned())
+    }
+
+    fn get_log_rows(&self, keys: &[LogKey]) -> Result<Vec<Option<Bytes>>, DiskError> {
+        let get = |rows: &Rows, key: &LogKey| rows.get(&(Table::Log, key.to_vec())).cloned();
+        self.read(|rows| keys.iter().map(|key| get(rows, key)).collect())
+    }
+
+    fn scan(&self, scan: Scan<'_>, visit: Visit<'_>) -> Result<(), DiskError> {
+        let rows: Vec<_> = self.read(|rows| {
+            let range = rows.range(bounds(scan));
+            range
+                .map(|((_, key), value)| (key.clone(), value.clone()))
+                .collect()
+        })?;
+        for (key, value) in rows {
+            if visit(&key, &value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn last(&self, scan: Scan<'_>) -> Result<Option<Row>, DiskError> {
+        self.read(|rows| {
+            let last = rows.range(bounds(scan)).next_back();
+            last.map(|((_, key), value)| (key.clone(), value.clone()))
+        })
+    }
+
+    fn write_mark(&self, slot: usize, bytes: &[u8]) -> Result<(), DiskError> {
+        let mut state = self.shared.state.lock();
+        self.alive(&state)?;
+        if let Some(mark) = state.marks.get_mut(slot) {
+            *mark = bytes.to_vec();
+        }
+        Ok(())
+    }
+
+    fn sync_mark(&self) -> Result<(), DiskError> {
+        let mut state = self.shared.state.lock();
+        self.alive(&state)?;
+        state.durable_marks = state.marks.clone();
+        Ok(())
+    }
+
+    fn free_bytes(&self) -> Result<u64, DiskError> {
+        Ok(self.shared.state.lock().free_bytes.unwrap_or(u64::MAX))
+    }
+
+    fn flush(&self) -> Result<(), DiskError> {
+        let mut state = self.shared.state.lock();
+        self.alive(&state)?;
+        for batch in std::mem::take(&mut state.lazy) {
+            apply(&mut state.durable, batch);
+        }
+        Ok(())
+    }
+
+    fn writes_inline(&self) -> bool {
+        self.inline
+    }
+}

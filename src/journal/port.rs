@@ -1,0 +1,77 @@
+//! The journal as the core sees it.
+
+use jiff::Timestamp;
+use phalanx_actors::names::{ShardId, StreamName};
+use phalanx_actors::ports::{self, BoxFuture, JournalError};
+use phalanx_actors::record::Record;
+
+use super::Journal;
+use super::queue::IndexWork;
+
+impl ports::Journal for Journal {
+    fn read_snapshot(
+        &self,
+        shard: ShardId,
+        stream: &StreamName,
+    ) -> Result<Option<Vec<u8>>, JournalError> {
+        self.0.shared.read_snapshot(shard, stream)
+    }
+
+    fn read_stream(
+        &self,
+        shard: ShardId,
+        stream: &StreamName,
+        from_sequence: u64,
+        limit: usize,
+    ) -> Result<Vec<Record>, JournalError> {
+        self.0
+            .shared
+            .read_stream(shard, stream, from_sequence, limit)
+    }
+
+    fn find_key(
+        &self,
+        shard: ShardId,
+        stream: &StreamName,
+        key_hash: u128,
+        now: Timestamp,
+    ) -> Result<Option<Record>, JournalError> {
+        self.0.shared.find_key(shard, stream, key_hash, now)
+    }
+
+    fn save_snapshot(&self, shard: ShardId, stream: &StreamName, snapshot: Vec<u8>) {
+        let shared = &self.0.shared;
+        if self.is_full() {
+            // What is left of the space belongs to the log.
+            return;
+        }
+        shared
+            .queue
+            .push_index(IndexWork::Snapshot(shard, stream.clone(), snapshot));
+        shared.drain_inline();
+    }
+
+    fn indexed_position(&self, shard: ShardId) -> u64 {
+        self.0.shared.indexed(shard).unwrap_or(0)
+    }
+
+    fn is_full(&self) -> bool {
+        Self::is_full(self)
+    }
+
+    fn wait_indexed(&self, shard: ShardId, position: u64) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let shared = &self.0.shared;
+            let Some(state) = shared.shard(shard) else {
+                return;
+            };
+            let mut indexed = state.indexed.subscribe();
+            if *indexed.borrow_and_update() >= position {
+                return;
+            }
+            let _hurry = shared.queue.hurry();
+            // The sender lives as long as `self`: waiting cannot fail.
+            let _ended = indexed.wait_for(|indexed| *indexed >= position).await;
+        })
+    }
+}

@@ -1,0 +1,220 @@
+//! The way from callers to the writer: two lists, one that an fsync must cover and one that may ride
+//! along later.
+//!
+//! Owns: when the writer is woken. Invariant: both lists keep the order in which they were filled.
+//! A wake-up costs a system call and a switch, so index work alone wakes nobody who is about to look
+//! again by itself.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+use phalanx_actors::names::{ShardId, StreamName};
+
+use super::shard::{LogEnd, Placed};
+use super::types::{Applied, AppliedRecord, Done};
+
+/// After a log write the committed records come back for indexing almost at once.
+const NAP: Duration = Duration::from_millis(1);
+
+/// Something that an fsync must cover.
+pub(crate) struct LogWork {
+    pub(crate) shard: ShardId,
+    /// The log's count of truncations when this was queued.
+    pub(crate) truncations: u64,
+    pub(crate) kind: LogWorkKind,
+    pub(crate) done: Done,
+}
+
+/// See [`LogWork`].
+#[derive(Debug)]
+pub(crate) enum LogWorkKind {
+    /// Entries, not empty.
+    Append(Vec<Placed>),
+    /// A vote and its number.
+    Vote(u64, Bytes),
+    /// Removes the entries from `from` to before `until`; `kept` is the new end.
+    Truncate {
+        from: u64,
+        until: u64,
+        kept: Option<LogEnd>,
+    },
+}
+
+/// Something that needs no fsync.
+#[derive(Debug)]
+pub(crate) enum IndexWork {
+    /// Committed records and how far they go.
+    Apply(ShardId, Vec<AppliedRecord>, Applied),
+    /// A snapshot of an aggregate.
+    Snapshot(ShardId, StreamName, Vec<u8>),
+}
+
+/// What the writer does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Writer {
+    /// Works, and looks at the queue before it waits.
+    #[default]
+    Busy,
+    /// Waits for a moment; will look at index work by itself.
+    Napping,
+    /// Waits until it is woken.
+    Sleeping,
+}
+
+#[derive(Default)]
+struct State {
+    log: Vec<LogWork>,
+    index: Vec<IndexWork>,
+    writer: Writer,
+    /// Number of those who wait for the index.
+    waiting: usize,
+    closed: bool,
+    /// An inline writer is at it further up the stack.
+    draining: bool,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+/// What the writer took.
+#[derive(Default)]
+pub(crate) struct Taken {
+    pub(crate) log: Vec<LogWork>,
+    pub(crate) index: Vec<IndexWork>,
+}
+
+impl Taken {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.log.is_empty() && self.index.is_empty()
+    }
+}
+
+/// How long the writer waits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// Index work is expected soon.
+    pub(crate) nap: bool,
+    /// Return after this even if nothing comes.
+    pub(crate) at_most: Option<Duration>,
+}
+
+impl Queue {
+    /// Queues log work; gives it back when the queue is closed.
+    pub(crate) fn push_log(&self, work: LogWork) -> Result<(), LogWork> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(work);
+        }
+        state.log.push(work);
+        let waiting = std::mem::take(&mut state.writer) != Writer::Busy;
+        drop(state);
+        if waiting {
+            self.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Queues index work; drops it when the queue is closed.
+    pub(crate) fn push_index(&self, work: IndexWork) {
+        let mut state = self.state.lock();
+        if state.closed {
+            return;
+        }
+        state.index.push(work);
+        let asleep = state.writer == Writer::Sleeping;
+        let wake = asleep || (state.waiting > 0 && state.writer == Writer::Napping);
+        if wake {
+            state.writer = Writer::Busy;
+        }
+        drop(state);
+        if wake {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Has index work done without delay for as long as the guard lives.
+    pub(crate) fn hurry(&self) -> Hurry<'_> {
+        let mut state = self.state.lock();
+        state.waiting += 1;
+        let idle = std::mem::take(&mut state.writer) != Writer::Busy;
+        drop(state);
+        if idle {
+            self.wake.notify_one();
+        }
+        Hurry { queue: self }
+    }
+
+    /// Takes no more work; what is queued is still done.
+    pub(crate) fn close(&self) {
+        self.state.lock().closed = true;
+        self.wake.notify_one();
+    }
+
+    /// Takes everything, waiting for something to come. `true` says that nothing will follow.
+    pub(crate) fn take(&self, taken: &mut Taken, patience: Patience) -> bool {
+        let mut state = self.state.lock();
+        let mut nap = patience.nap;
+        let mut tired = false;
+        loop {
+            let index_now = !state.index.is_empty() && (!nap || state.waiting > 0);
+            if !state.log.is_empty() || index_now || state.closed || tired {
+                std::mem::swap(&mut state.log, &mut taken.log);
+                std::mem::swap(&mut state.index, &mut taken.index);
+                return state.closed;
+            }
+            let wait = if nap { Some(NAP) } else { patience.at_most };
+            state.writer = if nap {
+                Writer::Napping
+            } else {
+                Writer::Sleeping
+            };
+            let timed_out = match wait {
+                Some(wait) => self.wake.wait_for(&mut state, wait).timed_out(),
+                None => {
+                    self.wake.wait(&mut state);
+                    false
+                }
+            };
+            state.writer = Writer::Busy;
+            if timed_out {
+                tired = !nap;
+                nap = false;
+            }
+        }
+    }
+
+    /// Takes everything for a writer on the caller's thread; `false` when there is nothing or when
+    /// the caller runs inside of that writer.
+    pub(crate) fn take_inline(&self, taken: &mut Taken) -> bool {
+        let mut state = self.state.lock();
+        if state.draining || (state.log.is_empty() && state.index.is_empty()) {
+            return false;
+        }
+        state.draining = true;
+        std::mem::swap(&mut state.log, &mut taken.log);
+        std::mem::swap(&mut state.index, &mut taken.index);
+        true
+    }
+
+    /// Ends what [`Queue::take_inline`] began.
+    pub(crate) fn drained_inline(&self) {
+        self.state.lock().draining = false;
+    }
+}
+
+/// See [`Queue::hurry`].
+pub(crate) struct Hurry<'a> {
+    queue: &'a Queue,
+}
+
+impl Drop for Hurry<'_> {
+    fn drop(&mut self) {
+        let mut state = self.queue.state.lock();
+        state.waiting = state.waiting.saturating_sub(1);
+    }
+}

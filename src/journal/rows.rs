@@ -1,0 +1,328 @@
+//! The stored form of every row: keys and values of the four tables.
+//!
+//! Owns: how a key is ordered and what a value holds. Refuses: to guess; a value that does not check
+//! out is an error. Invariant: these bytes never change; a new form gets a new schema version.
+//!
+//! ```text
+//! table     key                                               value
+//! log       shard u32, index u64, slot u32 (all BE)           slot 0: entry header, then record 0
+//!                                                             slot n: record n
+//! index     shard u32 BE, 0                                   Applied: how far this table goes
+//! index     shard u32 BE, 1, type 0 id 0, sequence u64 BE     Stream: where the record lies
+//! index     shard u32 BE, 2, type 0 id 0, key hash u128 BE    Dedup: where the record lies, expiry
+//! snapshot  shard u32 BE, type 0 id                           Snapshot: opaque
+//! meta      "vote", shard u32 BE                              Vote: its number, opaque
+//! ```
+//! A record's bytes are stored exactly as its actor sealed them. The entry header stands before
+//! record 0 in one row, so that an entry of one command costs one row.
+
+use bytes::Bytes;
+use phalanx_actors::codec::{self, CodecError, HEADER_LEN, ValueType};
+use phalanx_actors::names::{ShardId, StreamName};
+use phalanx_actors::record::Record;
+
+/// Version of everything in this file.
+const SCHEMA: u16 = 1;
+
+const KIND_APPLIED: u8 = 0;
+const KIND_STREAM: u8 = 1;
+const KIND_DEDUP: u8 = 2;
+
+/// Bytes before the stream name in a key of the index table.
+const INDEX_HEAD: usize = 5;
+
+/// The key of a log row.
+pub(crate) type LogKey = [u8; 16];
+
+/// Key of slot `slot` of entry `index`.
+pub(crate) fn log_key(shard: ShardId, index: u64, slot: u32) -> LogKey {
+    let packed = (u128::from(shard) << 96) | (u128::from(index) << 32) | u128::from(slot);
+    packed.to_be_bytes()
+}
+
+/// Reads a log key.
+pub(crate) fn parse_log_key(key: &[u8]) -> Option<(ShardId, u64, u32)> {
+    let packed = u128::from_be_bytes(key.try_into().ok()?);
+    // Each part is cut to its own width on purpose.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "each shift leaves the part alone"
+    )]
+    Some(((packed >> 96) as u32, (packed >> 32) as u64, packed as u32))
+}
+
+/// Key of a shard's applied mark.
+pub(crate) fn applied_key(shard: ShardId) -> [u8; INDEX_HEAD] {
+    let [a, b, c, d] = shard.to_be_bytes();
+    [a, b, c, d, KIND_APPLIED]
+}
+
+/// Writes the common front of a stream's rows.
+fn index_prefix(out: &mut Vec<u8>, shard: ShardId, kind: u8, stream: &StreamName) {
+    out.clear();
+    out.extend_from_slice(&shard.to_be_bytes());
+    out.push(kind);
+    out.extend_from_slice(stream.as_str().as_bytes());
+    out.push(0);
+}
+
+/// Key of the stream row of the record that begins at `first_sequence`.
+pub(crate) fn stream_key(out: &mut Vec<u8>, shard: ShardId, stream: &StreamName, sequence: u64) {
+    index_prefix(out, shard, KIND_STREAM, stream);
+    out.extend_from_slice(&sequence.to_be_bytes());
+}
+
+/// The sequence number in a stream row's key.
+pub(crate) fn parse_stream_sequence(key: &[u8]) -> Option<u64> {
+    key.last_chunk::<8>().map(|tail| u64::from_be_bytes(*tail))
+}
+
+/// Key of the row of an idempotency key.
+pub(crate) fn dedup_key(out: &mut Vec<u8>, shard: ShardId, stream: &StreamName, key_hash: u128) {
+    index_prefix(out, shard, KIND_DEDUP, stream);
+    out.extend_from_slice(&key_hash.to_be_bytes());
+}
+
+/// Whether a key of the index table belongs to an idempotency key.
+pub(crate) fn is_dedup_key(key: &[u8]) -> bool {
+    key.get(4) == Some(&KIND_DEDUP)
+}
+
+/// Whether a key of the index table belongs to a stream row.
+pub(crate) fn is_stream_key(key: &[u8]) -> bool {
+    key.get(4) == Some(&KIND_STREAM)
+}
+
+/// What the rows of one stream have in common: everything up to the NUL after the id.
+pub(crate) fn stream_prefix(key: &[u8]) -> &[u8] {
+    let nul_after = |from: usize| {
+        let rest = key.get(from..)?;
+        rest.iter()
+            .position(|byte| *byte == 0)
+            .map(|at| from + at + 1)
+    };
+    let end = nul_after(INDEX_HEAD).and_then(nul_after);
+    end.and_then(|end| key.get(..end)).unwrap_or(key)
+}
+
+/// Key of a snapshot.
+pub(crate) fn snapshot_key(out: &mut Vec<u8>, shard: ShardId, stream: &StreamName) {
+    out.clear();
+    out.extend_from_slice(&shard.to_be_bytes());
+    out.extend_from_slice(stream.as_str().as_bytes());
+}
+
+/// Key of a shard's vote.
+pub(crate) fn vote_key(shard: ShardId) -> [u8; 8] {
+    let [a, b, c, d] = shard.to_be_bytes();
+    [b'v', b'o', b't', b'e', a, b, c, d]
+}
+
+/// What stands in front of an entry's first record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EntryHeader {
+    /// Number of records; 0 when the entry carries something else.
+    pub(crate) records: u32,
+    /// Position number of the last event up to and including this entry.
+    pub(crate) last_position: u64,
+    /// The raft log id.
+    pub(crate) meta: Bytes,
+    /// The payload of an entry without records.
+    pub(crate) other: Bytes,
+}
+
+/// Seals an entry header: `records u32, last position u64, meta length u32 (LE), meta, other`.
+pub(crate) fn seal_header(
+    records: u32,
+    last_position: u64,
+    meta: &[u8],
+    other: &[u8],
+) -> Result<Vec<u8>, CodecError> {
+    let capacity = 16 + meta.len() + other.len();
+    let mut out = codec::draft(ValueType::Entry, SCHEMA, capacity, |out| {
+        out.extend_from_slice(&records.to_le_bytes());
+        out.extend_from_slice(&last_position.to_le_bytes());
+        let length = u32::try_from(meta.len()).map_err(|_| CodecError::Short { len: 0 })?;
+        out.extend_from_slice(&length.to_le_bytes());
+        out.extend_from_slice(meta);
+        out.extend_from_slice(other);
+        Ok(())
+    })?;
+    codec::finish(&mut out);
+    Ok(out)
+}
+
+/// Reads the row of slot 0; gives the header and the bytes of record 0 (empty when there is none).
+pub(crate) fn open_header(row: &Bytes) -> Result<(EntryHeader, Bytes), CodecError> {
+    let short = || CodecError::Short { len: row.len() };
+    let length = row.get(5..9).and_then(|bytes| bytes.try_into().ok());
+    let length = u32::from_le_bytes(length.ok_or_else(short)?);
+    let end = usize::try_from(length)
+        .ok()
+        .and_then(|length| length.checked_add(HEADER_LEN));
+    let end = end.filter(|end| *end <= row.len()).ok_or_else(short)?;
+    let sealed = row.slice(..end);
+    let (_, payload) = codec::open(ValueType::Entry, &sealed)?;
+    let (records, rest) = payload.split_first_chunk::<4>().ok_or_else(short)?;
+    let (last_position, rest) = rest.split_first_chunk::<8>().ok_or_else(short)?;
+    let (meta, other) = codec::take_sized(rest)?;
+    let header = EntryHeader {
+        records: u32::from_le_bytes(*records),
+        last_position: u64::from_le_bytes(*last_position),
+        meta: row.slice_ref(meta),
+        other: row.slice_ref(other),
+    };
+    Ok((header, row.slice(end..)))
+}
+
+/// Where a record of a stream lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StreamRow {
+    pub(crate) index: u64,
+    pub(crate) slot: u32,
+    pub(crate) event_count: u32,
+    /// Position number of the record's first event.
+    pub(crate) first_position: u64,
+}
+
+impl StreamRow {
+    pub(crate) fn new(index: u64, slot: u32, record: &Record) -> Self {
+        Self {
+            index,
+            slot,
+            event_count: record.event_count,
+            first_position: record.first_position,
+        }
+    }
+
+    pub(crate) fn seal(&self) -> Result<Vec<u8>, CodecError> {
+        let fields = (self.index, self.slot, self.event_count, self.first_position);
+        codec::seal(ValueType::Stream, SCHEMA, &fields)
+    }
+
+    pub(crate) fn open(bytes: &[u8]) -> Result<Self, CodecError> {
+        let (index, slot, event_count, first_position) = codec::unseal(ValueType::Stream, bytes)?;
+        Ok(Self {
+            index,
+            slot,
+            event_count,
+            first_position,
+        })
+    }
+}
+
+/// Where the record of an idempotency key lies, and how long the key is remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DedupRow {
+    pub(crate) index: u64,
+    pub(crate) slot: u32,
+    /// Microseconds since the Unix epoch; the key is forgotten from then on.
+    pub(crate) expires_us: i64,
+}
+
+impl DedupRow {
+    pub(crate) fn seal(&self) -> Result<Vec<u8>, CodecError> {
+        let fields = (self.index, self.slot, self.expires_us);
+        codec::seal(ValueType::Dedup, SCHEMA, &fields)
+    }
+
+    pub(crate) fn open(bytes: &[u8]) -> Result<Self, CodecError> {
+        let (index, slot, expires_us) = codec::unseal(ValueType::Dedup, bytes)?;
+        Ok(Self {
+            index,
+            slot,
+            expires_us,
+        })
+    }
+}
+
+/// How far a shard's rows in the index table go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AppliedRow {
+    pub(crate) index: u64,
+    /// Position number of the last indexed event.
+    pub(crate) position: u64,
+    pub(crate) state: Bytes,
+}
+
+impl AppliedRow {
+    pub(crate) fn seal(&self) -> Result<Vec<u8>, CodecError> {
+        seal_numbered(
+            ValueType::Applied,
+            &[self.index, self.position],
+            &self.state,
+        )
+    }
+
+    pub(crate) fn open(bytes: &Bytes) -> Result<Self, CodecError> {
+        let ([index, position], state) = open_numbered(ValueType::Applied, bytes)?;
+        Ok(Self {
+            index,
+            position,
+            state,
+        })
+    }
+}
+
+/// A vote and its number: each vote that this node ever saved counts one up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct VoteRow {
+    pub(crate) number: u64,
+    pub(crate) vote: Bytes,
+}
+
+impl VoteRow {
+    pub(crate) fn seal(&self) -> Result<Vec<u8>, CodecError> {
+        seal_numbered(ValueType::Vote, &[self.number], &self.vote)
+    }
+
+    pub(crate) fn open(bytes: &Bytes) -> Result<Self, CodecError> {
+        let ([number], vote) = open_numbered(ValueType::Vote, bytes)?;
+        Ok(Self { number, vote })
+    }
+}
+
+/// Seals a snapshot.
+pub(crate) fn seal_snapshot(snapshot: &[u8]) -> Result<Vec<u8>, CodecError> {
+    seal_numbered(ValueType::Snapshot, &[], snapshot)
+}
+
+/// Reads a snapshot.
+pub(crate) fn open_snapshot(bytes: &[u8]) -> Result<Vec<u8>, CodecError> {
+    let (_, payload) = codec::open(ValueType::Snapshot, bytes)?;
+    Ok(payload.to_vec())
+}
+
+/// Seals `numbers (u64 LE each), bytes`.
+fn seal_numbered(
+    value_type: ValueType,
+    numbers: &[u64],
+    bytes: &[u8],
+) -> Result<Vec<u8>, CodecError> {
+    let capacity = numbers.len() * 8 + bytes.len();
+    let mut out = codec::draft(value_type, SCHEMA, capacity, |out| {
+        for number in numbers {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        out.extend_from_slice(bytes);
+        Ok(())
+    })?;
+    codec::finish(&mut out);
+    Ok(out)
+}
+
+/// Reads what [`seal_numbered`] wrote.
+fn open_numbered<const N: usize>(
+    value_type: ValueType,
+    row: &Bytes,
+) -> Result<([u64; N], Bytes), CodecError> {
+    let (_, mut rest) = codec::open(value_type, row)?;
+    let mut numbers = [0; N];
+    for number in &mut numbers {
+        let short = CodecError::Short { len: row.len() };
+        let (head, tail) = rest.split_first_chunk::<8>().ok_or(short)?;
+        *number = u64::from_le_bytes(*head);
+        rest = tail;
+    }
+    Ok((numbers, row.slice_ref(rest)))
+}

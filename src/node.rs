@@ -1,0 +1,100 @@
+//! A node: the parts put together, started and stopped in order.
+//!
+//! Owns the order of start and shutdown. Holds no logic of requests: those go from `http` through
+//! the command model to the actors, and from there through `replication` to the `journal`.
+
+mod builder;
+mod error;
+mod shutdown;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use phalanx_actors::CommandModel;
+use phalanx_actors::shard::ShardHandle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+pub use self::builder::NodeBuilder;
+pub use self::error::NodeError;
+use crate::journal::Journal;
+use crate::replication::group::Group;
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    model: CommandModel,
+    http_address: SocketAddr,
+    stop_http: watch::Sender<bool>,
+    http: JoinHandle<()>,
+    background: Vec<JoinHandle<()>>,
+    shards: Vec<ShardHandle>,
+    groups: Vec<Arc<Group>>,
+    journal: Journal,
+    grace: Duration,
+}
+
+impl Node {
+    /// Starts to put a node together.
+    #[must_use]
+    pub fn builder() -> NodeBuilder {
+        NodeBuilder::default()
+    }
+
+    /// The way to the aggregates, without HTTP in between.
+    #[must_use]
+    pub fn model(&self) -> &CommandModel {
+        &self.model
+    }
+
+    /// Where HTTP is served.
+    #[must_use]
+    pub fn http_address(&self) -> SocketAddr {
+        self.http_address
+    }
+
+    /// Stops: refuse new requests, finish what is in flight, flush, close. What is not finished
+    /// within the grace period has an unknown outcome, as after a crash.
+    ///
+    /// # Errors
+    /// [`NodeError::Unfinished`] when requests were still in flight at the end of the period.
+    pub async fn shutdown(self) -> Result<(), NodeError> {
+        tracing::info!(in_flight = self.model.in_flight(), "shutting down");
+        self.model.stop_admitting();
+        // Nobody listens any more only if the server has ended already.
+        let _ended = self.stop_http.send(true);
+        let finished = tokio::time::timeout(self.grace, async {
+            let mut poll = tokio::time::interval(Duration::from_millis(5));
+            while self.model.in_flight() > 0 {
+                poll.tick().await;
+            }
+        })
+        .await;
+        let unfinished = self.model.in_flight();
+        // Idle keep-alive connections are closed by the server; what is left is cut.
+        let _cut = tokio::time::timeout(Duration::from_millis(500), self.http).await;
+        for task in &self.background {
+            task.abort();
+        }
+        for shard in &self.shards {
+            shard.step_down();
+        }
+        for group in &self.groups {
+            group.shutdown().await;
+        }
+        for shard in &self.shards {
+            shard.stop();
+        }
+        let journal = self.journal;
+        let closed = tokio::task::spawn_blocking(move || journal.shutdown()).await;
+        if closed.is_err() {
+            tracing::error!("the journal's shutdown panicked");
+        }
+        tracing::info!("stopped");
+        match finished {
+            Ok(()) => Ok(()),
+            Err(_) => Err(NodeError::Unfinished { count: unfinished }),
+        }
+    }
+}

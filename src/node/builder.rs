@@ -1,0 +1,279 @@
+//! Puts a node together from settings and aggregate types.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use phalanx_actors::admission::{Admission, AdmissionLimits};
+use phalanx_actors::incarnation::{ResidencyLimits, Services};
+use phalanx_actors::ports::{Clock, Replicator, SystemClock};
+use phalanx_actors::sequencer::SequencerLimits;
+use phalanx_actors::shard::ShardHandle;
+use phalanx_actors::types::{RegistrationError, TypeRegistry};
+use phalanx_actors::{Aggregate, CommandModel, passivation};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::{Node, NodeError, shutdown};
+use crate::domain::{Account, Order, Prescription, WorkshopDay};
+use crate::http::{self, HttpApp, HttpLimits};
+use crate::journal::{Identity, Journal, JournalOptions, Storage};
+use crate::replication::group::{Group, GroupOptions};
+use crate::replication::refused::Refused;
+use crate::settings::{ReadMode, Settings};
+use crate::telemetry::metrics;
+
+/// Collects what a node is made of.
+#[derive(Debug, Default)]
+pub struct NodeBuilder {
+    types: TypeRegistry,
+    refused: Option<RegistrationError>,
+}
+
+impl NodeBuilder {
+    /// Adds an aggregate type.
+    #[must_use]
+    pub fn aggregate<A: Aggregate>(mut self) -> Self {
+        if let Err(error) = self.types.register::<A>() {
+            self.refused.get_or_insert(error);
+        }
+        self
+    }
+
+    /// Adds the sample aggregates of the stock node.
+    #[must_use]
+    pub fn samples(self) -> Self {
+        self.aggregate::<Account>()
+            .aggregate::<Order>()
+            .aggregate::<Prescription>()
+            .aggregate::<WorkshopDay>()
+    }
+
+    /// Runs the node until SIGTERM or SIGINT. This is a program's last call: it starts the runtime,
+    /// logs what goes wrong and gives the exit code.
+    #[must_use]
+    pub fn run(self, settings: Settings) -> ExitCode {
+        let outcome = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(NodeError::Runtime)
+            .and_then(|runtime| runtime.block_on(self.run_until_stopped(settings)));
+        match outcome {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                tracing::error!(%error, "the node stops");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    async fn run_until_stopped(self, settings: Settings) -> Result<(), NodeError> {
+        let node = self.start(settings).await?;
+        let signal = shutdown::requested().await.map_err(NodeError::Runtime)?;
+        tracing::info!(signal, "asked to stop");
+        tokio::select! {
+            stopped = node.shutdown() => stopped,
+            // Asked twice: somebody does not want to wait.
+            _ = shutdown::requested() => {
+                tracing::warn!("asked again; stopping at once");
+                Ok(())
+            }
+        }
+    }
+
+    /// Starts the node and returns once it listens. Shards get their leaders soon after; `/readyz`
+    /// tells when all have.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn start(self, settings: Settings) -> Result<Node, NodeError> {
+        if let Some(error) = self.refused {
+            return Err(error.into());
+        }
+        if self.types.iter().next().is_none() {
+            return Err(NodeError::NoTypes);
+        }
+        if !settings.cluster.peers.is_empty() {
+            let count = settings.cluster.peers.len();
+            return Err(NodeError::Peers { count });
+        }
+        let prometheus = metrics::install().map_err(NodeError::Metrics)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let journal = open_journal(&settings, Arc::clone(&clock)).await?;
+        let listener = TcpListener::bind(settings.http.listen)
+            .await
+            .map_err(|source| NodeError::Listen {
+                address: settings.http.listen,
+                source,
+            })?;
+        let http_address = listener.local_addr().map_err(NodeError::Runtime)?;
+        let services = Arc::new(Services::new(
+            Arc::new(journal.clone()),
+            clock,
+            residency_limits(&settings),
+            Admission::new(admission_limits(&settings)),
+        ));
+        let started = start_shards(&settings, &journal, &services).await?;
+        let model = CommandModel::new(
+            settings.node.id,
+            self.types,
+            started.shards.clone(),
+            Arc::clone(&services),
+            rand::random(),
+        );
+        let mut background = started.background;
+        background.push(tokio::spawn(passivation::run(
+            services,
+            started.shards.clone(),
+        )));
+        background.push(tokio::spawn(metrics::upkeep(prometheus.clone())));
+        let (stop_http, mut stopping) = watch::channel(false);
+        let app = HttpApp::new(model.clone(), prometheus);
+        let http = tokio::spawn(http::serve(
+            listener,
+            app,
+            HttpLimits::from(&settings.http),
+            async move {
+                // An error means that the node is gone, which is a reason to stop as well.
+                let _stopped = stopping.wait_for(|stop| *stop).await;
+            },
+        ));
+        tracing::info!(
+            node = settings.node.id,
+            shards = settings.cluster.shards,
+            data_dir = %settings.node.data_dir.display(),
+            "listening on http://{http_address}, its documentation is at http://{http_address}/docs"
+        );
+        Ok(Node {
+            model,
+            http_address,
+            stop_http,
+            http,
+            background,
+            shards: started.shards,
+            groups: started.groups,
+            journal,
+            grace: Duration::from_millis(settings.node.shutdown_grace_ms),
+        })
+    }
+}
+
+/// Every shard of this node.
+#[derive(Default)]
+struct Started {
+    shards: Vec<ShardHandle>,
+    groups: Vec<Arc<Group>>,
+    background: Vec<JoinHandle<()>>,
+}
+
+async fn start_shards(
+    settings: &Settings,
+    journal: &Journal,
+    services: &Arc<Services>,
+) -> Result<Started, NodeError> {
+    let mut started = Started::default();
+    let limits = SequencerLimits {
+        batch_commands: settings.raft.max_batch_commands,
+        batch_bytes: settings.raft.max_batch_bytes,
+        proposals_in_flight: settings.raft.proposals_in_flight,
+    };
+    for shard in 0..settings.cluster.shards {
+        let group = start_group(settings, journal, shard).await;
+        let replicator: Arc<dyn Replicator> = match &group {
+            Ok(group) => Arc::clone(group) as Arc<dyn Replicator>,
+            Err(_) => Arc::new(Refused),
+        };
+        let handle = ShardHandle::start(shard, Arc::clone(services), replicator, limits)
+            .await
+            .map_err(|error| NodeError::Shard {
+                shard,
+                reason: error.to_string(),
+            })?;
+        match group {
+            Ok(group) => {
+                let watch = Arc::clone(&group).watch(handle.clone());
+                started.background.push(tokio::spawn(watch));
+                started.groups.push(group);
+            }
+            Err(reason) => {
+                tracing::error!(shard, %reason, "the shard is refused");
+                handle.refuse(reason);
+            }
+        }
+        started.shards.push(handle);
+    }
+    Ok(started)
+}
+
+/// Starts a shard's raft group unless its storage is damaged.
+async fn start_group(
+    settings: &Settings,
+    journal: &Journal,
+    shard: u32,
+) -> Result<Arc<Group>, String> {
+    journal
+        .shard_health(shard)
+        .map_err(|error| error.to_string())?;
+    let options = GroupOptions {
+        node_id: settings.node.id,
+        address: settings.cluster.advertised_address(),
+        cluster_name: settings.cluster.name.clone(),
+        heartbeat_interval_ms: settings.raft.heartbeat_interval_ms,
+        election_timeout_min_ms: settings.raft.election_timeout_min_ms,
+        election_timeout_max_ms: settings.raft.election_timeout_max_ms,
+        read_policy: match settings.cluster.reads {
+            ReadMode::Lease => openraft::ReadPolicy::LeaseRead,
+            ReadMode::ReadIndex => openraft::ReadPolicy::ReadIndex,
+        },
+        bootstrap: settings.cluster.bootstrap,
+    };
+    Group::start(shard, journal.clone(), options)
+        .await
+        .map_err(|error| error.to_string())
+}
+
+async fn open_journal(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Journal, NodeError> {
+    let identity = Identity {
+        cluster_name: settings.cluster.name.clone(),
+        node_id: settings.node.id,
+        shards: settings.cluster.shards,
+    };
+    let journal = &settings.journal;
+    let options = JournalOptions {
+        reserve_free_bytes: journal.reserve_free_bytes,
+        write_buffer_bytes: journal.write_buffer_bytes,
+        index_write_buffer_bytes: journal.index_write_buffer_bytes,
+        block_cache_bytes: journal.block_cache_bytes,
+        log_cache_bytes_per_shard: journal.log_cache_bytes_per_shard,
+        idempotency_retention: Duration::from_secs(journal.idempotency_retention_s),
+        max_open_files: journal.max_open_files,
+        ..JournalOptions::new(settings.node.data_dir.clone(), identity)
+    };
+    let opened = tokio::task::spawn_blocking(move || Journal::open(&options, Storage::RocksDb, clock)).await;
+    match opened {
+        Ok(result) => Ok(result?),
+        Err(error) => Err(NodeError::Runtime(std::io::Error::other(error))),
+    }
+}
+
+fn residency_limits(settings: &Settings) -> ResidencyLimits {
+    let actors = &settings.actors;
+    ResidencyLimits {
+        max_resident: actors.max_resident,
+        idle_ns: actors.idle_timeout_s.saturating_mul(1_000_000_000),
+        snapshot_every_events: actors.snapshot_every_events,
+        snapshot_on_passivation_events: actors.snapshot_on_passivation_events,
+        max_concurrent_activations: actors.max_concurrent_activations,
+    }
+}
+
+fn admission_limits(settings: &Settings) -> AdmissionLimits {
+    let actors = &settings.actors;
+    AdmissionLimits {
+        node_requests: actors.max_in_flight,
+        node_bytes: actors.max_in_flight_bytes,
+        shard_requests: actors.max_in_flight_per_shard,
+        aggregate_requests: actors.max_in_flight_per_aggregate,
+    }
+}

@@ -1,0 +1,59 @@
+//! Why a node could not start or stop well.
+
+use std::net::SocketAddr;
+
+use phalanx_actors::types::RegistrationError;
+
+use crate::journal::OpenError;
+
+/// See the file's description.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// An aggregate type cannot be served.
+    #[error(transparent)]
+    Registration(#[from] RegistrationError),
+    /// There is nothing to serve.
+    #[error("no aggregate types are registered; call NodeBuilder::aggregate")]
+    NoTypes,
+    /// The settings name other nodes.
+    #[error(
+        "cluster.peers names {count} other nodes, and this release runs clusters of one node only; \
+         remove the [[cluster.peers]] sections"
+    )]
+    Peers {
+        /// How many.
+        count: usize,
+    },
+    /// The data directory cannot be used.
+    #[error("failed to open the data directory: {0}")]
+    Journal(#[from] OpenError),
+    /// The address for HTTP is taken or not ours.
+    #[error("failed to listen on http.listen = {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The runtime could not be started.
+    #[error("failed to start the runtime: {0}")]
+    Runtime(#[source] std::io::Error),
+    /// The metrics could not be set up.
+    #[error("failed to set up metrics: {0}")]
+    Metrics(String),
+    /// A shard's actor could not be started.
+    #[error("failed to start the actor of shard {shard}: {reason}")]
+    Shard {
+        /// The shard.
+        shard: u32,
+        /// Why.
+        reason: String,
+    },
+    /// The grace period was too short.
+    #[error("{count} requests were still in flight after node.shutdown_grace_ms")]
+    Unfinished {
+        /// How many.
+        count: usize,
+    },
+}

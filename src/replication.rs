@@ -1,0 +1,13 @@
+//! Consensus: one raft group per shard.
+//!
+//! This module alone names openraft. Towards the core it is a
+//! [`Replicator`](phalanx_actors::ports::Replicator); towards the disk it uses the journal's log,
+//! votes and index.
+
+pub mod group;
+pub mod log_store;
+mod network;
+pub mod refused;
+pub mod responder;
+pub mod state_machine;
+pub mod types;

@@ -1,0 +1,155 @@
+//! What applying a committed entry means: its index rows.
+//!
+//! The log holds the events, so applying writes only what finds them again, and how far it got.
+//! Rows and mark move together in the journal; after a crash, entries beyond the mark are applied
+//! once more with the same result.
+
+use std::io;
+
+use futures_util::{Stream, StreamExt};
+use openraft::entry::RaftEntry as _;
+use openraft::storage::{
+    EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot, SnapshotMeta,
+};
+use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
+use openraft::{EntryPayload, OptionalSend};
+use phalanx_actors::names::ShardId;
+
+use super::log_store::{codec_error, journal_error};
+use super::types::{self, CommandBatch, RaftLogId, RaftStoredMembership, TypeConfig};
+use crate::journal::{Applied, AppliedRecord, Journal};
+
+/// One shard's index. See the file's description.
+#[derive(Debug)]
+pub struct ShardIndex {
+    journal: Journal,
+    shard: ShardId,
+    last: Option<RaftLogId>,
+    membership: RaftStoredMembership,
+}
+
+impl ShardIndex {
+    /// Reads how far the shard was applied.
+    ///
+    /// # Errors
+    /// When the stored mark is damaged.
+    pub fn open(journal: Journal, shard: ShardId) -> Result<Self, io::Error> {
+        let stored = journal.applied(shard).map_err(journal_error)?;
+        let (last, membership) = stored
+            .map(|applied| types::applied_from_bytes(&applied.state))
+            .transpose()
+            .map_err(codec_error)?
+            .unwrap_or_default();
+        Ok(Self {
+            journal,
+            shard,
+            last,
+            membership,
+        })
+    }
+
+    fn save(&self, records: Vec<AppliedRecord>) -> Result<(), io::Error> {
+        let Some(last) = self.last else {
+            return Ok(());
+        };
+        let applied = Applied {
+            index: last.index(),
+            state: types::applied_to_bytes(Some(last), &self.membership).map_err(codec_error)?,
+        };
+        self.journal.apply(self.shard, records, applied);
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Result<Option<SnapshotOf<TypeConfig, Vec<u8>>>, io::Error> {
+        if self.last.is_none() {
+            return Ok(None);
+        }
+        let bytes = types::applied_to_bytes(self.last, &self.membership).map_err(codec_error)?;
+        Ok(Some(Snapshot {
+            meta: SnapshotMeta {
+                last_log_id: self.last,
+                last_membership: self.membership.clone(),
+            },
+            snapshot: bytes.to_vec(),
+        }))
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for ShardIndex {
+    type SnapshotData = Vec<u8>;
+    type SnapshotBuilder = ShardSnapshot;
+
+    async fn applied_state(
+        &mut self,
+    ) -> Result<(Option<RaftLogId>, RaftStoredMembership), io::Error> {
+        Ok((self.last, self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut records = Vec::new();
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            let log_id = entry.log_id();
+            match entry.payload {
+                EntryPayload::Blank => {}
+                EntryPayload::Normal(CommandBatch(batch)) => {
+                    records.extend((0..).zip(batch.iter()).map(|(slot, record)| AppliedRecord {
+                        index: log_id.index(),
+                        slot,
+                        record: record.clone(),
+                    }));
+                }
+                EntryPayload::Membership(membership) => {
+                    self.membership = RaftStoredMembership::new(Some(log_id), membership);
+                }
+            }
+            self.last = Some(log_id);
+            if let Some(responder) = responder {
+                responder.send(());
+            }
+        }
+        self.save(records)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> ShardSnapshot {
+        ShardSnapshot(self.snapshot())
+    }
+
+    /// Takes over where another node's log stands. It carries no events: those come with the log,
+    /// which no node ever purges, so openraft has no reason to send one.
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMetaOf<TypeConfig>,
+        snapshot: Vec<u8>,
+    ) -> Result<(), io::Error> {
+        types::applied_from_bytes(&snapshot).map_err(codec_error)?;
+        self.last = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.save(Vec::new())
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<TypeConfig, Vec<u8>>>, io::Error> {
+        self.snapshot()
+    }
+}
+
+/// A snapshot that was taken when its builder was asked for.
+#[derive(Debug)]
+pub struct ShardSnapshot(Result<Option<SnapshotOf<TypeConfig, Vec<u8>>>, io::Error>);
+
+impl RaftSnapshotBuilder<TypeConfig> for ShardSnapshot {
+    type SnapshotData = Vec<u8>;
+
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, Vec<u8>>, io::Error> {
+        match std::mem::replace(&mut self.0, Ok(None)) {
+            Ok(Some(snapshot)) => Ok(snapshot),
+            Ok(None) => Err(io::Error::other("nothing is applied yet")),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Holds a tree of values as they were written against the known keys.
+//!
+//! Owns the finding of unknown keys, wrong shapes and wrong types, all of them in one walk. Refuses
+//! to judge ranges: that is for [`super::rules`], once all layers are merged. Invariant: a value
+//! gets into the layer only if its type fits.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use figment::error::Kind;
+use figment::value::{Dict, Value};
+
+use super::Settings;
+use super::error::{Problem, ProblemKind};
+use super::origin::Origin;
+use super::rules;
+use super::schema::{Schema, Sort, join};
+use super::tree::{Node, Tree, to_toml};
+
+/// What one source (the file or the environment) contributes.
+#[derive(Debug, Default)]
+pub(super) struct Layer {
+    /// The accepted values, nested as in the file.
+    pub(super) values: Dict,
+    /// The place of every accepted key, also of the keys in blocks.
+    pub(super) origins: BTreeMap<String, Origin>,
+    /// The keys whose values were refused.
+    pub(super) refused: BTreeSet<String>,
+    /// Everything that is wrong.
+    pub(super) problems: Vec<Problem>,
+}
+
+/// Puts a section into the place that it has in the whole settings, to try a single value in its
+/// place.
+type Wrap<'a> = &'a dyn Fn(Dict) -> Dict;
+
+impl Layer {
+    /// Takes in the entries of the root section.
+    pub(super) fn add(&mut self, entries: Vec<(String, Tree)>, schema: &Schema) {
+        let mut values = std::mem::take(&mut self.values);
+        let found = self.section("", entries, &schema.example, schema, &|root| root);
+        merge(&mut values, found);
+        self.values = values;
+    }
+
+    fn section(
+        &mut self,
+        path: &str,
+        entries: Vec<(String, Tree)>,
+        known: &Dict,
+        schema: &Schema,
+        wrap: Wrap<'_>,
+    ) -> Dict {
+        let mut accepted = Dict::new();
+        for (name, Tree { origin, node }) in entries {
+            let key = join(path, &name);
+            let value = match (known.get(&name), node) {
+                (None, node) => {
+                    let sort = if matches!(node, Node::Leaf(_)) {
+                        Sort::Value
+                    } else {
+                        Sort::Section
+                    };
+                    let nearest = schema.nearest(&key, sort);
+                    self.refuse(&key, origin, ProblemKind::UnknownKey { nearest });
+                    continue;
+                }
+                (Some(Value::Dict(_, known)), Node::Section(entries)) => {
+                    let wrap_section =
+                        |inner: Dict| wrap(Dict::from([(name.clone(), inner.into())]));
+                    Value::from(self.section(&key, entries, known, schema, &wrap_section))
+                }
+                (Some(Value::Array(_, known)), Node::List(trees)) => {
+                    let wrap_list =
+                        |list: Vec<Value>| wrap(Dict::from([(name.clone(), list.into())]));
+                    match self.list(&key, trees, known.first(), schema, &wrap_list) {
+                        Some(list) => self.accept(key, origin, list.into()),
+                        None => continue,
+                    }
+                }
+                (Some(Value::Dict(..)), Node::Leaf(_) | Node::List(_)) => {
+                    self.refuse(
+                        &key,
+                        origin,
+                        ProblemKind::WrongShape {
+                            expected: "a section",
+                        },
+                    );
+                    continue;
+                }
+                (Some(Value::Array(..)), Node::Leaf(_) | Node::Section(_)) => {
+                    let expected = "a list of blocks, each headed by its name in double brackets";
+                    self.refuse(&key, origin, ProblemKind::WrongShape { expected });
+                    continue;
+                }
+                (Some(_), Node::Leaf(value)) => {
+                    let whole = wrap(Dict::from([(name.clone(), value.clone())]));
+                    if let Err(error) = Value::from(whole).deserialize::<Settings>() {
+                        self.refuse(&key, origin, bad_value(&key, &value, &error, schema));
+                        continue;
+                    }
+                    self.accept(key, origin, value)
+                }
+                (Some(_), Node::Section(_) | Node::List(_)) => {
+                    let expected = "a single value";
+                    self.refuse(&key, origin, ProblemKind::WrongShape { expected });
+                    continue;
+                }
+            };
+            accepted.insert(name, value);
+        }
+        accepted
+    }
+
+    /// Checks each block of a list; the list is accepted as a whole or not at all.
+    fn list(
+        &mut self,
+        path: &str,
+        trees: Vec<Tree>,
+        known: Option<&Value>,
+        schema: &Schema,
+        wrap: &dyn Fn(Vec<Value>) -> Dict,
+    ) -> Option<Vec<Value>> {
+        let known = known.and_then(Value::as_dict)?;
+        let problems_before = self.problems.len();
+        let mut list = Vec::new();
+        for (index, Tree { origin, node }) in trees.into_iter().enumerate() {
+            let key = format!("{path}[{index}]");
+            let Node::Section(entries) = node else {
+                self.refuse(
+                    &key,
+                    origin,
+                    ProblemKind::WrongShape {
+                        expected: "a block of keys",
+                    },
+                );
+                continue;
+            };
+            for name in known
+                .keys()
+                .filter(|name| !entries.iter().any(|(given, _)| given == *name))
+            {
+                self.refuse(&join(&key, name), origin.clone(), ProblemKind::MissingKey);
+            }
+            let wrap_block = |inner: Dict| {
+                let mut block = known.clone();
+                block.extend(inner);
+                wrap(vec![block.into()])
+            };
+            list.push(
+                self.section(&key, entries, known, schema, &wrap_block)
+                    .into(),
+            );
+        }
+        if self.problems.len() == problems_before {
+            return Some(list);
+        }
+        self.refused.insert(path.to_owned());
+        None
+    }
+
+    fn accept(&mut self, key: String, origin: Origin, value: Value) -> Value {
+        self.origins.insert(key, origin);
+        value
+    }
+
+    /// Notes a problem; later rules leave the key alone.
+    pub(super) fn refuse(&mut self, key: &str, origin: Origin, kind: ProblemKind) {
+        self.refused.insert(key.to_owned());
+        self.problems.push(Problem {
+            key: key.to_owned(),
+            origin,
+            kind,
+        });
+    }
+}
+
+fn bad_value(key: &str, value: &Value, error: &figment::Error, schema: &Schema) -> ProblemKind {
+    let reason = match rules::range_of(key) {
+        Some((least, most)) => format!("expected a whole number from {least} to {most}"),
+        None => match &error.kind {
+            Kind::UnknownVariant(_, variants) => format!("expected {}", variants.join(" or ")),
+            kind => kind.to_string(),
+        },
+    };
+    ProblemKind::BadValue {
+        found: to_toml(value).to_string(),
+        reason,
+        default: schema.default_text(key),
+    }
+}
+
+fn merge(into: &mut Dict, from: Dict) {
+    for (name, value) in from {
+        match (into.get_mut(&name), value) {
+            (Some(Value::Dict(_, old)), Value::Dict(_, new)) => merge(old, new),
+            (_, value) => {
+                into.insert(name, value);
+            }
+        }
+    }
+}

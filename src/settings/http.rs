@@ -1,0 +1,76 @@
+//! Section `[http]`: the interface for clients and the limits that keep slow or huge requests from
+//! harming others.
+//!
+//! Refuses to hold anything secret: tokens and certificates are not settings of this section.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+/// Where clients connect and what one of them may use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpSettings {
+    /// Address and port for clients.
+    ///
+    /// Default `127.0.0.1:8080`; any `ip:port`, `[ipv6]:port` or port 0 for a free one. An address
+    /// other than loopback opens the node to the network.
+    pub listen: SocketAddr,
+    /// Connections that may be open at the same time; further ones wait in the backlog of the
+    /// operating system.
+    ///
+    /// Default 10000, range 1 to 1000000. Larger needs more memory and file handles; smaller
+    /// refuses crowds earlier.
+    pub max_connections: usize,
+    /// Time for the complete header of a request, in milliseconds.
+    ///
+    /// Default 5000, range 10 to 600000. Larger tolerates slow networks; smaller frees connections
+    /// that send nothing.
+    pub header_timeout_ms: u64,
+    /// Time for the complete body of a request after its header, in milliseconds.
+    ///
+    /// Default 10000, range 10 to 600000. Larger tolerates slow uploads; smaller frees the memory
+    /// they hold sooner.
+    pub body_timeout_ms: u64,
+    /// Time that a connection may stay open between two requests, in milliseconds.
+    ///
+    /// Default 75000, range 10 to 3600000. Larger saves clients new connections; smaller frees idle
+    /// ones sooner.
+    pub idle_timeout_ms: u64,
+    /// Time from the complete request to its reply, in milliseconds; afterwards the outcome is
+    /// reported as unknown.
+    ///
+    /// Default 10000, range 10 to 600000. Larger waits longer for a slow disk or a new leader;
+    /// smaller makes clients retry sooner.
+    pub request_timeout_ms: u64,
+    /// Largest body of a request, in bytes; a larger one is refused with 413.
+    ///
+    /// Default 1048576 (1 MiB), range 1024 to 67108864. Larger admits larger commands and needs
+    /// more memory per request.
+    pub max_body_bytes: usize,
+    /// Largest header of a request with all its fields, in bytes; a larger one is refused with 431.
+    ///
+    /// Default 32768, range 8192 to 1048576. Larger admits long cookies and tokens; smaller saves
+    /// memory per connection.
+    pub max_header_bytes: usize,
+    /// Whether a client may speak HTTP/2 on the same port.
+    ///
+    /// Default true. False leaves HTTP/1.1 alone, one request at a time on a connection.
+    pub allow_http2: bool,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            max_connections: 10_000,
+            header_timeout_ms: 5_000,
+            body_timeout_ms: 10_000,
+            idle_timeout_ms: 75_000,
+            request_timeout_ms: 10_000,
+            max_body_bytes: 1024 * 1024,
+            max_header_bytes: 32 * 1024,
+            allow_http2: true,
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! What values are allowed, alone and together.
+//!
+//! Owns every range and every rule over several keys. Invariant: each whole number of the settings
+//! has a row in [`RANGES`]; a test compares the rows with the keys.
+
+mod cluster;
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+
+use figment::value::{Num, Value};
+use tracing_subscriber::EnvFilter;
+
+use super::Settings;
+use super::schema::{self, collect_values};
+
+/// A broken rule and the keys it is about, the most likely culprit first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Violation {
+    pub(super) keys: Vec<String>,
+    pub(super) rule: String,
+}
+
+impl Violation {
+    fn new(keys: &[&str], rule: String) -> Self {
+        let keys = keys.iter().map(|&key| key.to_owned()).collect();
+        Self { keys, rule }
+    }
+
+    /// Whether one of its keys, or the list that holds it, is in the set.
+    pub(super) fn touches(&self, refused: &BTreeSet<String>) -> bool {
+        self.keys.iter().any(|key| {
+            let list = key.split('[').next().unwrap_or(key);
+            refused.contains(key) || refused.contains(list)
+        })
+    }
+}
+
+/// Key, least and most allowed value. `journal.max_open_files` has a gap besides, see
+/// [`open_files`].
+pub(super) const RANGES: &[(&str, i128, i128)] = &[
+    ("node.id", 1, i64::MAX as i128),
+    ("node.shutdown_grace_ms", 0, 600_000),
+    ("http.max_connections", 1, 1_000_000),
+    ("http.header_timeout_ms", 10, 600_000),
+    ("http.body_timeout_ms", 10, 600_000),
+    ("http.idle_timeout_ms", 10, 3_600_000),
+    ("http.request_timeout_ms", 10, 600_000),
+    ("http.max_body_bytes", 1024, 67_108_864),
+    ("http.max_header_bytes", 8192, 1_048_576),
+    ("cluster.shards", 1, 4096),
+    ("cluster.replication_factor", 1, 9),
+    ("raft.heartbeat_interval_ms", 5, 10_000),
+    ("raft.election_timeout_min_ms", 20, 60_000),
+    ("raft.election_timeout_max_ms", 20, 120_000),
+    ("raft.max_batch_commands", 1, 65_536),
+    ("raft.max_batch_bytes", 4096, 67_108_864),
+    ("raft.proposals_in_flight", 1, 64),
+    ("journal.reserve_free_bytes", 0, 1_099_511_627_776),
+    ("journal.write_buffer_bytes", 1_048_576, 4_294_967_296),
+    ("journal.index_write_buffer_bytes", 1_048_576, 4_294_967_296),
+    ("journal.block_cache_bytes", 1_048_576, 1_099_511_627_776),
+    ("journal.log_cache_bytes_per_shard", 65_536, 1_073_741_824),
+    ("journal.idempotency_retention_s", 1, 2_592_000),
+    ("journal.max_open_files", -1, 1_000_000),
+    ("actors.max_resident", 1, 100_000_000),
+    ("actors.idle_timeout_s", 1, 86_400),
+    ("actors.snapshot_every_events", 1, 1_000_000),
+    ("actors.snapshot_on_passivation_events", 1, 1_000_000),
+    ("actors.max_concurrent_activations", 1, 65_536),
+    ("actors.max_in_flight", 1, 10_000_000),
+    ("actors.max_in_flight_bytes", 1024, 1_099_511_627_776),
+    ("actors.max_in_flight_per_shard", 1, 10_000_000),
+    ("actors.max_in_flight_per_aggregate", 1, 10_000_000),
+];
+
+/// The least and most value of a key that is a whole number.
+pub(super) fn range_of(key: &str) -> Option<(i128, i128)> {
+    let (_, least, most) = RANGES.iter().find(|(known, _, _)| *known == key)?;
+    Some((*least, *most))
+}
+
+/// Every rule that the settings break; empty when they may be used.
+pub(super) fn violations(settings: &Settings) -> Vec<Violation> {
+    let mut found = Vec::new();
+    ranges(settings, &mut found);
+    texts(settings, &mut found);
+    open_files(settings, &mut found);
+    elections(settings, &mut found);
+    admission(settings, &mut found);
+    cluster::check(settings, &mut found);
+    found
+}
+
+fn ranges(settings: &Settings, found: &mut Vec<Violation>) {
+    let Ok(values) = schema::to_dict(settings) else {
+        // Only a path that is not text cannot be written as a value, and `texts` refuses it.
+        return;
+    };
+    collect_values(&values, "", &mut |key, value| {
+        let (Value::Num(_, number), Some((least, most))) = (value, range_of(&key)) else {
+            return;
+        };
+        if !whole(*number).is_some_and(|number| (least..=most).contains(&number)) {
+            let value = super::tree::to_toml(value);
+            found.push(Violation::new(
+                &[&key],
+                format!("`{key}` = {value} must be from {least} to {most}"),
+            ));
+        }
+    });
+}
+
+fn whole(number: Num) -> Option<i128> {
+    number.to_i128().or_else(|| {
+        number
+            .to_u128()
+            .and_then(|number| i128::try_from(number).ok())
+    })
+}
+
+fn texts(settings: &Settings, found: &mut Vec<Violation>) {
+    if settings.node.data_dir.as_os_str().is_empty() {
+        found.push(Violation::new(
+            &["node.data_dir"],
+            "`node.data_dir` must not be empty".to_owned(),
+        ));
+    }
+    if settings.node.data_dir.to_str().is_none() {
+        found.push(Violation::new(
+            &["node.data_dir"],
+            "`node.data_dir` must be valid UTF-8".to_owned(),
+        ));
+    }
+    let zone = &settings.node.zone;
+    if !is_name(zone, |letter| {
+        letter.is_ascii_alphanumeric() || "._-".contains(letter)
+    }) {
+        let rule =
+            format!("`node.zone` = {zone:?} must be 1 to 64 characters of A-Z a-z 0-9 . _ -");
+        found.push(Violation::new(&["node.zone"], rule));
+    }
+    if let Err(error) = EnvFilter::try_new(&settings.log.level) {
+        let rule = format!(
+            "`log.level` = {:?} is not a level or a list of directives \
+             such as `info,phalanx::journal=debug`: {error}",
+            settings.log.level
+        );
+        found.push(Violation::new(&["log.level"], rule));
+    }
+}
+
+/// Whether a text has 1 to 64 characters, all of them allowed.
+fn is_name(text: &str, allowed: impl Fn(char) -> bool) -> bool {
+    (1..=64).contains(&text.chars().count()) && text.chars().all(allowed)
+}
+
+fn open_files(settings: &Settings, found: &mut Vec<Violation>) {
+    let files = settings.journal.max_open_files;
+    if (0..16).contains(&files) {
+        let rule = format!("`journal.max_open_files` = {files} must be -1 or at least 16");
+        found.push(Violation::new(&["journal.max_open_files"], rule));
+    }
+}
+
+fn elections(settings: &Settings, found: &mut Vec<Violation>) {
+    let raft = &settings.raft;
+    let heartbeat = ("raft.heartbeat_interval_ms", raft.heartbeat_interval_ms);
+    let least = ("raft.election_timeout_min_ms", raft.election_timeout_min_ms);
+    let most = ("raft.election_timeout_max_ms", raft.election_timeout_max_ms);
+    if heartbeat.1.saturating_mul(2) >= least.1 {
+        found.push(pair(least, "must be more than two times", heartbeat));
+    }
+    if least.1 >= most.1 {
+        found.push(pair(most, "must be more than", least));
+    }
+}
+
+/// Limits nest: an aggregate within its shard within the node.
+fn admission(settings: &Settings, found: &mut Vec<Violation>) {
+    let actors = &settings.actors;
+    let node = ("actors.max_in_flight", actors.max_in_flight);
+    let shard = (
+        "actors.max_in_flight_per_shard",
+        actors.max_in_flight_per_shard,
+    );
+    let aggregate = (
+        "actors.max_in_flight_per_aggregate",
+        actors.max_in_flight_per_aggregate,
+    );
+    let bytes = ("actors.max_in_flight_bytes", actors.max_in_flight_bytes);
+    let body = ("http.max_body_bytes", settings.http.max_body_bytes);
+    let activations = (
+        "actors.max_concurrent_activations",
+        actors.max_concurrent_activations,
+    );
+    let resident = ("actors.max_resident", actors.max_resident);
+    if shard.1 > node.1 {
+        found.push(pair(shard, "must not be more than", node));
+    }
+    if aggregate.1 > shard.1 {
+        found.push(pair(aggregate, "must not be more than", shard));
+    }
+    if bytes.1 < body.1 {
+        found.push(pair(
+            bytes,
+            "must admit one body of the largest size, at least",
+            body,
+        ));
+    }
+    if activations.1 > resident.1 {
+        found.push(pair(activations, "must not be more than", resident));
+    }
+}
+
+fn pair<T: Display>(one: (&str, T), relation: &str, other: (&str, T)) -> Violation {
+    let rule = format!(
+        "`{}` = {} {relation} `{}` = {}",
+        one.0, one.1, other.0, other.1
+    );
+    Violation::new(&[one.0, other.0], rule)
+}
+
+#[cfg(test)]
+mod tests;
