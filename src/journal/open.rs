@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use phalanx_actors::names::ShardId;
 use phalanx_actors::ports::{Clock, JournalError};
@@ -176,6 +177,76 @@ fn check_shard(
     if let Some(applied) = &applied {
         check_applied(disk, id, first..end, applied, &tail)?;
     }
+    let mut log = LogState::default();
+    log.first_index = first_index;
+    log.end = tail.last().map(|last| LogEnd {
+        index: last.entry.index,
+        meta: last.entry.meta.clone(),
+        last_position: last.last_position,
+    });
+    log.applied = applied.map(|row| Applied {
+        index: row.index,
+        state: row.state,
+    });
+    log.purged = read_purged(disk, id)?;
+    log.vote = vote.map(|row| row.vote);
+    log.votes = votes;
+    log.written_end = end;
+    Ok((log, position)) => Shard::new(id, log, position),
+        Err(error) => {
+            let shard = Shard::new(id, LogState::default(), 0);
+            match error {
+                ReadError::Disk(DiskError::Io(source)) => {
+                    shard.refuse(JournalError::Io(source));
+                }
+                error => {
+                    error.report(&shard);
+                }
+            }
+            shard
+        }
+    }
+}
+
+/// Reads and checks one shard; gives its log and the position that it is indexed to.
+fn check_shard(
+    disk: &dyn Disk,
+    id: ShardId,
+    mark: ShardMark,
+) -> Result<(LogState, u64), ReadError> {
+    let vote = read_vote(disk, id)?;
+    let votes = vote.as_ref().map_or(0, |row| row.number);
+    if votes < mark.votes {
+        let reason = format!(
+            "vote {votes} is the last one, but {} was synced",
+            mark.votes
+        );
+        return Err(damage("the write-ahead log (votes)", reason));
+    }
+    let last_index = last_index(disk, id)?;
+    let end = last_index.map_or(0, |index| index + 1);
+    if end < mark.end {
+        let found = last_index.map_or_else(|| "is empty".to_owned(), |i| format!("ends at {i}"));
+        let reason = format!("the log {found}, but entry {} was synced", mark.end - 1);
+        return Err(damage("the write-ahead log", reason));
+    }
+    let first_index = first_index(disk, id)?;
+    if mark.first > 0 && first_index.map(|index| index + 1) != Some(mark.first) {
+        let reason = format!(
+            "the log begins at {first_index:?}, not at {}",
+            mark.first - 1
+        );
+        return Err(damage("the log", reason));
+    }
+    let first = first_index.unwrap_or(end);
+    // The read begins one entry early where it can, so that the first one's positions are checked.
+    let tail_from = end.saturating_sub(VERIFIED_TAIL).max(first);
+    let tail = read_rows(disk, id, tail_from..end, usize::MAX)?;
+    let applied = read_applied(disk, id)?;
+    let position = applied.as_ref().map_or(0, |row| row.position);
+    if let Some(applied) = &applied {
+        check_applied(disk, id, first..end, applied, &tail)?;
+    }
     let log = LogState {
         first_index,
         end: tail.last().map(|last| LogEnd {
@@ -188,6 +259,7 @@ fn check_shard(
             state: row.state,
         }),
         vote: vote.map(|row| row.vote),
+        purged: read_purged(disk, id)?,
         votes,
         written_end: end,
         ..LogState::default()
@@ -205,6 +277,14 @@ fn read_vote(disk: &dyn Disk, id: ShardId) -> Result<Option<VoteRow>, ReadError>
         .map_err(ReadError::Disk)?;
     let row = row.map(|row| VoteRow::open(&row)).transpose();
     row.map_err(|error| damage("the vote", error))
+}
+
+fn read_purged(disk: &dyn Disk, id: ShardId) -> Result<Option<Bytes>, ReadError> {
+    let row = disk
+        .get(Table::Meta, &rows::purged_key(id))
+        .map_err(ReadError::Disk)?;
+    let row = row.map(|row| rows::open_purged(&row)).transpose();
+    row.map_err(|error| damage("the purged mark", error))
 }
 
 fn read_applied(disk: &dyn Disk, id: ShardId) -> Result<Option<AppliedRow>, ReadError> {
