@@ -33,8 +33,10 @@ struct Met {
 }
 
 fn insist(http: &mut Http, request: &Request, met: &mut Met) -> u64 {
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let started = Instant::now();
+        assert!(started < deadline, "{request:?} is refused for ever");
         let response = http.send(request);
         match response.status {
             200 => {
