@@ -3,9 +3,12 @@
 //! This crate is the node: settings, command line, log and everything with I/O. The rules of
 //! aggregates live in `phalanx-actors`, which does none.
 
+pub mod bench;
 pub mod cli;
 pub mod domain;
+pub mod http;
 pub mod journal;
+pub mod node;
 pub mod replication;
 pub mod settings;
 pub mod telemetry;

@@ -1,0 +1,139 @@
+//! One client: a connection and a loop.
+//!
+//! It owns when a request begins and what its latency is counted from: in a closed loop the moment
+//! it is sent, in an open loop the moment it should have been sent. It refuses to retry: a request
+//! is sent once, and a broken connection is counted and replaced.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep};
+
+use super::connection::{Connection, ExchangeError};
+use super::pacer::Schedule;
+use super::plan::Plan;
+use super::response::Head;
+use super::stats::{Live, Stats, is_success};
+use super::workload::{Kind, Workload};
+
+/// A pause after a failure to connect, so that a server that is gone is not hammered.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(20);
+
+/// When things happen in a run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Window {
+    /// From here on requests are recorded; before is warm-up.
+    pub(super) measure_from: Instant,
+    /// No request begins from here on.
+    pub(super) end: Instant,
+}
+
+/// One client's state.
+#[derive(Debug)]
+pub(super) struct Client {
+    plan: Arc<Plan>,
+    live: Arc<Live>,
+    /// Shared by the clients of one thread, hence never contended.
+    stats: Arc<Mutex<Stats>>,
+    window: Window,
+    workload: Workload,
+    connection: Option<Connection>,
+}
+
+impl Client {
+    /// A client that is not connected yet.
+    pub(super) fn new(
+        plan: Arc<Plan>,
+        live: Arc<Live>,
+        stats: Arc<Mutex<Stats>>,
+        window: Window,
+        number: usize,
+    ) -> Self {
+        let workload = Workload::new(Arc::clone(&plan), number);
+        Self {
+            plan,
+            live,
+            stats,
+            window,
+            workload,
+            connection: None,
+        }
+    }
+
+    /// Sends the next request when the last one is answered, until the window ends.
+    pub(super) async fn run_closed(mut self) {
+        let mut now = Instant::now();
+        while now < self.window.end {
+            now = self.request(now, now).await;
+        }
+    }
+
+    /// Sends requests as the schedule releases them, until it closes.
+    pub(super) async fn run_open(mut self, schedule: Arc<Schedule>) {
+        while let Some(intended) = schedule.next().await {
+            let now = Instant::now();
+            if intended >= self.window.measure_from {
+                self.stats
+                    .lock()
+                    .late(now.saturating_duration_since(intended));
+            }
+            self.request(intended, now).await;
+        }
+    }
+
+    /// One request, counted from `intended`. Returns the time at its end.
+    async fn request(&mut self, intended: Instant, begun: Instant) -> Instant {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => match Connection::open(&self.plan.target, self.plan.args.timeout).await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    self.broke(intended, &error);
+                    sleep(PAUSE_AFTER_FAILURE).await;
+                    return Instant::now();
+                }
+            },
+        };
+        let (kind, request) = self.workload.next();
+        match connection.exchange(request, begun).await {
+            Ok(head) => {
+                let now = Instant::now();
+                self.answered(kind, head, connection.body(), intended, now);
+                if !head.close {
+                    self.connection = Some(connection);
+                }
+                now
+            }
+            Err(error) => {
+                self.broke(intended, &error);
+                Instant::now()
+            }
+        }
+    }
+
+    fn answered(&self, kind: Kind, head: Head, body: &[u8], intended: Instant, now: Instant) {
+        if is_success(head.status) {
+            self.live.count(kind);
+        } else {
+            self.live
+                .others
+                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        if intended >= self.window.measure_from {
+            let latency = now.saturating_duration_since(intended);
+            self.stats
+                .lock()
+                .reply(kind, head.status, body, latency, now);
+        }
+    }
+
+    fn broke(&self, intended: Instant, error: &ExchangeError) {
+        self.live
+            .others
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if intended >= self.window.measure_from {
+            self.stats.lock().broke(error.name(), Instant::now());
+        }
+    }
+}
