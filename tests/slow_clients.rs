@@ -19,9 +19,9 @@ use support::{measured, temp_dir, wait};
 
 const SLOW: usize = 1_000;
 const NORMAL: usize = 4;
-const REQUESTS_EACH: usize = 1_500;
-const HEADER_TIMEOUT_MS: u64 = 4_000;
-const BODY_TIMEOUT_MS: u64 = 4_000;
+const REQUESTS_EACH: usize = 800;
+const HEADER_TIMEOUT_MS: u64 = 5_000;
+const BODY_TIMEOUT_MS: u64 = 5_000;
 /// An alarm for a stall, far above any jitter.
 const STALL: Duration = Duration::from_secs(2);
 
