@@ -14,9 +14,7 @@ use super::answers::{refusal, timed_out};
 use super::app::App;
 use super::code::Code;
 use super::guard::ConnectionState;
-use super::headers::{
-    CommandHeaders, IDEMPOTENT_REPLAY, POSITION, PREFERENCE_APPLIED, Return,
-};
+use super::headers::{CommandHeaders, IDEMPOTENT_REPLAY, POSITION, PREFERENCE_APPLIED, Return};
 use super::problem::Problem;
 use super::response::{Reply, reply};
 use super::service::{Answered, decode, stream};

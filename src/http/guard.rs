@@ -26,7 +26,8 @@ use super::timer::LazyTimer;
 
 /// The method of the request that stands for a refused head.
 pub(crate) const REFUSED: &str = "PHALANX-REFUSED";
-const REFUSED_REQUEST: &[u8] = b"PHALANX-REFUSED / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+const REFUSED_REQUEST: &[u8] =
+    b"PHALANX-REFUSED / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
 
 /// Bytes that are read and thrown away before a connection with unread input is closed: closing
 /// at once would reset it, and the client might never see the answer.

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::guard::GuardLimits;
+use crate::settings::HttpSettings;
 
 /// Limits of the HTTP layer. Times are in milliseconds, sizes in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,18 +29,25 @@ pub struct HttpLimits {
     pub allow_http2: bool,
 }
 
-impl Default for HttpLimits {
-    fn default() -> Self {
+impl From<&HttpSettings> for HttpLimits {
+    fn from(settings: &HttpSettings) -> Self {
         Self {
-            max_connections: 10_000,
-            header_timeout_ms: 5_000,
-            body_timeout_ms: 10_000,
-            idle_timeout_ms: 75_000,
-            request_timeout_ms: 10_000,
-            max_body_bytes: 1024 * 1024,
-            max_header_bytes: 32 * 1024,
-            allow_http2: true,
+            max_connections: settings.max_connections,
+            header_timeout_ms: settings.header_timeout_ms,
+            body_timeout_ms: settings.body_timeout_ms,
+            idle_timeout_ms: settings.idle_timeout_ms,
+            request_timeout_ms: settings.request_timeout_ms,
+            max_body_bytes: settings.max_body_bytes,
+            max_header_bytes: settings.max_header_bytes,
+            allow_http2: settings.allow_http2,
         }
+    }
+}
+
+impl Default for HttpLimits {
+    /// The defaults of the settings.
+    fn default() -> Self {
+        Self::from(&HttpSettings::default())
     }
 }
 

@@ -55,7 +55,8 @@ pub(crate) async fn handle(
         let path = parts.uri.path();
         problem_reply(*problem, path, &parts)
     });
-    app.metrics.answered(route, reply.status(), started.elapsed());
+    app.metrics
+        .answered(route, reply.status(), started.elapsed());
     reply
 }
 
