@@ -32,6 +32,8 @@ mod shard;
 mod shared;
 mod space;
 mod stream_read;
+#[cfg(test)]
+mod tests;
 mod types;
 mod wal;
 mod writer;
