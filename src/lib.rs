@@ -6,6 +6,9 @@
 pub mod bench;
 pub mod cli;
 pub mod domain;
+pub mod http;
 pub mod journal;
+pub mod node;
+pub mod replication;
 pub mod settings;
 pub mod telemetry;

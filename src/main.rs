@@ -1,10 +1,15 @@
-//! The program `phalanx`: the command line around a node.
+//! The program `phalanx`: the stock node with its sample aggregates, and its tools.
 
 use std::process::ExitCode;
 
+use phalanx::node::Node;
+
+/// Commands allocate many small, short-lived objects on several threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     phalanx::cli::run(std::env::args_os(), |settings| {
-        tracing::error!(node = settings.node.id, "this build has no node to run");
-        ExitCode::FAILURE
+        Node::builder().samples().run(settings)
     })
 }

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::fold::LoadError;
-use crate::history::{At, RecordedEvent};
+pub use crate::history::{At, RecordedEvent};
 use crate::incarnation::{Incarnation, Services, overloaded};
 use crate::names::StreamName;
 use crate::request::{Answer, CommandRequest, Failure, FailureKind, StateView};
 use crate::sequencer::Reply;
 use crate::shard::ShardHandle;
-use crate::types::{ErasedType, TypeRegistry};
+use crate::types::ErasedType;
+pub use crate::types::{TypeDescription, TypeRegistry, VariantDescription};
 
 /// How long a request waits for passivation to make room.
 const ROOM_WAIT: Duration = Duration::from_secs(1);

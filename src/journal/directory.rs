@@ -59,6 +59,11 @@ impl Format {
         Uuid::from_bytes(self.incarnation)
     }
 
+    #[cfg(test)]
+    pub(crate) fn set_version(&mut self, version: u32) {
+        self.version = version;
+    }
+
     pub(crate) fn seal(&self) -> Result<Vec<u8>, CodecError> {
         codec::seal(ValueType::Format, SCHEMA, self)
     }

@@ -104,7 +104,7 @@ impl MemoryDisk {
         self.shared.released.notify_all();
     }
 
-    /// Makes every write fail from now on, until a crash.
+    /// Makes every batch fail from now on, until a crash.
     pub fn fail_writes(&self) {
         self.shared.state.lock().failing = true;
     }
@@ -124,6 +124,15 @@ impl MemoryDisk {
     #[must_use]
     pub fn unsynced_count(&self) -> usize {
         self.shared.state.lock().unsynced.len()
+    }
+
+    /// Removes a log row behind everybody's back.
+    #[cfg(test)]
+    pub(crate) fn lose_log_row(&self, key: &[u8]) {
+        let mut state = self.shared.state.lock();
+        let key = (Table::Log, key.to_vec());
+        state.durable.remove(&key).expect("the row exists");
+        state.visible.remove(&key);
     }
 
     /// Takes the disk for one journal; `None` while another one has it.
@@ -178,21 +187,17 @@ impl Drop for MemoryHandle {
 
 impl MemoryHandle {
     fn alive(&self, state: &State) -> Result<(), DiskError> {
-        if state.epoch != self.epoch {
-            return Err(DiskError::Crashed);
+        if state.epoch == self.epoch {
+            Ok(())
+        } else {
+            Err(DiskError::Crashed)
         }
-        if state.failing {
-            return Err(DiskError::io(MemoryError::Failing));
-        }
-        Ok(())
     }
 
     /// Reads from what is visible, so that a crashed journal sees nothing new.
     fn read<T>(&self, read: impl FnOnce(&Rows) -> T) -> Result<T, DiskError> {
         let state = self.shared.state.lock();
-        if state.epoch != self.epoch {
-            return Err(DiskError::Crashed);
-        }
+        self.alive(&state)?;
         Ok(read(&state.visible))
     }
 }
@@ -227,6 +232,9 @@ impl Disk for MemoryHandle {
     fn write(&self, batch: &Batch, durability: Durability) -> Result<(), DiskError> {
         let mut state = self.shared.state.lock();
         self.alive(&state)?;
+        if state.failing {
+            return Err(DiskError::io(MemoryError::Failing));
+        }
         let changes = owned(batch);
         apply(&mut state.visible, changes.clone());
         if durability == Durability::Lazy {

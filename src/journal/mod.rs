@@ -32,6 +32,8 @@ mod shard;
 mod shared;
 mod space;
 mod stream_read;
+#[cfg(test)]
+mod tests;
 mod types;
 mod wal;
 mod writer;
@@ -156,6 +158,14 @@ impl Journal {
         });
     }
 
+    /// Saves what raft calls purged. Nothing is removed: the log is the event log.
+    pub fn save_purged(&self, shard: ShardId, purged: Bytes, done: Done) {
+        self.log_work(shard, done, |_, log| {
+            log.purged = Some(purged.clone());
+            Ok(LogWorkKind::Purged(purged))
+        });
+    }
+
     /// Removes the entries behind `last_kept`, or all of them.
     pub fn truncate_after(&self, shard: ShardId, last_kept: Option<u64>, done: Done) {
         let shared = &self.0.shared;
@@ -249,6 +259,14 @@ impl Journal {
     /// When the shard is refused.
     pub fn read_vote(&self, shard: ShardId) -> Result<Option<Bytes>, JournalError> {
         Ok(self.0.shared.readable(shard)?.log.lock().vote.clone())
+    }
+
+    /// What raft calls purged.
+    ///
+    /// # Errors
+    /// When the shard is refused.
+    pub fn read_purged(&self, shard: ShardId) -> Result<Option<Bytes>, JournalError> {
+        Ok(self.0.shared.readable(shard)?.log.lock().purged.clone())
     }
 
     /// Where the log begins and ends; `None` when it is empty.

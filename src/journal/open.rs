@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use phalanx_actors::names::ShardId;
 use phalanx_actors::ports::{Clock, JournalError};
@@ -176,22 +177,21 @@ fn check_shard(
     if let Some(applied) = &applied {
         check_applied(disk, id, first..end, applied, &tail)?;
     }
-    let log = LogState {
-        first_index,
-        end: tail.last().map(|last| LogEnd {
-            index: last.entry.index,
-            meta: last.entry.meta.clone(),
-            last_position: last.last_position,
-        }),
-        applied: applied.map(|row| Applied {
-            index: row.index,
-            state: row.state,
-        }),
-        vote: vote.map(|row| row.vote),
-        votes,
-        written_end: end,
-        ..LogState::default()
-    };
+    let mut log = LogState::default();
+    log.first_index = first_index;
+    log.end = tail.last().map(|last| LogEnd {
+        index: last.entry.index,
+        meta: last.entry.meta.clone(),
+        last_position: last.last_position,
+    });
+    log.applied = applied.map(|row| Applied {
+        index: row.index,
+        state: row.state,
+    });
+    log.purged = read_purged(disk, id)?;
+    log.vote = vote.map(|row| row.vote);
+    log.votes = votes;
+    log.written_end = end;
     Ok((log, position))
 }
 
@@ -205,6 +205,14 @@ fn read_vote(disk: &dyn Disk, id: ShardId) -> Result<Option<VoteRow>, ReadError>
         .map_err(ReadError::Disk)?;
     let row = row.map(|row| VoteRow::open(&row)).transpose();
     row.map_err(|error| damage("the vote", error))
+}
+
+fn read_purged(disk: &dyn Disk, id: ShardId) -> Result<Option<Bytes>, ReadError> {
+    let row = disk
+        .get(Table::Meta, &rows::purged_key(id))
+        .map_err(ReadError::Disk)?;
+    let row = row.map(|row| rows::open_purged(&row)).transpose();
+    row.map_err(|error| damage("the purged mark", error))
 }
 
 fn read_applied(disk: &dyn Disk, id: ShardId) -> Result<Option<AppliedRow>, ReadError> {

@@ -33,6 +33,8 @@ pub(crate) enum LogWorkKind {
     Append(Vec<Placed>),
     /// A vote and its number.
     Vote(u64, Bytes),
+    /// What raft calls purged; nothing is removed.
+    Purged(Bytes),
     /// Removes the entries from `from` to before `until`; `kept` is the new end.
     Truncate {
         from: u64,

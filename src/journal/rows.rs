@@ -12,6 +12,7 @@
 //! index     shard u32 BE, 2, type 0 id 0, key hash u128 BE    Dedup: where the record lies, expiry
 //! snapshot  shard u32 BE, type 0 id                           Snapshot: opaque
 //! meta      "vote", shard u32 BE                              Vote: its number, opaque
+//! meta      "purg", shard u32 BE                              Entry: opaque
 //! ```
 //! A record's bytes are stored exactly as its actor sealed them. The entry header stands before
 //! record 0 in one row, so that an entry of one command costs one row.
@@ -116,6 +117,12 @@ pub(crate) fn snapshot_key(out: &mut Vec<u8>, shard: ShardId, stream: &StreamNam
 pub(crate) fn vote_key(shard: ShardId) -> [u8; 8] {
     let [a, b, c, d] = shard.to_be_bytes();
     [b'v', b'o', b't', b'e', a, b, c, d]
+}
+
+/// Key of what a shard's raft group calls purged.
+pub(crate) fn purged_key(shard: ShardId) -> [u8; 8] {
+    let [a, b, c, d] = shard.to_be_bytes();
+    [b'p', b'u', b'r', b'g', a, b, c, d]
 }
 
 /// What stands in front of an entry's first record.
@@ -280,6 +287,17 @@ impl VoteRow {
         let ([number], vote) = open_numbered(ValueType::Vote, bytes)?;
         Ok(Self { number, vote })
     }
+}
+
+/// Seals what raft calls purged.
+pub(crate) fn seal_purged(purged: &[u8]) -> Result<Vec<u8>, CodecError> {
+    seal_numbered(ValueType::Entry, &[], purged)
+}
+
+/// Reads what raft calls purged.
+pub(crate) fn open_purged(bytes: &Bytes) -> Result<Bytes, CodecError> {
+    let ([], purged) = open_numbered(ValueType::Entry, bytes)?;
+    Ok(purged)
 }
 
 /// Seals a snapshot.

@@ -15,7 +15,6 @@ use phalanx_actors::names::ShardId;
 use phalanx_actors::ports::JournalError;
 use tokio::sync::watch;
 
-use super::mark::ShardMark;
 use super::types::{Applied, LogBounds, LogEntry, LogPayload, StorageFailure};
 
 /// An entry with what its header says beyond it.
@@ -92,6 +91,7 @@ pub(crate) struct LogState {
     pub(crate) end: Option<LogEnd>,
     pub(crate) applied: Option<Applied>,
     pub(crate) vote: Option<Bytes>,
+    pub(crate) purged: Option<Bytes>,
     /// Number of the last vote.
     pub(crate) votes: u64,
     /// Counts truncations: news about what is on disk from before one is stale.
@@ -216,15 +216,6 @@ impl LogState {
 
     pub(crate) fn last_position(&self) -> u64 {
         self.end.as_ref().map_or(0, |end| end.last_position)
-    }
-
-    /// The mark once everything up to now is on disk.
-    pub(crate) fn mark(&self) -> ShardMark {
-        ShardMark {
-            first: self.first_index.map_or(0, |first| first + 1),
-            end: self.end.as_ref().map_or(0, |end| end.index + 1),
-            votes: self.votes,
-        }
     }
 }
 

@@ -127,6 +127,13 @@ impl Writer {
                         .put(Table::Meta, &rows::vote_key(work.shard), &[&row])
                 })
             }
+            LogWorkKind::Purged(purged) => {
+                let sealed = rows::seal_purged(&purged).map_err(DiskError::io);
+                sealed.map(|row| {
+                    self.batch
+                        .put(Table::Meta, &rows::purged_key(work.shard), &[&row]);
+                })
+            }
             LogWorkKind::Truncate { from, until, kept } => {
                 pending.end = Some(kept.map_or(0, |kept| kept.index + 1));
                 self.truncate(shared, work.shard, from, until)

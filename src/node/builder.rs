@@ -18,10 +18,10 @@ use tokio::task::JoinHandle;
 use super::{Node, NodeError, shutdown};
 use crate::domain::{Account, Order, Prescription, WorkshopDay};
 use crate::http::{self, HttpApp, HttpLimits};
-use crate::journal::{Identity, Journal, JournalOptions};
+use crate::journal::{Identity, Journal, JournalOptions, Storage};
 use crate::replication::group::{Group, GroupOptions};
 use crate::replication::refused::Refused;
-use crate::settings::{ReadMode, Settings};
+use crate::settings::{HttpSettings, ReadMode, Settings};
 use crate::telemetry::metrics;
 
 /// Collects what a node is made of.
@@ -133,7 +133,7 @@ impl NodeBuilder {
         let http = tokio::spawn(http::serve(
             listener,
             app,
-            HttpLimits::from(&settings.http),
+            http_limits(&settings.http),
             async move {
                 // An error means that the node is gone, which is a reason to stop as well.
                 let _stopped = stopping.wait_for(|stop| *stop).await;
@@ -250,7 +250,7 @@ async fn open_journal(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Jour
         max_open_files: journal.max_open_files,
         ..JournalOptions::new(settings.node.data_dir.clone(), identity)
     };
-    let opened = tokio::task::spawn_blocking(move || Journal::open(options, clock)).await;
+    let opened = tokio::task::spawn_blocking(move || Journal::open(&options, Storage::RocksDb, clock)).await;
     match opened {
         Ok(result) => Ok(result?),
         Err(error) => Err(NodeError::Runtime(std::io::Error::other(error))),
@@ -275,5 +275,18 @@ fn admission_limits(settings: &Settings) -> AdmissionLimits {
         node_bytes: actors.max_in_flight_bytes,
         shard_requests: actors.max_in_flight_per_shard,
         aggregate_requests: actors.max_in_flight_per_aggregate,
+    }
+}
+
+fn http_limits(settings: &HttpSettings) -> HttpLimits {
+    HttpLimits {
+        max_connections: settings.max_connections,
+        header_timeout_ms: settings.header_timeout_ms,
+        body_timeout_ms: settings.body_timeout_ms,
+        idle_timeout_ms: settings.idle_timeout_ms,
+        request_timeout_ms: settings.request_timeout_ms,
+        max_body_bytes: settings.max_body_bytes,
+        max_header_bytes: settings.max_header_bytes,
+        allow_http2: settings.allow_http2,
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{BasicNode, Config, Raft, ReadPolicy, ServerState, SnapshotPolicy};
 use phalanx_actors::names::ShardId;
-use phalanx_actors::ports::{Batch, BoxFuture, Proposed, ProposedCallback, Replicator};
+use phalanx_actors::ports::{Batch, BoxFuture, ProposedCallback, Replicator};
 use phalanx_actors::shard::ShardHandle;
 
 use super::log_store::ShardLog;
@@ -137,7 +137,7 @@ impl Group {
             // The only voter need not wait for anybody's silence.
             self.raft
                 .trigger()
-                .elect()
+                .elect(false)
                 .await
                 .map_err(|error| failed(error.to_string()))?;
         }
@@ -201,7 +201,7 @@ impl Group {
     /// Starts a new term after an incarnation ended by itself: if this node still leads, nobody
     /// else would.
     async fn renew(&self) {
-        if let Err(error) = self.raft.trigger().elect().await {
+        if let Err(error) = self.raft.trigger().elect(false).await {
             tracing::error!(shard = self.shard, %error, "failed to start a new term");
         }
     }

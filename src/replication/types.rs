@@ -66,8 +66,6 @@ impl fmt::Display for CommandBatch {
     }
 }
 
-impl openraft::AppData for CommandBatch {}
-
 /// A log id as stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StoredLogId {

@@ -67,6 +67,9 @@ pub fn init(settings: &LogSettings) -> Result<(), LoggingError> {
     Ok(())
 }
 
+/// Every shard's raft group tells each step of an election at `info`.
+const QUIET: &str = "openraft=warn";
+
 #[derive(Debug, Clone, Copy)]
 struct Style {
     json: bool,
@@ -81,7 +84,8 @@ fn subscriber<W>(
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(level).map_err(|source| LoggingError::Level {
+    // A level that names openraft itself comes later and wins.
+    let filter = EnvFilter::try_new(format!("{QUIET},{level}")).map_err(|source| LoggingError::Level {
         level: level.to_owned(),
         source,
     })?;

@@ -104,7 +104,7 @@ fn every_way_to_write_a_key_in_toml_keeps_its_line() {
 #[test]
 fn variables_carry_text_numbers_flags_and_lists() {
     let loaded = load(
-        "[[cluster.peers]]\nid = 9\naddress = \"i:1\"\n",
+        "[[cluster.peers]]\nid = 8\naddress = \"h:1\"\n[[cluster.peers]]\nid = 9\naddress = \"i:1\"\n",
         &[
             ("PHALANX__NODE__ZONE", "12"),
             ("PHALANX__NODE__DATA_DIR", "/var/lib/a b"),
@@ -136,6 +136,7 @@ fn variables_carry_text_numbers_flags_and_lists() {
         loaded.origin("cluster.peers[0].id"),
         Origin::Environment { .. }
     ));
+    assert_eq!(loaded.origin("cluster.peers[1].id"), Origin::Default);
 }
 
 #[test]

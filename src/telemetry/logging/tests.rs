@@ -29,20 +29,6 @@ impl io::Write for Memory {
     }
 }
 
-/// A writer whose reader is gone.
-#[derive(Debug, Clone)]
-struct Closed;
-
-impl io::Write for Closed {
-    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::BrokenPipe.into())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Err(io::ErrorKind::BrokenPipe.into())
-    }
-}
-
 fn logged(level: &str, style: Style, act: impl FnOnce()) -> String {
     let memory = Memory::default();
     let writer = memory.clone();
@@ -163,14 +149,29 @@ fn what_the_level_excludes_is_switched_off_at_its_source() {
 
 #[test]
 fn a_closed_log_does_not_disturb_the_caller() {
-    let subscriber = subscriber("info", JSON, || Closed).unwrap();
-
-    let after = tracing::subscriber::with_default(subscriber, || {
+    const NAME: &str = "telemetry::logging::tests::a_closed_log_does_not_disturb_the_caller";
+    const STAGE: &str = "PHALANX_TEST_LOG_IS_CLOSED";
+    if std::env::var_os(STAGE).is_some() {
+        init(&LogSettings::default()).unwrap();
         tracing::error!("nobody reads this");
-        "still here"
-    });
+        std::process::exit(7);
+    }
+    let (reader, writer) = io::pipe().unwrap();
+    drop(reader);
 
-    assert_eq!(after, "still here");
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", NAME, "--nocapture"])
+        .env(STAGE, "1")
+        .stdout(std::process::Stdio::null())
+        .stderr(writer)
+        .status()
+        .unwrap();
+
+    assert_eq!(
+        status.code(),
+        Some(7),
+        "a panic would have ended the test before"
+    );
 }
 
 #[test]

@@ -1,0 +1,48 @@
+//! The HTTP interface of a node.
+//!
+//! It owns the socket, the rules of HTTP, and the mapping between the command model's words and
+//! HTTP's. It refuses to know how commands are decided or where events are stored: all it holds of
+//! the node is a [`CommandModel`]. Invariants: every error is a problem document with exactly one
+//! status; nothing waits without a limit; header values and bodies never reach a log.
+//!
+//! ```text
+//! accept -> connection -> guard (heads, time limits) -> service -> command | state | history | ...
+//! ```
+
+mod accept;
+mod answers;
+mod app;
+mod body;
+mod chunks;
+mod code;
+mod command;
+mod conditions;
+mod connection;
+mod framing;
+mod guard;
+mod headers;
+mod health;
+mod history;
+mod limits;
+pub mod metrics;
+mod openapi;
+mod pages;
+mod problem;
+mod query;
+mod reasons;
+mod render;
+mod response;
+mod routes;
+mod schema;
+mod service;
+mod state;
+mod timer;
+mod trace;
+mod types;
+
+pub use accept::serve;
+pub use app::HttpApp;
+pub use limits::HttpLimits;
+
+#[cfg(doc)]
+use phalanx_actors::model::CommandModel;

@@ -1,0 +1,77 @@
+//! What all requests of a node share.
+
+use std::sync::atomic::AtomicBool;
+
+use bytes::Bytes;
+use metrics_exporter_prometheus::PrometheusHandle;
+use phalanx_actors::model::CommandModel;
+
+use super::metrics::HttpMetrics;
+use super::reasons::Reasons;
+use super::response::{Reply, json};
+use super::{HttpLimits, openapi, types};
+
+/// What the HTTP layer serves.
+#[derive(Debug, Clone)]
+pub struct HttpApp {
+    /// Commands, reads and histories.
+    pub model: CommandModel,
+    /// Renders `/metrics`. Its recorder must be installed before [`super::serve`] is called, and
+    /// its owner folds samples together from time to time (`run_upkeep`).
+    pub metrics: PrometheusHandle,
+}
+
+/// The shared parts, made once per node.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) model: CommandModel,
+    pub(crate) node_id: u64,
+    pub(crate) prometheus: PrometheusHandle,
+    pub(crate) limits: HttpLimits,
+    pub(crate) metrics: HttpMetrics,
+    pub(crate) reasons: Reasons,
+    pub(crate) documents: Documents,
+    /// Set once the node has been ready.
+    pub(crate) started: AtomicBool,
+}
+
+impl App {
+    /// Prepares what does not change while the node runs.
+    pub(crate) fn new(app: HttpApp, limits: HttpLimits) -> Self {
+        let registry = app.model.types();
+        let reasons = Reasons::new(registry);
+        let documents = Documents {
+            types: types::render_all(registry).into(),
+            openapi: openapi::document(registry).to_string().into(),
+        };
+        Self {
+            node_id: app.model.node_id(),
+            model: app.model,
+            prometheus: app.metrics,
+            limits,
+            metrics: HttpMetrics::new(),
+            reasons,
+            documents,
+            started: AtomicBool::new(false),
+        }
+    }
+}
+
+/// Documents that are the same until the node restarts.
+#[derive(Debug)]
+pub(crate) struct Documents {
+    types: Bytes,
+    openapi: Bytes,
+}
+
+impl Documents {
+    /// All aggregate types.
+    pub(crate) fn types(&self) -> Reply {
+        json(self.types.clone())
+    }
+
+    /// The OpenAPI document.
+    pub(crate) fn openapi(&self) -> Reply {
+        json(self.openapi.clone())
+    }
+}

@@ -1,0 +1,181 @@
+//! `GET /v1/aggregates/{type}/{id}/events`: the history as CloudEvents 1.0.
+//!
+//! Attribute values are strings, as the JSON event format asks of numbers over 32 bits.
+
+use bytes::{BufMut, BytesMut};
+use http::header::LINK;
+use http::{HeaderValue, StatusCode, request};
+use phalanx_actors::history::RecordedEvent;
+use phalanx_actors::names::StreamName;
+
+use super::answers::timed_out;
+use super::app::App;
+use super::code::Code;
+use super::guard::ConnectionState;
+use super::problem::Problem;
+use super::query;
+use super::render::{put_number, put_position};
+use super::response::typed;
+use super::service::{Answered, stream};
+
+/// The most events of one page.
+const MAX_LIMIT: u64 = 1000;
+/// Events of one page unless the client asks otherwise.
+const DEFAULT_LIMIT: u64 = 100;
+const MEDIA_TYPE: &str = "application/cloudevents-batch+json";
+
+/// Answers a page of the history.
+pub(crate) async fn answer(
+    app: &App,
+    connection: &ConnectionState,
+    parts: &request::Parts,
+    aggregate_type: &str,
+    id: &str,
+) -> Answered {
+    let stream = stream(app, aggregate_type, id)?;
+    let [from, limit] = query::parse(parts.uri.query(), ["from_sequence", "limit"])?;
+    let from = from.map_or(Ok(1), |v| query::number("from_sequence", &v, 1..=u64::MAX))?;
+    let limit = limit.map_or(Ok(DEFAULT_LIMIT), |v| {
+        query::number("limit", &v, 1..=MAX_LIMIT)
+    })?;
+    let page = usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut timer = std::mem::take(&mut *connection.timer.lock());
+    let time = app.limits.request_timeout();
+    let read = timer.within(time, read(app, &stream, from, page)).await;
+    *connection.timer.lock() = timer;
+    let mut events = read.unwrap_or_else(|_| Err(timed_out(false, time)))?;
+    let next = events.get(page).map(|event| event.sequence_number);
+    events.truncate(page);
+    let mut reply = typed(StatusCode::OK, MEDIA_TYPE, batch(&stream, &events).freeze());
+    if let Some(next) = next {
+        let (kind, id) = (stream.aggregate_type(), stream.id());
+        let link = format!(
+            "</v1/aggregates/{kind}/{id}/events?from_sequence={next}&limit={limit}>; rel=\"next\""
+        );
+        if let Ok(link) = HeaderValue::try_from(link) {
+            reply.headers_mut().insert(LINK, link);
+        }
+    }
+    Ok(reply)
+}
+
+/// Reads a page and one event more, which tells whether there is another page.
+async fn read(
+    app: &App,
+    stream: &StreamName,
+    from: u64,
+    page: usize,
+) -> Result<Vec<RecordedEvent>, Problem> {
+    let events = app.model.history(stream, from, page + 1).await?;
+    // Beyond the end of an aggregate there is an empty page; without an aggregate there is none.
+    let exists =
+        !events.is_empty() || from > 1 && !app.model.history(stream, 1, 1).await?.is_empty();
+    if exists {
+        Ok(events)
+    } else {
+        Err(Problem::new(
+            Code::AggregateNotFound,
+            "no event has happened to this aggregate yet",
+        ))
+    }
+}
+
+/// Renders a batch. Names and ids need no escaping; the text of metadata might.
+fn batch(stream: &StreamName, events: &[RecordedEvent]) -> BytesMut {
+    let data: usize = events.iter().map(|event| event.data.get().len()).sum();
+    let mut out = BytesMut::with_capacity(data + 512 * (events.len() + 1));
+    out.put_u8(b'[');
+    for (at, event) in events.iter().enumerate() {
+        if at > 0 {
+            out.put_u8(b',');
+        }
+        put_event(&mut out, stream, event);
+    }
+    out.put_u8(b']');
+    out
+}
+
+fn put_event(out: &mut BytesMut, stream: &StreamName, event: &RecordedEvent) {
+    let (kind, id) = (stream.aggregate_type(), stream.id());
+    let name = event.event_type;
+    let head = format!(
+        "{{\"specversion\":\"1.0\",\"id\":\"{kind}/{id}/{number}\",\
+         \"source\":\"/v1/aggregates/{kind}/{id}\",\"type\":\"{name}\",\"subject\":\"{id}\",\
+         \"time\":\"{time}\",\"datacontenttype\":\"application/json\",\
+         \"dataschema\":\"/v1/types/{kind}/events/{name}/{version}\",\"sequence\":\"",
+        number = event.sequence_number,
+        time = event.time,
+        version = event.schema_version,
+    );
+    out.put_slice(head.as_bytes());
+    put_number(out, event.sequence_number);
+    out.put_slice(b"\",\"position\":\"");
+    put_position(out, event.position);
+    out.put_u8(b'"');
+    // An attribute must not be empty: one that is unknown is left out.
+    for (attribute, value) in [
+        ("causationid", &event.causation_id),
+        ("correlationid", &event.correlation_id),
+        ("traceparent", &event.traceparent),
+    ] {
+        if !value.is_empty() {
+            out.put_slice(b",\"");
+            out.put_slice(attribute.as_bytes());
+            out.put_slice(b"\":");
+            out.put_slice(
+                serde_json::Value::from(value.as_str())
+                    .to_string()
+                    .as_bytes(),
+            );
+        }
+    }
+    out.put_slice(b",\"data\":");
+    out.put_slice(event.data.get().as_bytes());
+    out.put_u8(b'}');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use phalanx_actors::names::Position;
+    use serde_json::value::RawValue;
+
+    #[test]
+    fn an_event_has_the_attributes_of_the_contract() {
+        let stream = StreamName::new("account", "a-1").unwrap();
+        let event = RecordedEvent {
+            event_type: "MoneyDeposited",
+            sequence_number: 3,
+            position: Position {
+                shard: 12,
+                number: 90_817,
+            },
+            time: "2026-11-21T08:30:00.5Z".parse().unwrap(),
+            schema_version: 2,
+            data: RawValue::from_string("{\"amount_cents\":5}".to_owned()).unwrap(),
+            causation_id: "a \"quoted\" key".to_owned(),
+            correlation_id: "c".to_owned(),
+            traceparent: String::new(),
+        };
+        let rendered = batch(&stream, &[event]);
+        let json: serde_json::Value = serde_json::from_slice(&rendered).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!([{
+                "specversion": "1.0",
+                "id": "account/a-1/3",
+                "source": "/v1/aggregates/account/a-1",
+                "type": "MoneyDeposited",
+                "subject": "a-1",
+                "time": "2026-11-21T08:30:00.5Z",
+                "datacontenttype": "application/json",
+                "dataschema": "/v1/types/account/events/MoneyDeposited/2",
+                "sequence": "3",
+                "position": "12:90817",
+                "causationid": "a \"quoted\" key",
+                "correlationid": "c",
+                "data": {"amount_cents": 5},
+            }])
+        );
+    }
+}

@@ -1,0 +1,74 @@
+//! What one client may use: connections, bytes and time.
+//!
+//! The numbers come from the section `[http]` of the settings.
+
+use std::time::Duration;
+
+use super::guard::GuardLimits;
+use crate::settings::HttpSettings;
+
+/// Limits of the HTTP layer. Times are in milliseconds, sizes in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// Connections that may be open at the same time; further ones are answered 503 and closed.
+    pub max_connections: usize,
+    /// From the first byte of a head (on a new connection: from its start) to its end.
+    pub header_timeout_ms: u64,
+    /// From the end of a head to the end of its body; also how long an answer may wait for a
+    /// client that does not read.
+    pub body_timeout_ms: u64,
+    /// Between two requests of a connection.
+    pub idle_timeout_ms: u64,
+    /// From the complete request to its answer.
+    pub request_timeout_ms: u64,
+    /// The largest body.
+    pub max_body_bytes: usize,
+    /// The largest head.
+    pub max_header_bytes: usize,
+    /// Whether HTTP/2 is spoken to clients that start with it.
+    pub allow_http2: bool,
+}
+
+impl From<&HttpSettings> for HttpLimits {
+    fn from(settings: &HttpSettings) -> Self {
+        Self {
+            max_connections: settings.max_connections,
+            header_timeout_ms: settings.header_timeout_ms,
+            body_timeout_ms: settings.body_timeout_ms,
+            idle_timeout_ms: settings.idle_timeout_ms,
+            request_timeout_ms: settings.request_timeout_ms,
+            max_body_bytes: settings.max_body_bytes,
+            max_header_bytes: settings.max_header_bytes,
+            allow_http2: settings.allow_http2,
+        }
+    }
+}
+
+impl Default for HttpLimits {
+    /// The defaults of the settings.
+    fn default() -> Self {
+        Self::from(&HttpSettings::default())
+    }
+}
+
+impl HttpLimits {
+    /// The limits of the bytes of one connection.
+    pub(crate) fn guard(&self) -> GuardLimits {
+        GuardLimits {
+            header_timeout: Duration::from_millis(self.header_timeout_ms),
+            body_timeout: self.body_timeout(),
+            idle_timeout: Duration::from_millis(self.idle_timeout_ms),
+            max_header_bytes: self.max_header_bytes,
+        }
+    }
+
+    /// Time for a body.
+    pub(crate) fn body_timeout(&self) -> Duration {
+        Duration::from_millis(self.body_timeout_ms)
+    }
+
+    /// Time for an answer.
+    pub(crate) fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms)
+    }
+}

@@ -1,0 +1,10 @@
+//! Tests of the journal. What must hold on every disk is in `conformance`; what only files can do
+//! wrong is in `damage` and `directory`.
+
+mod conformance;
+mod cost;
+mod damage;
+mod directory;
+mod failure;
+mod golden;
+mod kit;
