@@ -14,19 +14,11 @@ use super::{HttpLimits, openapi, types};
 /// What the HTTP layer serves.
 #[derive(Debug, Clone)]
 pub struct HttpApp {
-    model: CommandModel,
-    prometheus: PrometheusHandle,
-}
-
-impl HttpApp {
-    /// Serves `model`, and `prometheus` at `/metrics`.
-    ///
-    /// The recorder behind `prometheus` must be installed before [`super::serve`] is called, and
+    /// Commands, reads and histories.
+    pub model: CommandModel,
+    /// Renders `/metrics`. Its recorder must be installed before [`super::serve`] is called, and
     /// its owner folds samples together from time to time (`run_upkeep`).
-    #[must_use]
-    pub fn new(model: CommandModel, prometheus: PrometheusHandle) -> Self {
-        Self { model, prometheus }
-    }
+    pub metrics: PrometheusHandle,
 }
 
 /// The shared parts, made once per node.
@@ -55,7 +47,7 @@ impl App {
         Self {
             node_id: app.model.node_id(),
             model: app.model,
-            prometheus: app.prometheus,
+            prometheus: app.metrics,
             limits,
             metrics: HttpMetrics::new(),
             reasons,

@@ -129,10 +129,7 @@ impl NodeBuilder {
         )));
         background.push(tokio::spawn(metrics::upkeep(prometheus.clone())));
         let (stop_http, mut stopping) = watch::channel(false);
-        let app = HttpApp {
-            model: model.clone(),
-            metrics: prometheus,
-        };
+        let app = HttpApp::new(model.clone(), prometheus);
         let http = tokio::spawn(http::serve(
             listener,
             app,

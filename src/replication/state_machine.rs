@@ -61,18 +61,15 @@ impl ShardIndex {
         Ok(())
     }
 
-    fn snapshot(&self) -> Result<Option<SnapshotOf<TypeConfig, Vec<u8>>>, io::Error> {
-        if self.last.is_none() {
-            return Ok(None);
-        }
+    fn snapshot(&self) -> Result<SnapshotOf<TypeConfig, Vec<u8>>, io::Error> {
         let bytes = types::applied_to_bytes(self.last, &self.membership).map_err(codec_error)?;
-        Ok(Some(Snapshot {
+        Ok(Snapshot {
             meta: SnapshotMeta {
                 last_log_id: self.last,
                 last_membership: self.membership.clone(),
             },
             snapshot: bytes.to_vec(),
-        }))
+        })
     }
 }
 
@@ -117,7 +114,7 @@ impl RaftStateMachine<TypeConfig> for ShardIndex {
     }
 
     async fn get_snapshot_builder(&mut self) -> ShardSnapshot {
-        ShardSnapshot(self.snapshot())
+        ShardSnapshot(Some(self.snapshot()))
     }
 
     /// Takes over where another node's log stands. It carries no events: those come with the log,
@@ -136,22 +133,23 @@ impl RaftStateMachine<TypeConfig> for ShardIndex {
     async fn get_current_snapshot(
         &mut self,
     ) -> Result<Option<SnapshotOf<TypeConfig, Vec<u8>>>, io::Error> {
-        self.snapshot()
+        match self.last {
+            Some(_) => self.snapshot().map(Some),
+            None => Ok(None),
+        }
     }
 }
 
 /// A snapshot that was taken when its builder was asked for.
 #[derive(Debug)]
-pub struct ShardSnapshot(Result<Option<SnapshotOf<TypeConfig, Vec<u8>>>, io::Error>);
+pub struct ShardSnapshot(Option<Result<SnapshotOf<TypeConfig, Vec<u8>>, io::Error>>);
 
 impl RaftSnapshotBuilder<TypeConfig> for ShardSnapshot {
     type SnapshotData = Vec<u8>;
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, Vec<u8>>, io::Error> {
-        match std::mem::replace(&mut self.0, Ok(None)) {
-            Ok(Some(snapshot)) => Ok(snapshot),
-            Ok(None) => Err(io::Error::other("nothing is applied yet")),
-            Err(error) => Err(error),
-        }
+        self.0
+            .take()
+            .unwrap_or_else(|| Err(io::Error::other("this snapshot was given away already")))
     }
 }

@@ -33,7 +33,11 @@ fn reading_a_stream_reads_its_own_events_and_not_its_neighbours() {
     assert_eq!(events, ENTRIES);
     let own_bytes: usize = records.iter().map(|record| record.bytes.len()).sum();
     let own_bytes = u64::try_from(own_bytes).unwrap();
-    println!("per event: {} bytes stored, {} bytes read", own_bytes / events, read / events);
+    println!(
+        "per event: {} bytes stored, {} bytes read",
+        own_bytes / events,
+        read / events
+    );
     // A record comes with its key and a checksum, and a share of the tables, which hold keys only.
     assert!(read >= own_bytes, "{read} read of {own_bytes}");
     assert!(read < 3 * own_bytes, "{read} read of {own_bytes}");

@@ -53,7 +53,10 @@ fn values() {
         other: Bytes::new(),
     };
     let sealed = rows::seal_header(2, 300, b"id", b"").unwrap();
-    assert_eq!(hex(&sealed), "a70103010012000000eca57982020000002c01000000000000020000006964");
+    assert_eq!(
+        hex(&sealed),
+        "a70103010012000000eca57982020000002c01000000000000020000006964"
+    );
     let row = Bytes::from([&sealed[..], b"record"].concat());
     assert_eq!(
         rows::open_header(&row).unwrap(),
@@ -67,7 +70,10 @@ fn values() {
         first_position: 70_000,
     };
     let sealed = stream_row.seal().unwrap();
-    assert_eq!(hex(&sealed), "a7010801000a000000e080127cfb2c010102fc70110100");
+    assert_eq!(
+        hex(&sealed),
+        "a7010801000a000000e080127cfb2c010102fc70110100"
+    );
     assert_eq!(StreamRow::open(&sealed).unwrap(), stream_row);
 
     let dedup = DedupRow {
@@ -76,7 +82,10 @@ fn values() {
         expires_us: 1_700_000_000_000_000,
     };
     let sealed = dedup.seal().unwrap();
-    assert_eq!(hex(&sealed), "a7010601000d000000e0a66c58fb2c0101fd00803c3048140c00");
+    assert_eq!(
+        hex(&sealed),
+        "a7010601000d000000e0a66c58fb2c0101fd00803c3048140c00"
+    );
     assert_eq!(DedupRow::open(&sealed).unwrap(), dedup);
 
     let applied = AppliedRow {
@@ -85,7 +94,10 @@ fn values() {
         state: Bytes::from_static(b"state"),
     };
     let sealed = Bytes::from(applied.seal().unwrap());
-    assert_eq!(hex(&sealed), "a70105010015000000d3de92b4030000000000000009000000000000007374617465");
+    assert_eq!(
+        hex(&sealed),
+        "a70105010015000000d3de92b4030000000000000009000000000000007374617465"
+    );
     assert_eq!(AppliedRow::open(&sealed).unwrap(), applied);
 
     let vote = VoteRow {
@@ -93,11 +105,20 @@ fn values() {
         vote: Bytes::from_static(b"vote"),
     };
     let sealed = Bytes::from(vote.seal().unwrap());
-    assert_eq!(hex(&sealed), "a7010401000c000000661966130400000000000000766f7465");
+    assert_eq!(
+        hex(&sealed),
+        "a7010401000c000000661966130400000000000000766f7465"
+    );
     assert_eq!(VoteRow::open(&sealed).unwrap(), vote);
 
-    assert_eq!(hex(&rows::seal_snapshot(b"snap").unwrap()), "a70102010004000000c141641a736e6170");
-    assert_eq!(hex(&rows::seal_purged(b"p").unwrap()), "a701030100010000005788cef270");
+    assert_eq!(
+        hex(&rows::seal_snapshot(b"snap").unwrap()),
+        "a70102010004000000c141641a736e6170"
+    );
+    assert_eq!(
+        hex(&rows::seal_purged(b"p").unwrap()),
+        "a701030100010000005788cef270"
+    );
 }
 
 #[test]
@@ -110,6 +131,9 @@ fn marks() {
             votes: 2,
         }],
     };
-    assert_eq!(hex(&marks.seal().unwrap()), "a70109010020000000f533bd9f060000000000000001000000000000000a000000000000000200000000000000");
+    assert_eq!(
+        hex(&marks.seal().unwrap()),
+        "a70109010020000000f533bd9f060000000000000001000000000000000a000000000000000200000000000000"
+    );
     assert_eq!(marks.slot(), 0);
 }
