@@ -6,6 +6,7 @@
 pub mod bench;
 pub mod cli;
 pub mod domain;
+pub mod failpoints;
 pub mod http;
 pub mod journal;
 pub mod node;

@@ -20,6 +20,7 @@ use super::network::Alone;
 use super::responder::ProposalResponder;
 use super::state_machine::ShardIndex;
 use super::types::{Committed, CommandBatch, NodeId, TypeConfig};
+use crate::failpoints::crash_point;
 use crate::journal::Journal;
 
 type ShardRaft = Raft<TypeConfig, ShardIndex>;
@@ -223,6 +224,7 @@ impl Replicator for Group {
             .with_leader(Committed::from(term))
             .responder(responder);
         Box::pin(async move {
+            crash_point!("replication::before_propose");
             if let Err(error) = request.await {
                 // The responder is dropped and reports an unknown outcome.
                 tracing::error!(shard = self.shard, %error, "the raft group stopped");
