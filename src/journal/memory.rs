@@ -36,9 +36,10 @@ struct Shared {
     released: Condvar,
 }
 
-type Rows = BTreeMap<(Table, Vec<u8>), Bytes>;
+type Key = (Table, Vec<u8>);
+type Rows = BTreeMap<Key, Bytes>;
 /// A change with its own bytes; `None` removes.
-type OwnedChange = ((Table, Vec<u8>), Option<Bytes>);
+type OwnedChange = (Key, Option<Bytes>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -220,9 +221,6 @@ fn owned(batch: &Batch) -> Vec<OwnedChange> {
     };
     batch.changes().map(own).collect()
 }
-
-/// Where a row stands.
-type Key = (Table, Vec<u8>);
 
 fn bounds(scan: Scan<'_>) -> (Bound<Key>, Bound<Key>) {
     (
