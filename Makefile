@@ -1,10 +1,56 @@
+# Everything that a newcomer needs: `make run`, `make test`. `make help` lists the rest.
+#
+# One cargo profile (release) serves them all, so RocksDB, which takes about nine minutes on two
+# cores, is compiled once. CARGO_TARGET_DIR is respected.
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+PHALANX := $(TARGET)/release/phalanx
+CONFIG ?= config/node.toml
+COMPARE_ARGS ?=
+BENCH_ARGS ?= http://127.0.0.1:8080
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+.PHONY: setup
+setup: ## Check for (and on Debian as root install) what RocksDB needs to compile
+	@.ci/setup
+
+.PHONY: build
+build: setup ## Compile the node
+	$(CARGO) build --release
+
+.PHONY: run
+run: build ## Start one node from config/node.toml
+	$(PHALANX) serve --config $(CONFIG)
+
+.PHONY: test
+test: setup ## Run every test
+	.ci/test
+
+.PHONY: check
+check: setup ## Format, lints, documentation and dependencies, warnings denied
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets --features phalanx/failpoints -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --no-deps --workspace
+
+.PHONY: bench
+bench: build ## Drive a running node; BENCH_ARGS="URL --clients 64 ..."
+	$(PHALANX) bench $(BENCH_ARGS)
+
+.PHONY: microbench
+microbench: setup ## The criterion benches of the parts
+	$(CARGO) bench --workspace --exclude phalanx-peers
+
 # The references beside Phalanx: each is started, measured and stopped, in turns.
 # Two of them come from Debian: apt-get install postgresql redis-server
-COMPARE_ARGS ?=
-
 .PHONY: compare
-compare:
-	cargo build --release --package phalanx --package phalanx-peers
-	$${CARGO_TARGET_DIR:-target}/release/phalanx-peers compare \
-		--phalanx $${CARGO_TARGET_DIR:-target}/release/phalanx \
-		--json $${CARGO_TARGET_DIR:-target}/compare.json $(COMPARE_ARGS)
+compare: setup ## Measure Phalanx beside PostgreSQL, Redis and the RocksDB floor
+	$(CARGO) build --release --package phalanx --package phalanx-peers
+	$(TARGET)/release/phalanx-peers compare \
+		--phalanx $(PHALANX) \
+		--json $(TARGET)/compare.json $(COMPARE_ARGS)

@@ -26,8 +26,6 @@ const MAX_REFUSALS: usize = 64;
 const REFUSAL_TIMEOUT: Duration = Duration::from_millis(250);
 /// Wait after `accept` failed for want of file handles or memory: trying again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How often histogram samples are folded together, so that they do not pile up between scrapes.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Serves HTTP on `listener` until `shutdown` is ready; then takes no more connections, finishes
 /// the requests in progress, closes, and returns.
@@ -39,20 +37,17 @@ pub async fn serve(
     limits: HttpLimits,
     shutdown: impl Future<Output = ()>,
 ) {
-    let slots = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
+    let slots = Arc::new(Semaphore::new(
+        limits.max_connections.min(Semaphore::MAX_PERMITS),
+    ));
     let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
     let app = Arc::new(App::new(app, limits));
     let (winding_down, wind_down) = watch::channel(false);
     let mut shutdown = pin!(shutdown);
-    let mut upkeep = tokio::time::interval(UPKEEP_INTERVAL);
     loop {
         let socket = tokio::select! {
             biased;
             () = &mut shutdown => break,
-            _ = upkeep.tick() => {
-                app.prometheus.run_upkeep();
-                continue;
-            }
             accepted = listener.accept() => match accepted {
                 Ok((socket, _)) => socket,
                 Err(error) => {
@@ -63,7 +58,10 @@ pub async fn serve(
         };
         match slots.clone().try_acquire_owned() {
             Ok(slot) => take(socket, slot, &app, wind_down.clone()),
-            Err(_) => refuse(socket, &refusals),
+            Err(_) => {
+                app.metrics.connections_refused.increment(1);
+                refuse(socket, &refusals);
+            }
         }
     }
     drop(listener);

@@ -16,8 +16,17 @@ use super::{HttpLimits, openapi, types};
 pub struct HttpApp {
     /// Commands, reads and histories.
     pub model: CommandModel,
-    /// Renders `/metrics`. Its recorder must be installed before [`super::serve`] is called.
+    /// Renders `/metrics`. Its recorder must be installed before [`super::serve`] is called, and
+    /// its owner folds samples together from time to time (`run_upkeep`).
     pub metrics: PrometheusHandle,
+}
+
+impl HttpApp {
+    /// Serves `model`, and `metrics` at `/metrics`.
+    #[must_use]
+    pub fn new(model: CommandModel, metrics: PrometheusHandle) -> Self {
+        Self { model, metrics }
+    }
 }
 
 /// The shared parts, made once per node.

@@ -55,7 +55,9 @@ impl ChunkTracker {
         let mut at = 0;
         while let Some(byte) = bytes.get(at) {
             if let State::Data(left) = self.state {
-                let here = u64::try_from(bytes.len() - at).unwrap_or(u64::MAX).min(left);
+                let here = u64::try_from(bytes.len() - at)
+                    .unwrap_or(u64::MAX)
+                    .min(left);
                 at += usize::try_from(here).unwrap_or(usize::MAX);
                 self.state = if here == left {
                     State::DataCr
@@ -83,9 +85,7 @@ impl ChunkTracker {
             (State::SizeStart, _) => State::Size(hex(byte).ok_or(BadChunk)?),
             (State::Size(n) | State::Extension(n), b'\r') => State::SizeLf(n),
             (State::Size(n), b';') => State::Extension(n),
-            (State::Size(n), _) if n < 1 << 48 => {
-                State::Size(n * 16 + hex(byte).ok_or(BadChunk)?)
-            }
+            (State::Size(n), _) if n < 1 << 48 => State::Size(n * 16 + hex(byte).ok_or(BadChunk)?),
             (State::Extension(n), _) if plain => State::Extension(n),
             (State::SizeLf(0), b'\n') => State::TrailerStart,
             (State::SizeLf(n), b'\n') => State::Data(n),

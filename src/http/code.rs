@@ -249,10 +249,18 @@ mod tests {
         for code in Code::ALL {
             let text = code.describe();
             assert_eq!(Code::from_name(text.name), Some(*code));
-            assert!(text.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'));
+            assert!(
+                text.name
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b == b'-')
+            );
             assert!(text.status.is_client_error() || text.status.is_server_error());
             for part in [text.title, text.cause, text.remedy] {
-                assert!(part.len() > 10 && !part.contains("  "), "{}: {part}", text.name);
+                assert!(
+                    part.len() > 10 && !part.contains("  "),
+                    "{}: {part}",
+                    text.name
+                );
             }
         }
     }

@@ -10,13 +10,13 @@ use hyper::body::Incoming;
 use phalanx_actors::names::StreamName;
 use phalanx_actors::request::{Accepted, Answer, CommandRequest, Precondition};
 
+use crate::failpoints::crash_point;
+
 use super::answers::{refusal, timed_out};
 use super::app::App;
 use super::code::Code;
 use super::guard::ConnectionState;
-use super::headers::{
-    CommandHeaders, IDEMPOTENT_REPLAY, POSITION, PREFERENCE_APPLIED, Return,
-};
+use super::headers::{CommandHeaders, IDEMPOTENT_REPLAY, POSITION, PREFERENCE_APPLIED, Return};
 use super::problem::Problem;
 use super::response::{Reply, reply};
 use super::service::{Answered, decode, stream};
@@ -76,6 +76,7 @@ pub(crate) async fn answer(
     };
     let answered = send(app, &mut timer, &command).await;
     *connection.timer.lock() = timer;
+    crash_point!("http::before_reply");
     Ok(render_accepted(&answered?, command.headers.prefer))
 }
 

@@ -47,11 +47,7 @@ impl Tags {
     ///
     /// # Errors
     /// 400 `invalid-header` when `*` stands beside something else.
-    pub(crate) fn join(
-        self,
-        name: &'static str,
-        more: Self,
-    ) -> Result<Self, Problem> {
+    pub(crate) fn join(self, name: &'static str, more: Self) -> Result<Self, Problem> {
         match (self, more) {
             (Self::List(mut tags), Self::List(more)) => {
                 tags.extend(more);
@@ -99,7 +95,10 @@ fn tag_list(mut rest: &[u8]) -> Option<Vec<Tag>> {
             return None;
         }
         let sequence_number = canonical_number(text);
-        tags.push(Tag { weak, sequence_number });
+        tags.push(Tag {
+            weak,
+            sequence_number,
+        });
         rest = tail.strip_prefix(b"\"")?.trim_ascii_start();
         if !rest.is_empty() && !rest.starts_with(b",") {
             return None;
@@ -143,9 +142,8 @@ impl CommandCondition {
             }
         };
         if absent {
-            let names_zero = |p: &Self| {
-                p.first == Precondition::AtSequence(0) || p.others.contains(&0)
-            };
+            let names_zero =
+                |p: &Self| p.first == Precondition::AtSequence(0) || p.others.contains(&0);
             let possible = condition.first == Precondition::Any || names_zero(&condition);
             condition = Self::from(if possible {
                 Precondition::Absent
@@ -204,8 +202,21 @@ mod tests {
     #[test]
     fn malformed_tags_are_refused() {
         for bad in [
-            "", ",", "7", "\"7", "7\"", "\"7\"\"8\"", "\"7\" \"8\"", "w/\"7\"", "*, \"7\"",
-            "\"7\", *", "\"a b\"", "'7'", "\"7\";", "W/7", "**",
+            "",
+            ",",
+            "7",
+            "\"7",
+            "7\"",
+            "\"7\"\"8\"",
+            "\"7\" \"8\"",
+            "w/\"7\"",
+            "*, \"7\"",
+            "\"7\", *",
+            "\"a b\"",
+            "'7'",
+            "\"7\";",
+            "W/7",
+            "**",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }

@@ -128,7 +128,10 @@ impl HeadScanner {
     }
 
     fn field(&mut self, line: &[u8]) -> Result<(), &'static str> {
-        let colon = line.iter().position(|b| *b == b':').ok_or("a header field has no colon")?;
+        let colon = line
+            .iter()
+            .position(|b| *b == b':')
+            .ok_or("a header field has no colon")?;
         let (name, value) = line.split_at_checked(colon).unwrap_or_default();
         if name.is_empty() || !name.iter().all(|b| is_token(*b)) {
             return Err("the name of a header field has a character that it cannot have");
@@ -159,7 +162,9 @@ impl HeadScanner {
 
     fn content_length(&mut self, value: &[u8]) -> Result<(), &'static str> {
         let digits = (1..=18).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
-        let length = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+        let length = std::str::from_utf8(value)
+            .ok()
+            .and_then(|text| text.parse().ok());
         let (true, Some(length)) = (digits, length) else {
             return Err("Content-Length is not a number");
         };

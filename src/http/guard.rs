@@ -22,11 +22,12 @@ use tokio::time::Instant;
 
 use super::chunks::ChunkTracker;
 use super::framing::{Framing, HeadScanner, Scanned, Violation, target_of};
-use super::timer::LazyTimer;
+use super::timer::{LazyTimer, Stall};
 
 /// The method of the request that stands for a refused head.
 pub(crate) const REFUSED: &str = "PHALANX-REFUSED";
-const REFUSED_REQUEST: &[u8] = b"PHALANX-REFUSED / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+const REFUSED_REQUEST: &[u8] =
+    b"PHALANX-REFUSED / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
 
 /// Bytes that are read and thrown away before a connection with unread input is closed: closing
 /// at once would reset it, and the client might never see the answer.
@@ -94,8 +95,7 @@ pub(crate) struct Guard<S> {
     checked: BytesMut,
     waiting_since: Option<Instant>,
     timer: LazyTimer,
-    stalled_since: Option<Instant>,
-    stall_timer: LazyTimer,
+    stall: Stall,
     linger: Option<(Instant, usize)>,
 }
 
@@ -117,8 +117,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             checked: BytesMut::new(),
             waiting_since: None,
             timer: LazyTimer::default(),
-            stalled_since: None,
-            stall_timer: LazyTimer::default(),
+            stall: Stall::default(),
             linger: None,
         };
         if !received.is_empty() {
@@ -199,7 +198,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         let limit = match &self.phase {
             Phase::Head(_) if self.held.is_empty() && self.seen_head => self.limits.idle_timeout,
             Phase::Head(_) => self.limits.header_timeout,
-            Phase::Body(_) | Phase::Chunked(_) => self.limits.body_timeout,
+            // The service has its own limit for the whole body; this one only backs it up.
+            Phase::Body(_) | Phase::Chunked(_) => self.limits.body_timeout * 2,
             Phase::Refused | Phase::Broken => return Poll::Pending,
         };
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
@@ -211,7 +211,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
                 Ok(Waited::Refused)
             }
             Phase::Head(_) | Phase::Refused | Phase::Broken => Ok(Waited::TooLong),
-            // The service has its own limit for the whole body; this one only backs it up.
             Phase::Body(_) | Phase::Chunked(_) => Err(io::ErrorKind::TimedOut.into()),
         })
     }
@@ -257,21 +256,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
     /// Whether the client may still be sending what nobody will read.
     fn has_unread_input(&self) -> bool {
         !matches!(self.phase, Phase::Head(_)) || !self.held.is_empty()
-    }
-
-    /// Notes whether a write got anywhere, and gives up when it does not for too long.
-    fn watch_write<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        written: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.stalled_since = None;
-            return written;
-        }
-        let since = *self.stalled_since.get_or_insert_with(Instant::now);
-        ready!(self.stall_timer.poll(since + self.limits.body_timeout, cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -336,7 +320,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.watch_write(cx, written)
+        this.stall.watch(this.limits.body_timeout, cx, written)
     }
 
     fn poll_write_vectored(
@@ -346,7 +330,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
-        this.watch_write(cx, written)
+        this.stall.watch(this.limits.body_timeout, cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

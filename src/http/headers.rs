@@ -293,7 +293,10 @@ mod tests {
     fn the_first_known_preference_counts() {
         let read = |value: &str| command(&[("prefer", value)]).unwrap().prefer;
         assert_eq!(read("return=representation"), Some(Return::Representation));
-        assert_eq!(read("wait=3, Return=\"minimal\"; x=1"), Some(Return::Minimal));
+        assert_eq!(
+            read("wait=3, Return=\"minimal\"; x=1"),
+            Some(Return::Minimal)
+        );
         assert_eq!(read("return=everything"), None);
         assert_eq!(read("respond-async"), None);
     }

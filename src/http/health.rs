@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use super::app::App;
 use super::code::Code;
 use super::problem::Problem;
+use super::query;
 use super::response::{Reply, json as json_reply, typed};
 use super::service::Answered;
-use super::query;
 
 type Checks = Vec<(String, Result<(), String>)>;
 
@@ -45,7 +45,11 @@ pub(crate) fn started(app: &App, parts: &request::Parts) -> Answered {
     if ready || app.started.load(Ordering::Relaxed) {
         return Ok(passed("started", verbose.then_some(checks)));
     }
-    Err(Box::new(failed("the node is still starting", verbose, checks)))
+    Err(Box::new(failed(
+        "the node is still starting",
+        verbose,
+        checks,
+    )))
 }
 
 /// All metrics in Prometheus' text format.

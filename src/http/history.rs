@@ -5,7 +5,7 @@
 use bytes::{BufMut, BytesMut};
 use http::header::LINK;
 use http::{HeaderValue, StatusCode, request};
-use phalanx_actors::model::RecordedEvent;
+use phalanx_actors::history::RecordedEvent;
 use phalanx_actors::names::StreamName;
 
 use super::answers::timed_out;
@@ -68,8 +68,8 @@ async fn read(
 ) -> Result<Vec<RecordedEvent>, Problem> {
     let events = app.model.history(stream, from, page + 1).await?;
     // Beyond the end of an aggregate there is an empty page; without an aggregate there is none.
-    let exists = !events.is_empty()
-        || from > 1 && !app.model.history(stream, 1, 1).await?.is_empty();
+    let exists =
+        !events.is_empty() || from > 1 && !app.model.history(stream, 1, 1).await?.is_empty();
     if exists {
         Ok(events)
     } else {
@@ -122,7 +122,11 @@ fn put_event(out: &mut BytesMut, stream: &StreamName, event: &RecordedEvent) {
             out.put_slice(b",\"");
             out.put_slice(attribute.as_bytes());
             out.put_slice(b"\":");
-            out.put_slice(serde_json::Value::from(value.as_str()).to_string().as_bytes());
+            out.put_slice(
+                serde_json::Value::from(value.as_str())
+                    .to_string()
+                    .as_bytes(),
+            );
         }
     }
     out.put_slice(b",\"data\":");

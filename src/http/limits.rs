@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
+use super::frames::FrameLimits;
 use super::guard::GuardLimits;
+use crate::settings::HttpSettings;
 
 /// Limits of the HTTP layer. Times are in milliseconds, sizes in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,18 +30,25 @@ pub struct HttpLimits {
     pub allow_http2: bool,
 }
 
-impl Default for HttpLimits {
-    fn default() -> Self {
+impl From<&HttpSettings> for HttpLimits {
+    fn from(settings: &HttpSettings) -> Self {
         Self {
-            max_connections: 10_000,
-            header_timeout_ms: 5_000,
-            body_timeout_ms: 10_000,
-            idle_timeout_ms: 75_000,
-            request_timeout_ms: 10_000,
-            max_body_bytes: 1024 * 1024,
-            max_header_bytes: 32 * 1024,
-            allow_http2: true,
+            max_connections: settings.max_connections,
+            header_timeout_ms: settings.header_timeout_ms,
+            body_timeout_ms: settings.body_timeout_ms,
+            idle_timeout_ms: settings.idle_timeout_ms,
+            request_timeout_ms: settings.request_timeout_ms,
+            max_body_bytes: settings.max_body_bytes,
+            max_header_bytes: settings.max_header_bytes,
+            allow_http2: settings.allow_http2,
         }
+    }
+}
+
+impl Default for HttpLimits {
+    /// The defaults of the settings.
+    fn default() -> Self {
+        Self::from(&HttpSettings::default())
     }
 }
 
@@ -51,6 +60,18 @@ impl HttpLimits {
             body_timeout: self.body_timeout(),
             idle_timeout: Duration::from_millis(self.idle_timeout_ms),
             max_header_bytes: self.max_header_bytes,
+        }
+    }
+
+    /// The limits of the frames of one HTTP/2 connection.
+    pub(crate) fn frames(&self) -> FrameLimits {
+        let idle_timeout = Duration::from_millis(self.idle_timeout_ms);
+        FrameLimits {
+            header_timeout: Duration::from_millis(self.header_timeout_ms),
+            // The service has its own limit for the whole body; this one only backs it up.
+            frame_timeout: self.body_timeout() * 2,
+            // An answer may take its time, and the client is silent meanwhile.
+            idle_timeout: idle_timeout.max(self.request_timeout() * 2),
         }
     }
 

@@ -23,12 +23,6 @@ pub const CONNECTIONS_REFUSED: &str = "phalanx_http_connections_refused_total";
 /// Fresh reads, by `aggregate_type` and `justification`.
 pub const FRESH_READS: &str = "phalanx_fresh_reads_total";
 
-/// Upper bounds of the histogram's buckets in seconds, for the recorder.
-pub const DURATION_BUCKETS: &[f64] = &[
-    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-    5.0, 10.0,
-];
-
 /// The statuses that this layer sends; a counter of each route for each.
 const STATUSES: [u16; 23] = [
     200, 201, 204, 304, 400, 401, 403, 404, 405, 408, 409, 412, 413, 414, 415, 422, 428, 429, 431,
@@ -78,7 +72,8 @@ impl HttpMetrics {
         let slot = STATUSES.iter().position(|s| *s == status.as_u16());
         let row = self.requests.get(route as usize);
         if let Some(cell) = row.zip(slot).and_then(|(row, at)| row.get(at)) {
-            cell.get_or_init(|| requests_counter(route, status)).increment(1);
+            cell.get_or_init(|| requests_counter(route, status))
+                .increment(1);
         } else {
             requests_counter(route, status).increment(1);
         }

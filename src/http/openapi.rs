@@ -1,5 +1,288 @@
-//! The document.
-use phalanx_actors::model::TypeRegistry;
-use serde_json::{json, Value};
-/// The OpenAPI document of this node.
-pub(crate) fn document(_registry: &TypeRegistry) -> Value { json!({"openapi": "3.1.0"}) }
+//! The OpenAPI 3.1 document, made from the route table and the registered aggregate types.
+//!
+//! Every route appears under its template; the routes of aggregates appear once more for each type
+//! with that type's own schemas. Nothing is listed that this node does not answer.
+
+mod parts;
+
+use phalanx_actors::types::{TypeDescription, TypeRegistry};
+use serde_json::{Map, Value, json};
+
+use self::parts::{
+    answer, body, command_answers, command_parameters, components, events_answers,
+    events_parameters, problems, state_answers, state_parameters,
+};
+use super::routes::Route;
+use super::schema;
+
+/// Makes the document.
+pub(crate) fn document(registry: &TypeRegistry) -> Value {
+    let mut schemas = Map::new();
+    let mut paths = Map::new();
+    let mut tags = vec![
+        json!({"name": "aggregates", "description": "Commands, states and histories of any type."}),
+        json!({"name": "description", "description": "What this node knows and what can go wrong."}),
+        json!({"name": "operation", "description": "Health and metrics."}),
+    ];
+    for route in Route::ALL.into_iter().filter(|route| *route != Route::None) {
+        paths.insert(route.template().to_owned(), general(route));
+    }
+    for description in registry.iter() {
+        let tag = json!({"name": description.name, "description": description.description});
+        tags.push(tag);
+        add_type(description, &mut paths, &mut schemas);
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Phalanx",
+            "version": env!("CARGO_PKG_VERSION"),
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            "description": "Commands go to aggregates that live in memory; their events are on \
+                disk before a command is answered. Fresh reads of the same memory need a \
+                justification.",
+        },
+        "servers": [{"url": "/"}],
+        "tags": tags,
+        "paths": paths,
+        "components": components(schemas),
+    })
+}
+
+/// The path item of a route, for any type.
+fn general(route: Route) -> Value {
+    let any = json!({"type": "object"});
+    match route {
+        Route::Command => {
+            let parameters = with(path(&["type", "id", "command"]), command_parameters());
+            json!({"post": {
+                "operationId": "sendCommand",
+                "tags": ["aggregates"],
+                "summary": "Send a command",
+                "description": "The reply is sent when the command's events are on disk.",
+                "parameters": parameters,
+                "requestBody": body(&any),
+                "responses": command_answers(),
+            }})
+        }
+        Route::State => json!({"get": {
+            "operationId": "readState",
+            "tags": ["aggregates"],
+            "summary": "Read the state, fresh from memory or as it was",
+            "description": "A fresh read needs `after` or a justification; `at_sequence` and \
+                `as_of` do not.",
+            "parameters": with(path(&["type", "id"]), state_parameters(None)),
+            "responses": state_answers(&any),
+        }}),
+        Route::History => json!({"get": {
+            "operationId": "readHistory",
+            "tags": ["aggregates"],
+            "summary": "Read the history as CloudEvents",
+            "parameters": with(path(&["type", "id"]), events_parameters()),
+            "responses": events_answers(),
+        }}),
+        Route::Types
+        | Route::Type
+        | Route::EventSchema
+        | Route::Live
+        | Route::Ready
+        | Route::Started
+        | Route::Metrics
+        | Route::OpenApi
+        | Route::Docs
+        | Route::Problems
+        | Route::Problem
+        | Route::Landing
+        | Route::None => simple(route),
+    }
+}
+
+/// The path item of a route that only shows something.
+fn simple(route: Route) -> Value {
+    let (id, tag, summary, media_type, parameters) = match route {
+        Route::Types => (
+            "listTypes",
+            "description",
+            "All aggregate types",
+            JSON,
+            vec![],
+        ),
+        Route::Type => (
+            "describeType",
+            "description",
+            "One aggregate type",
+            JSON,
+            path(&["type"]),
+        ),
+        Route::EventSchema => (
+            "eventSchema",
+            "description",
+            "The JSON Schema of an event's data",
+            "application/schema+json",
+            path(&["type", "event", "version"]),
+        ),
+        Route::Live => (
+            "live",
+            "operation",
+            "Is the process alive?",
+            JSON,
+            verbose(),
+        ),
+        Route::Ready => (
+            "ready",
+            "operation",
+            "Can the node take requests?",
+            JSON,
+            verbose(),
+        ),
+        Route::Started => (
+            "started",
+            "operation",
+            "Has the node been ready once?",
+            JSON,
+            verbose(),
+        ),
+        Route::Metrics => (
+            "metrics",
+            "operation",
+            "Prometheus metrics",
+            "text/plain",
+            vec![],
+        ),
+        Route::OpenApi => ("openapi", "description", "This document", JSON, vec![]),
+        Route::Docs => (
+            "docs",
+            "description",
+            "This document for people",
+            HTML,
+            vec![],
+        ),
+        Route::Problems => (
+            "listProblems",
+            "description",
+            "All problem codes",
+            HTML,
+            vec![],
+        ),
+        Route::Problem => (
+            "describeProblem",
+            "description",
+            "One problem code",
+            HTML,
+            path(&["code"]),
+        ),
+        Route::Landing => ("landing", "description", "Where to look", HTML, vec![]),
+        Route::Command | Route::State | Route::History | Route::None => return json!({}),
+    };
+    let unavailable: &[&str] = match route {
+        Route::Ready | Route::Started => &["400", "503"],
+        Route::Type => &["400", "404"],
+        Route::EventSchema | Route::Problem => &["404"],
+        Route::Types | Route::Live => &["400"],
+        _ => &[],
+    };
+    let schema = if media_type == JSON || media_type == "application/schema+json" {
+        json!({"type": "object"})
+    } else {
+        json!({"type": "string"})
+    };
+    let mut responses = problems(unavailable);
+    responses.insert("200".to_owned(), answer("OK", media_type, &schema));
+    json!({"get": {
+        "operationId": id,
+        "tags": [tag],
+        "summary": summary,
+        "parameters": parameters,
+        "responses": responses,
+    }})
+}
+
+const JSON: &str = "application/json";
+const HTML: &str = "text/html";
+
+/// The paths of one type, with its own schemas.
+fn add_type(
+    description: &TypeDescription,
+    paths: &mut Map<String, Value>,
+    schemas: &mut Map<String, Value>,
+) {
+    let name = description.name;
+    let at = format!("/v1/aggregates/{name}/{{id}}");
+    let state = schema::add(schemas, name, "State", &description.state);
+    paths.insert(
+        at.clone(),
+        json!({"get": {
+            "operationId": format!("{name}.read"),
+            "tags": [name],
+            "summary": format!("Read the state of {name}"),
+            "parameters": with(path(&["id"]), state_parameters(Some(description))),
+            "responses": state_answers(&state),
+        }}),
+    );
+    paths.insert(
+        format!("{at}/events"),
+        json!({"get": {
+            "operationId": format!("{name}.history"),
+            "tags": [name],
+            "summary": format!("Read the history of {name}"),
+            "parameters": with(path(&["id"]), events_parameters()),
+            "responses": events_answers(),
+        }}),
+    );
+    for event in &description.events {
+        schema::add(
+            schemas,
+            &format!("{name}.event"),
+            &event.name,
+            &event.schema,
+        );
+    }
+    for rejection in &description.rejections {
+        let prefix = format!("{name}.rejection");
+        schema::add(schemas, &prefix, &rejection.name, &rejection.schema);
+    }
+    for command in &description.commands {
+        let prefix = format!("{name}.command");
+        let fields = schema::add(schemas, &prefix, &command.name, &command.schema);
+        paths.insert(
+            format!("{at}/commands/{}", command.name),
+            json!({"post": {
+                "operationId": format!("{name}.{}", command.name),
+                "tags": [name],
+                "summary": command.name,
+                "description": command.description,
+                "parameters": with(path(&["id"]), command_parameters()),
+                "requestBody": body(&fields),
+                "responses": command_answers(),
+            }}),
+        );
+    }
+}
+
+fn path(names: &[&str]) -> Vec<Value> {
+    let parameter = |name: &&str| match *name {
+        "id" => json!({"$ref": "#/components/parameters/id"}),
+        name => json!({
+            "name": name, "in": "path", "required": true, "schema": {"type": "string"},
+        }),
+    };
+    names.iter().map(parameter).collect()
+}
+
+fn verbose() -> Vec<Value> {
+    vec![json!({
+        "name": "verbose",
+        "in": "query",
+        "description": "List the checks.",
+        "allowEmptyValue": true,
+        "schema": {"type": "string", "enum": ["", "true", "false"]},
+    })]
+}
+
+fn with(mut first: Vec<Value>, more: Vec<Value>) -> Vec<Value> {
+    first.extend(more);
+    first
+}
+
+#[cfg(test)]
+mod tests;

@@ -195,7 +195,9 @@ mod tests {
     #[test]
     fn people_get_html_and_programs_json() {
         assert!(accepts("application/json") && accepts("application/problem+json, */*"));
-        assert!(!accepts("text/html,application/xhtml+xml,application/json;q=0.9"));
+        assert!(!accepts(
+            "text/html,application/xhtml+xml,application/json;q=0.9"
+        ));
         assert!(!accepts("*/*") && !wants_json(&HeaderMap::new()));
     }
 
@@ -211,6 +213,9 @@ mod tests {
 
     #[test]
     fn text_cannot_become_markup() {
-        assert_eq!(escape("<a href=\"x\">&`"), "&lt;a href=&quot;x&quot;&gt;&amp;");
+        assert_eq!(
+            escape("<a href=\"x\">&`"),
+            "&lt;a href=&quot;x&quot;&gt;&amp;"
+        );
     }
 }

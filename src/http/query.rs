@@ -114,7 +114,17 @@ mod tests {
     #[test]
     fn numbers_have_plain_digits_and_a_range() {
         assert_eq!(number("limit", "1000", 1..=1000).unwrap(), 1000);
-        for bad in ["", "0", "1001", "+5", "-1", "1.0", " 1", "1e2", "99999999999999999999"] {
+        for bad in [
+            "",
+            "0",
+            "1001",
+            "+5",
+            "-1",
+            "1.0",
+            " 1",
+            "1e2",
+            "99999999999999999999",
+        ] {
             assert!(number("limit", bad, 1..=1000).is_err(), "{bad:?}");
         }
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use metrics::Counter;
 use phalanx_actors::Justification;
-use phalanx_actors::model::{TypeDescription, TypeRegistry};
+use phalanx_actors::types::{TypeDescription, TypeRegistry};
 use serde_json::{Value, json};
 
 use super::code::Code;
@@ -136,11 +136,13 @@ impl Bucket {
     fn take(&self, rate: u32, now_ns: u64) -> Result<(), Duration> {
         let token = (SECOND_NS / u64::from(rate.max(1))).max(1);
         let mut wait = 0;
-        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
-            let next = full_at.max(now_ns).saturating_add(token);
-            wait = next.saturating_sub(now_ns.saturating_add(SECOND_NS));
-            (wait == 0).then_some(next)
-        });
+        let taken = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
+                let next = full_at.max(now_ns).saturating_add(token);
+                wait = next.saturating_sub(now_ns.saturating_add(SECOND_NS));
+                (wait == 0).then_some(next)
+            });
         taken.map(drop).map_err(|_| Duration::from_nanos(wait))
     }
 }

@@ -26,10 +26,19 @@ pub(crate) fn accepted(reply: &Accepted) -> Rendered {
     };
     let events: usize = reply.events.iter().map(|e| 80 + data(&e.data)).sum();
     let mut out = BytesMut::with_capacity(192 + reply.stream.as_str().len() + events);
-    put_identity(&mut out, &reply.stream, reply.sequence_number, reply.position);
+    put_identity(
+        &mut out,
+        &reply.stream,
+        reply.sequence_number,
+        reply.position,
+    );
     out.put_slice(b",\"events\":[");
     for (at, event) in reply.events.iter().enumerate() {
-        out.put_slice(if at == 0 { b"{\"type\":\"" } else { b",{\"type\":\"" });
+        out.put_slice(if at == 0 {
+            b"{\"type\":\""
+        } else {
+            b",{\"type\":\""
+        });
         out.put_slice(event.event_type.as_bytes());
         out.put_slice(b"\",\"sequence_number\":");
         put_number(&mut out, event.sequence_number);
@@ -58,13 +67,6 @@ pub(crate) fn state(view: &StateView, node_id: u64) -> Rendered {
     put_number(&mut out, view.term);
     out.put_slice(b"}}");
     finish(out, view.sequence_number, view.position)
-}
-
-/// The entity tag of a sequence number.
-pub(crate) fn etag(sequence_number: u64) -> HeaderValue {
-    let mut out = BytesMut::with_capacity(24);
-    put_etag(&mut out, sequence_number);
-    header(out.freeze())
 }
 
 /// Ids and names need no escaping: their characters are restricted where they enter.

@@ -83,7 +83,10 @@ mod tests {
             "$defs": {"Line": {"items": [{"$ref": "#/$defs/Cents"}]}, "Cents": {"type": "integer"}}
         });
         let reference = add(&mut components, "order", "State", &schema);
-        assert_eq!(reference, json!({"$ref": "#/components/schemas/order.State"}));
+        assert_eq!(
+            reference,
+            json!({"$ref": "#/components/schemas/order.State"})
+        );
         assert_eq!(
             Value::Object(components),
             json!({

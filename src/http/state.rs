@@ -5,7 +5,7 @@
 use http::header::{CONTENT_TYPE, ETAG};
 use http::{HeaderValue, StatusCode, request};
 use jiff::Timestamp;
-use phalanx_actors::model::At;
+use phalanx_actors::history::At;
 use phalanx_actors::names::{Position, StreamName};
 use phalanx_actors::request::{Answer, Failure, FailureKind, StateView};
 
@@ -77,7 +77,10 @@ fn justify(
         return reasons.admit(justification);
     };
     let position: Position = after.parse().map_err(|_| {
-        Problem::query("after", "a position has the form shard:number, as in 12:90817")
+        Problem::query(
+            "after",
+            "a position has the form shard:number, as in 12:90817",
+        )
     })?;
     if position.shard != stream.shard(app.model.shards()) {
         return Err(Problem::query(
@@ -117,11 +120,7 @@ fn read_refusal(answer: Answer) -> Problem {
     }
 }
 
-async fn of_the_past(
-    app: &App,
-    stream: &StreamName,
-    at: At,
-) -> Result<StateView, Box<Problem>> {
+async fn of_the_past(app: &App, stream: &StreamName, at: At) -> Result<StateView, Box<Problem>> {
     let found = app.model.state_at(stream, at).await;
     let view = found
         .map_err(|failure| read_refusal(Answer::Failed(failure)))?
@@ -147,7 +146,11 @@ async fn of_the_past(
 
 fn render_state(app: &App, view: &StateView, headers: &ReadHeaders<'_>) -> Result<Reply, Problem> {
     let current = view.sequence_number;
-    if headers.if_match.as_ref().is_some_and(|tags| !tags.matches(current, false)) {
+    if headers
+        .if_match
+        .as_ref()
+        .is_some_and(|tags| !tags.matches(current, false))
+    {
         return Err(sequence_mismatch(current));
     }
     let rendered = render::state(view, app.node_id);

@@ -1,15 +1,15 @@
 //! `/v1/types`: what the aggregate types are, with the JSON Schemas of their parts.
 
 use http::{StatusCode, request};
-use phalanx_actors::model::{TypeDescription, TypeRegistry, VariantDescription};
+use phalanx_actors::types::{TypeDescription, TypeRegistry, VariantDescription};
 use serde_json::{Value, json};
 
 use super::app::App;
 use super::code::Code;
 use super::problem::Problem;
+use super::query;
 use super::response::{json as json_reply, typed};
 use super::service::{Answered, decode, type_name};
-use super::query;
 
 /// Answers with all types.
 pub(crate) fn all(app: &App, parts: &request::Parts) -> Answered {

@@ -17,6 +17,7 @@ use phalanx_actors::names::ShardId;
 
 use super::log_store::{codec_error, journal_error};
 use super::types::{self, CommandBatch, RaftLogId, RaftStoredMembership, TypeConfig};
+use crate::failpoints::crash_point;
 use crate::journal::{Applied, AppliedRecord, Journal};
 
 /// One shard's index. See the file's description.
@@ -60,18 +61,15 @@ impl ShardIndex {
         Ok(())
     }
 
-    fn snapshot(&self) -> Result<Option<SnapshotOf<TypeConfig, Vec<u8>>>, io::Error> {
-        if self.last.is_none() {
-            return Ok(None);
-        }
+    fn snapshot(&self) -> Result<SnapshotOf<TypeConfig, Vec<u8>>, io::Error> {
         let bytes = types::applied_to_bytes(self.last, &self.membership).map_err(codec_error)?;
-        Ok(Some(Snapshot {
+        Ok(Snapshot {
             meta: SnapshotMeta {
                 last_log_id: self.last,
                 last_membership: self.membership.clone(),
             },
             snapshot: bytes.to_vec(),
-        }))
+        })
     }
 }
 
@@ -111,11 +109,12 @@ impl RaftStateMachine<TypeConfig> for ShardIndex {
                 responder.send(());
             }
         }
+        crash_point!("replication::before_apply");
         self.save(records)
     }
 
     async fn get_snapshot_builder(&mut self) -> ShardSnapshot {
-        ShardSnapshot(self.snapshot())
+        ShardSnapshot(Some(self.snapshot()))
     }
 
     /// Takes over where another node's log stands. It carries no events: those come with the log,
@@ -134,22 +133,23 @@ impl RaftStateMachine<TypeConfig> for ShardIndex {
     async fn get_current_snapshot(
         &mut self,
     ) -> Result<Option<SnapshotOf<TypeConfig, Vec<u8>>>, io::Error> {
-        self.snapshot()
+        match self.last {
+            Some(_) => self.snapshot().map(Some),
+            None => Ok(None),
+        }
     }
 }
 
 /// A snapshot that was taken when its builder was asked for.
 #[derive(Debug)]
-pub struct ShardSnapshot(Result<Option<SnapshotOf<TypeConfig, Vec<u8>>>, io::Error>);
+pub struct ShardSnapshot(Option<Result<SnapshotOf<TypeConfig, Vec<u8>>, io::Error>>);
 
 impl RaftSnapshotBuilder<TypeConfig> for ShardSnapshot {
     type SnapshotData = Vec<u8>;
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, Vec<u8>>, io::Error> {
-        match std::mem::replace(&mut self.0, Ok(None)) {
-            Ok(Some(snapshot)) => Ok(snapshot),
-            Ok(None) => Err(io::Error::other("nothing is applied yet")),
-            Err(error) => Err(error),
-        }
+        self.0
+            .take()
+            .unwrap_or_else(|| Err(io::Error::other("this snapshot was given away already")))
     }
 }

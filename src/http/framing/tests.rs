@@ -15,9 +15,15 @@ fn is_malformed(head: &str) -> bool {
 #[test]
 fn a_head_ends_at_its_empty_line() {
     let head = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-    assert_eq!(scan(head), Scanned::Complete(head.len(), Framing::Length(0)));
+    assert_eq!(
+        scan(head),
+        Scanned::Complete(head.len(), Framing::Length(0))
+    );
     let two = format!("{head}GET /next");
-    assert_eq!(scan(&two), Scanned::Complete(head.len(), Framing::Length(0)));
+    assert_eq!(
+        scan(&two),
+        Scanned::Complete(head.len(), Framing::Length(0))
+    );
     let led = format!("\r\n\r\n{head}");
     assert_eq!(scan(&led), Scanned::Complete(led.len(), Framing::Length(0)));
     let old = "GET / HTTP/1.0\r\n\r\n";
@@ -28,9 +34,15 @@ fn a_head_ends_at_its_empty_line() {
 fn the_body_is_framed_one_way() {
     let with = |fields: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
     let length = with("content-LENGTH:  12 \r\n");
-    assert_eq!(scan(&length), Scanned::Complete(length.len(), Framing::Length(12)));
+    assert_eq!(
+        scan(&length),
+        Scanned::Complete(length.len(), Framing::Length(12))
+    );
     let chunked = with("Transfer-Encoding: Chunked\r\n");
-    assert_eq!(scan(&chunked), Scanned::Complete(chunked.len(), Framing::Chunked));
+    assert_eq!(
+        scan(&chunked),
+        Scanned::Complete(chunked.len(), Framing::Chunked)
+    );
     for bad in [
         "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
         "Transfer-Encoding: chunked\r\nContent-Length: 1\r\n",
@@ -57,7 +69,9 @@ fn the_body_is_framed_one_way() {
     ] {
         assert!(is_malformed(&with(bad)), "{bad:?}");
     }
-    assert!(is_malformed("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"));
+    assert!(is_malformed(
+        "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"
+    ));
 }
 
 #[test]
@@ -86,9 +100,15 @@ fn sizes_are_bounded_before_the_head_is_complete() {
         Scanned::Refused(violation) => Some(violation),
         Scanned::Partial | Scanned::Complete(..) => None,
     };
-    assert_eq!(refused(&format!("GET /{target} HTTP/1.1\r\n")), Some(Violation::UriTooLong));
+    assert_eq!(
+        refused(&format!("GET /{target} HTTP/1.1\r\n")),
+        Some(Violation::UriTooLong)
+    );
     let endless = "x".repeat(MAX_TARGET_BYTES * 2);
-    assert_eq!(refused(&format!("GET /{endless}")), Some(Violation::UriTooLong));
+    assert_eq!(
+        refused(&format!("GET /{endless}")),
+        Some(Violation::UriTooLong)
+    );
     let long = "x".repeat(LIMIT);
     let head = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {long}");
     assert_eq!(refused(&head), Some(Violation::HeadTooLarge));
@@ -111,7 +131,12 @@ fn cuts_do_not_change_the_result() {
 #[test]
 fn the_path_is_found_for_the_problem() {
     assert_eq!(target_of(b"\r\nGET /a?b=c HTTP/1.1\r\n"), Some("/a"));
-    for none in [&b"GET"[..], b"", b"GET * HTTP/1.1\r\n", b"GET /\xff HTTP/1.1\r\n"] {
+    for none in [
+        &b"GET"[..],
+        b"",
+        b"GET * HTTP/1.1\r\n",
+        b"GET /\xff HTTP/1.1\r\n",
+    ] {
         assert_eq!(target_of(none), None);
     }
 }

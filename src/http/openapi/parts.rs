@@ -1,0 +1,339 @@
+//! The reusable parts of the OpenAPI document: parameters, answers, problems.
+
+use phalanx_actors::types::TypeDescription;
+use serde_json::{Map, Value, json};
+
+use crate::http::code::Code;
+
+/// `components`, around the schemas of the types.
+pub(super) fn components(mut schemas: Map<String, Value>) -> Value {
+    schemas.insert("Problem".to_owned(), problem());
+    schemas.insert("CommandReply".to_owned(), command_reply());
+    schemas.insert("CloudEvent".to_owned(), cloud_event());
+    json!({
+        "schemas": schemas,
+        "parameters": {"id": {
+            "name": "id",
+            "in": "path",
+            "required": true,
+            "description": "The aggregate's id; neither `.` nor `..`.",
+            "schema": {"type": "string", "pattern": "^[A-Za-z0-9._~:@-]{1,200}$"},
+        }},
+        "responses": problem_responses(),
+    })
+}
+
+/// One answer for each status that problems have.
+fn problem_responses() -> Map<String, Value> {
+    let mut responses = Map::new();
+    for code in Code::ALL {
+        let status = code.describe().status.as_u16();
+        let codes: Vec<&str> = Code::ALL
+            .iter()
+            .map(|code| code.describe())
+            .filter(|text| text.status.as_u16() == status)
+            .map(|text| text.name)
+            .collect();
+        let mut response = answer(
+            &codes.join(", "),
+            "application/problem+json",
+            &json!({"$ref": "#/components/schemas/Problem"}),
+        );
+        if matches!(status, 429 | 503) {
+            response["headers"] = json!({"Retry-After": {
+                "description": "Whole seconds.",
+                "required": true,
+                "schema": {"type": "integer", "minimum": 1},
+            }});
+        }
+        responses.insert(format!("Problem{status}"), response);
+    }
+    responses
+}
+
+/// References to the problems of these statuses.
+pub(super) fn problems(statuses: &[&str]) -> Map<String, Value> {
+    let reference = |status: &&str| {
+        let target = format!("#/components/responses/Problem{status}");
+        ((*status).to_owned(), json!({ "$ref": target }))
+    };
+    statuses.iter().map(reference).collect()
+}
+
+/// An answer with a body.
+pub(super) fn answer(description: &str, media_type: &str, schema: &Value) -> Value {
+    json!({"description": description, "content": {media_type: {"schema": schema}}})
+}
+
+/// The body of a command.
+pub(super) fn body(schema: &Value) -> Value {
+    json!({"required": true, "content": {"application/json": {"schema": schema}}})
+}
+
+fn header(name: &str, description: &str, schema: &Value) -> Value {
+    json!({"name": name, "in": "header", "description": description, "schema": schema})
+}
+
+fn query(name: &str, description: &str, schema: &Value) -> Value {
+    json!({"name": name, "in": "query", "description": description, "schema": schema})
+}
+
+/// What a command may carry beside its body.
+pub(super) fn command_parameters() -> Vec<Value> {
+    vec![
+        query(
+            "dry_run",
+            "Decide and answer without storing anything.",
+            &json!({"type": "boolean", "default": false}),
+        ),
+        header(
+            "Idempotency-Key",
+            "Makes a retry recognisable: same key, same command, same body gives the stored reply.",
+            &json!({"type": "string", "pattern": "^[\\x21-\\x7E]{1,255}$"}),
+        ),
+        header(
+            "If-Match",
+            "Run only at this sequence number, as in `\"7\"`; `*`: only if the aggregate exists.",
+            &json!({"type": "string"}),
+        ),
+        header(
+            "If-None-Match",
+            "`*`: run only if the aggregate does not exist.",
+            &json!({"type": "string", "const": "*"}),
+        ),
+        header(
+            "Prefer",
+            "`return=representation`: the reply carries each event's data.",
+            &json!({"type": "string"}),
+        ),
+        header(
+            "traceparent",
+            "W3C trace context; stored with the events.",
+            &json!({"type": "string"}),
+        ),
+    ]
+}
+
+/// What a read may carry.
+pub(super) fn state_parameters(description: Option<&TypeDescription>) -> Vec<Value> {
+    let names: Option<Vec<&str>> =
+        description.map(|d| d.justifications.iter().map(|j| j.name).collect());
+    let justification = match names {
+        Some(names) if !names.is_empty() => json!({"type": "string", "enum": names}),
+        _ => json!({"type": "string"}),
+    };
+    vec![
+        query(
+            "after",
+            "The position of a command reply for this aggregate.",
+            &json!({"type": "string", "pattern": "^[0-9]+:[0-9]+$"}),
+        ),
+        query(
+            "at_sequence",
+            "The state after this many events.",
+            &json!({"type": "integer", "minimum": 1}),
+        ),
+        query(
+            "as_of",
+            "The state at this time.",
+            &json!({"type": "string", "format": "date-time"}),
+        ),
+        header(
+            "Phalanx-Justification",
+            "Why the state has to be fresh: a name that the type declares.",
+            &justification,
+        ),
+        header(
+            "If-None-Match",
+            "304 when the aggregate is still at this sequence number.",
+            &json!({"type": "string"}),
+        ),
+        header(
+            "If-Match",
+            "412 unless the aggregate is at this sequence number.",
+            &json!({"type": "string"}),
+        ),
+    ]
+}
+
+/// What a history may carry.
+pub(super) fn events_parameters() -> Vec<Value> {
+    vec![
+        query(
+            "from_sequence",
+            "The first event wanted.",
+            &json!({"type": "integer", "minimum": 1, "default": 1}),
+        ),
+        query(
+            "limit",
+            "The most events wanted.",
+            &json!({"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
+        ),
+    ]
+}
+
+/// Headers of every answer that shows an aggregate.
+fn versioned() -> Value {
+    json!({
+        "ETag": {
+            "description": "The sequence number in quotes.",
+            "schema": {"type": "string"},
+        },
+        "Phalanx-Position": {
+            "description": "The position, for reads after this one.",
+            "schema": {"type": "string"},
+        },
+    })
+}
+
+/// What a command may be answered with.
+pub(super) fn command_answers() -> Value {
+    let reply = json!({"$ref": "#/components/schemas/CommandReply"});
+    let mut accepted = answer("The events are stored, or none were needed.", JSON, &reply);
+    let mut headers = versioned();
+    headers["Idempotent-Replay"] = json!({
+        "description": "`true` on the stored reply of an earlier attempt.",
+        "schema": {"type": "string"},
+    });
+    accepted["headers"] = headers;
+    let mut created = accepted.clone();
+    created["description"] = "The command created the aggregate.".into();
+    created["headers"]["Location"] =
+        json!({"description": "The aggregate.", "schema": {"type": "string"}});
+    let mut responses = problems(&[
+        "400", "404", "408", "412", "413", "415", "422", "500", "503", "504", "507",
+    ]);
+    responses.insert("200".to_owned(), accepted);
+    responses.insert("201".to_owned(), created);
+    responses.into()
+}
+
+const JSON: &str = "application/json";
+
+/// What a read may be answered with.
+pub(super) fn state_answers(state: &Value) -> Value {
+    let view = json!({
+        "type": "object",
+        "required": [
+            "aggregate_type", "aggregate_id", "sequence_number", "position", "state", "served_by",
+        ],
+        "properties": {
+            "aggregate_type": {"type": "string"},
+            "aggregate_id": {"type": "string"},
+            "sequence_number": {"type": "integer"},
+            "position": {"type": "string"},
+            "state": state,
+            "served_by": {"type": "object", "properties": {
+                "node": {"type": "integer"},
+                "shard": {"type": "integer"},
+                "term": {"type": "integer"},
+            }},
+        },
+    });
+    let mut found = answer("The state.", JSON, &view);
+    found["headers"] = versioned();
+    let mut responses = problems(&["400", "403", "404", "412", "428", "429", "500", "503"]);
+    responses.insert("200".to_owned(), found);
+    responses.insert(
+        "304".to_owned(),
+        json!({"description": "Still at this sequence number.", "headers": versioned()}),
+    );
+    responses.into()
+}
+
+/// What a history may be answered with.
+pub(super) fn events_answers() -> Value {
+    let batch = json!({
+        "type": "array",
+        "items": {"$ref": "#/components/schemas/CloudEvent"},
+    });
+    let media_type = "application/cloudevents-batch+json";
+    let mut page = answer(
+        "Events in the order of their sequence numbers.",
+        media_type,
+        &batch,
+    );
+    page["headers"] = json!({"Link": {
+        "description": "`rel=\"next\"` when there is more.",
+        "schema": {"type": "string"},
+    }});
+    let mut responses = problems(&["400", "404", "500", "503"]);
+    responses.insert("200".to_owned(), page);
+    responses.into()
+}
+
+fn problem() -> Value {
+    let codes: Vec<&str> = Code::ALL.iter().map(|code| code.describe().name).collect();
+    json!({
+        "type": "object",
+        "description": "RFC 9457. Some codes have members of their own.",
+        "required": [
+            "type", "title", "status", "detail", "instance", "code", "retryable", "outcome",
+            "trace_id",
+        ],
+        "properties": {
+            "type": {"type": "string", "description": "`/problems/<code>`, a page."},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "instance": {"type": "string", "description": "The path of the request."},
+            "code": {"type": "string", "enum": codes},
+            "retryable": {"type": "boolean"},
+            "outcome": {"type": "string", "enum": ["not_applied", "applied", "unknown"]},
+            "trace_id": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+            "pointer": {"type": "string", "description": "JSON pointer into the body."},
+            "parameter": {"type": "string", "description": "The query parameter."},
+            "header": {"type": "string", "description": "The request header."},
+            "rejection": {"type": "string", "description": "The domain's own code."},
+            "current_sequence_number": {"type": "integer"},
+            "justifications": {"type": "array", "items": {"type": "object"}},
+            "views": {"type": "array", "items": {"type": "string"}},
+        },
+    })
+}
+
+fn command_reply() -> Value {
+    json!({
+        "type": "object",
+        "required": ["aggregate_type", "aggregate_id", "sequence_number", "position", "events"],
+        "properties": {
+            "aggregate_type": {"type": "string"},
+            "aggregate_id": {"type": "string"},
+            "sequence_number": {"type": "integer"},
+            "position": {"type": "string", "description": "`shard:number`; treat it as opaque."},
+            "events": {"type": "array", "items": {
+                "type": "object",
+                "required": ["type", "sequence_number"],
+                "properties": {
+                    "type": {"type": "string"},
+                    "sequence_number": {"type": "integer"},
+                    "data": {"description": "Only with `Prefer: return=representation`."},
+                },
+            }},
+        },
+    })
+}
+
+fn cloud_event() -> Value {
+    let text = json!({"type": "string"});
+    json!({
+        "type": "object",
+        "required": ["specversion", "id", "source", "type", "time", "sequence", "position", "data"],
+        "properties": {
+            "specversion": {"const": "1.0"},
+            "id": {"type": "string", "description": "`type/id/sequence`."},
+            "source": text,
+            "type": text,
+            "subject": text,
+            "time": {"type": "string", "format": "date-time"},
+            "datacontenttype": text,
+            "dataschema": {"type": "string", "description": "Answers with the JSON Schema."},
+            "sequence": {"type": "string", "description": "The sequence number in decimal."},
+            "position": text,
+            "causationid": text,
+            "correlationid": text,
+            "traceparent": text,
+            "data": {"type": "object"},
+        },
+    })
+}

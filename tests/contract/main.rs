@@ -1,0 +1,26 @@
+//! The HTTP contract, checked against a real node over real sockets: statuses, headers, bodies, and
+//! what must not happen.
+//!
+//! Each module owns one chapter of the contract. A table of cases runs to its end and reports every
+//! case that failed, not only the first.
+
+#![expect(clippy::panic, reason = "a test fails by panicking")]
+
+#[expect(dead_code, reason = "each test binary uses its own part")]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cases;
+mod commands;
+mod description;
+mod directory;
+mod errors;
+mod garbage;
+mod history;
+mod idempotency;
+mod ids;
+mod overload;
+mod preconditions;
+mod reads;
+mod rejections;
+mod shutdown;

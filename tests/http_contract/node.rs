@@ -1,0 +1,210 @@
+//! One real node for all tests of this file, with listeners of different limits in front.
+
+use std::net::SocketAddr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use phalanx::http::{HttpApp, HttpLimits};
+use phalanx::node::Node;
+use phalanx::settings::Settings;
+use phalanx_actors::{Aggregate, Context, Justification};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Runtime;
+
+use crate::client::Client;
+
+/// An aggregate that does what tests need.
+#[derive(Debug)]
+pub(crate) struct Probe;
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct ProbeState {
+    count: u64,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) enum ProbeCommand {
+    /// Adds so many events.
+    Count { times: u64 },
+    /// Thinks for a while.
+    Think { millis: u64 },
+    /// Panics.
+    Panic {},
+    /// Says no.
+    Refuse {},
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub(crate) enum ProbeEvent {
+    /// One more.
+    Counted { count: u64 },
+}
+
+#[derive(Debug, PartialEq, Serialize, JsonSchema, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ProbeRejection {
+    #[error("not today")]
+    NotToday { count: u64 },
+}
+
+impl Aggregate for Probe {
+    const TYPE: &'static str = "probe";
+    const DESCRIPTION: &'static str = "An aggregate for tests.";
+    type State = ProbeState;
+    type Command = ProbeCommand;
+    type Event = ProbeEvent;
+    type Rejection = ProbeRejection;
+
+    fn decide(
+        state: &ProbeState,
+        command: ProbeCommand,
+        _: &Context<'_>,
+    ) -> Result<Vec<ProbeEvent>, ProbeRejection> {
+        match command {
+            ProbeCommand::Count { times } => Ok((1..=times)
+                .map(|more| ProbeEvent::Counted {
+                    count: state.count + more,
+                })
+                .collect()),
+            ProbeCommand::Think { millis } => {
+                std::thread::sleep(Duration::from_millis(millis));
+                Ok(Vec::new())
+            }
+            ProbeCommand::Panic {} => panic!("asked to"),
+            ProbeCommand::Refuse {} => Err(ProbeRejection::NotToday { count: state.count }),
+        }
+    }
+
+    fn evolve(state: &mut ProbeState, event: &ProbeEvent) {
+        let ProbeEvent::Counted { count } = event;
+        state.count = *count;
+    }
+
+    fn justifications() -> Vec<Justification> {
+        let declare = |name, rate_limit_per_second| Justification {
+            name,
+            description: "For a test.",
+            rate_limit_per_second,
+        };
+        vec![
+            declare("often", 1_000_000),
+            declare("rare", 1),
+            declare("off", 0),
+        ]
+    }
+
+    fn views() -> Vec<&'static str> {
+        vec!["probes"]
+    }
+}
+
+struct Running {
+    runtime: Runtime,
+    node: Node,
+    _directory: tempfile::TempDir,
+}
+
+fn running() -> &'static Running {
+    static RUNNING: OnceLock<Running> = OnceLock::new();
+    RUNNING.get_or_init(|| {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(4)
+            .enable_all()
+            .build()
+            .unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let mut settings = Settings::default();
+        settings.node.data_dir = directory.path().join("data");
+        settings.http.listen = "127.0.0.1:0".parse().unwrap();
+        settings.cluster.shards = 4;
+        settings.journal.reserve_free_bytes = 0;
+        let node = runtime
+            .block_on(
+                Node::builder()
+                    .samples()
+                    .aggregate::<Probe>()
+                    .start(settings),
+            )
+            .unwrap();
+        let running = Running {
+            runtime,
+            node,
+            _directory: directory,
+        };
+        wait_until_ready(running.node.http_address());
+        running
+    })
+}
+
+fn wait_until_ready(address: SocketAddr) {
+    for _ in 0..1000 {
+        if Client::connect(address).get("/readyz").status == 200 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("the node does not become ready");
+}
+
+/// A connection to the node with its default limits.
+pub(crate) fn connect() -> Client {
+    Client::connect(running().node.http_address())
+}
+
+/// A further listener of the same node. It stops when the value is dropped.
+pub(crate) struct Listener {
+    pub(crate) address: SocketAddr,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    ended: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Listener {
+    pub(crate) fn start(limits: HttpLimits) -> Self {
+        let running = running();
+        let metrics = phalanx::telemetry::metrics::install().unwrap();
+        let app = HttpApp {
+            model: running.node.model().clone(),
+            metrics,
+        };
+        let bound = tokio::net::TcpListener::bind("127.0.0.1:0");
+        let listener = running.runtime.block_on(bound).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let ended = running
+            .runtime
+            .spawn(phalanx::http::serve(listener, app, limits, async {
+                stopped.await.ok();
+            }));
+        Self {
+            address,
+            stop: Some(stop),
+            ended: Some(ended),
+        }
+    }
+
+    pub(crate) fn connect(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// Asks it to wind down.
+    pub(crate) fn stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+    }
+
+    /// Waits until it has wound down.
+    pub(crate) fn wait(&mut self) {
+        let ended = self.ended.take().unwrap();
+        let limit = Duration::from_secs(10);
+        let waited = async { tokio::time::timeout(limit, ended).await };
+        running().runtime.block_on(waited).unwrap().unwrap();
+    }
+}
+
+/// An id that no other test uses.
+pub(crate) fn fresh_id(name: &str) -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}

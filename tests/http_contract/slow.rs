@@ -1,0 +1,154 @@
+//! Clients that take their time, and the end of a listener.
+
+use std::time::{Duration, Instant};
+
+use crate::client::request;
+use crate::node::{Listener, fresh_id};
+use phalanx::http::HttpLimits;
+
+fn strict() -> Listener {
+    Listener::start(HttpLimits {
+        header_timeout_ms: 200,
+        body_timeout_ms: 300,
+        idle_timeout_ms: 600,
+        ..HttpLimits::default()
+    })
+}
+
+/// The limit and what a busy machine may add.
+fn assert_about(started: Instant, millis: u64) {
+    let took = started.elapsed();
+    let limit = Duration::from_millis(millis);
+    assert!(
+        took >= limit.mul_f64(0.9) && took < limit + Duration::from_secs(3),
+        "{took:?}"
+    );
+}
+
+#[test]
+fn a_connection_that_says_nothing_is_closed() {
+    let listener = strict();
+    let mut client = listener.connect();
+    let started = Instant::now();
+    client.assert_closed();
+    assert_about(started, 200);
+}
+
+#[test]
+fn half_a_head_is_answered_408() {
+    let listener = strict();
+    for head in [
+        "G",
+        "GET /livez HTTP/1.1\r\n",
+        "GET /livez HTTP/1.1\r\nhost: a\r\n",
+    ] {
+        let mut client = listener.connect();
+        let started = Instant::now();
+        client.write(head.as_bytes());
+        client.read().problem(408, "request-timeout");
+        client.assert_closed();
+        assert_about(started, 200);
+    }
+}
+
+#[test]
+fn dripping_a_head_does_not_extend_its_time() {
+    let listener = strict();
+    let mut client = listener.connect();
+    let started = Instant::now();
+    for byte in
+        b"GET /livez HTTP/1.1\r\nx-slow: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+    {
+        if !client.try_write(&[*byte]) || started.elapsed() > Duration::from_millis(450) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    client.read().problem(408, "request-timeout");
+    assert_about(started, 200);
+}
+
+#[test]
+fn a_slow_body_is_answered_408() {
+    let listener = strict();
+    let path = format!("/v1/aggregates/probe/{}/commands/Count", fresh_id("slow"));
+    for framing in [
+        "content-length: 100\r\n\r\n{\"ti",
+        "transfer-encoding: chunked\r\n\r\n4\r\n{\"t",
+    ] {
+        let mut client = listener.connect();
+        let started = Instant::now();
+        client.write(format!("POST {path} HTTP/1.1\r\nhost: a\r\n{framing}").as_bytes());
+        client.read().problem(408, "request-timeout");
+        client.assert_closed();
+        assert_about(started, 300);
+    }
+}
+
+#[test]
+fn a_body_that_breaks_off_stores_nothing() {
+    let listener = strict();
+    let path = format!("/v1/aggregates/probe/{}", fresh_id("broken"));
+    let mut client = listener.connect();
+    let head =
+        format!("POST {path}/commands/Count HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n");
+    client.write(format!("{head}{{\"times\":1}}").as_bytes());
+    client.finish_writing();
+    client.read().problem(400, "malformed-request");
+    let events = listener.connect().get(&format!("{path}/events"));
+    events.problem(404, "aggregate-not-found");
+}
+
+#[test]
+fn an_idle_connection_is_kept_for_a_while() {
+    let listener = strict();
+    let mut client = listener.connect();
+    for _ in 0..4 {
+        assert_eq!(client.get("/livez").status, 200);
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    assert_eq!(client.get("/livez").status, 200);
+    let started = Instant::now();
+    client.assert_closed();
+    assert_about(started, 600);
+}
+
+#[test]
+fn a_reader_that_stalls_does_not_stay_for_ever() {
+    let listener = strict();
+    let client = listener.connect();
+    let mut stalled = client;
+    // Far more answers than socket buffers hold, and nobody reads them.
+    let many = request("GET", "/openapi.json", "", "").repeat(400);
+    let started = Instant::now();
+    let mut cut = false;
+    while started.elapsed() < Duration::from_secs(15) {
+        if !stalled.try_write(many.as_bytes()) {
+            cut = true;
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(cut);
+}
+
+#[test]
+fn winding_down_finishes_what_was_begun_and_closes_the_rest() {
+    let mut listener = Listener::start(HttpLimits::default());
+    let path = format!("/v1/aggregates/probe/{}/commands/Think", fresh_id("wind"));
+    let mut busy = listener.connect();
+    assert_eq!(busy.get("/livez").status, 200);
+    let mut idle = listener.connect();
+    assert_eq!(idle.get("/livez").status, 200);
+    let mut silent = listener.connect();
+    busy.write(request("POST", &path, "", r#"{"millis":400}"#).as_bytes());
+    std::thread::sleep(Duration::from_millis(100));
+    listener.stop();
+    idle.assert_closed();
+    silent.assert_closed();
+    let reply = busy.read();
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    busy.assert_closed();
+    listener.wait();
+    assert!(std::net::TcpStream::connect(listener.address).is_err());
+}

@@ -1,0 +1,83 @@
+//! The power fails while tellers pay money in: the file system keeps what was synced and forgets the
+//! rest. Nothing acknowledged is lost, nothing happens twice, and the node opens by itself.
+//!
+//! Needs root, a loop device, `mkfs.ext4` and `perl`; says `SKIPPED` otherwise. `PHALANX_CUTS`
+//! changes the number of power cuts (default 50).
+
+#![expect(clippy::panic, reason = "a test fails by panicking")]
+
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod support;
+
+use std::time::Duration;
+
+use rand::Rng as _;
+
+use support::audit::audit;
+use support::books::{Tellers, open_accounts};
+use support::fault::{cut_power, is_there};
+use support::node::NodeSetup;
+use support::scratch_disk::LoopDisk;
+use support::{is_root, measured, number_from_env, seeded, skipped, temp_dir, wait};
+
+const TEST: &str = "power cuts";
+const DISK_BYTES: u64 = 256 * 1024 * 1024;
+const TELLERS: i64 = 8;
+const ACCOUNTS: usize = 16;
+const LEAST_COMMANDS_PER_CUT: usize = 20;
+
+/// A disk whose power can be cut, or why there is none.
+fn disk(directory: &std::path::Path) -> Result<LoopDisk, String> {
+    if !is_root() {
+        return Err("only root may mount".to_owned());
+    }
+    if !is_there("perl") {
+        return Err("perl is missing".to_owned());
+    }
+    LoopDisk::create(directory, DISK_BYTES)
+}
+
+#[test]
+fn after_a_power_cut_everything_acknowledged_is_there_once() {
+    let directory = temp_dir();
+    let mut disk = match disk(directory.path()) {
+        Ok(disk) => disk,
+        Err(why) => return skipped(TEST, &why),
+    };
+    let cuts = number_from_env("PHALANX_CUTS", 50);
+    let mut rng = seeded(TEST);
+    let setup = NodeSetup::new(directory.path())
+        .data_in(&disk.path().join("data"))
+        .set("ACTORS__SNAPSHOT_EVERY_EVENTS", 16)
+        .set("ACTORS__MAX_RESIDENT", 8)
+        .set("ACTORS__MAX_CONCURRENT_ACTIVATIONS", 8)
+        .set("JOURNAL__WRITE_BUFFER_BYTES", 1024 * 1024)
+        .set("JOURNAL__INDEX_WRITE_BUFFER_BYTES", 1024 * 1024)
+        .set("JOURNAL__RESERVE_FREE_BYTES", 8 * 1024 * 1024);
+    let mut node = setup.start();
+    let accounts = open_accounts(node.address, ACCOUNTS);
+    let mut tellers = Tellers::start(TELLERS, node.address, &accounts, &mut rng);
+    for cut in 1..=cuts {
+        wait::let_pass(Duration::from_millis(rng.random_range(50..500)));
+        tellers.check();
+        cut_power(disk.path()).expect("the power can be cut");
+        let status = node.wait_end(Duration::from_secs(20));
+        assert!(
+            status.is_some_and(|status| !status.success()),
+            "cut {cut}: a node whose disk fails must end by itself: {status:?}\n{}",
+            node.log()
+        );
+        disk.unmount().expect("nobody uses the disk any more");
+        disk.mount().expect("the disk comes back");
+        node = setup.start();
+    }
+    let books = tellers.stop();
+    let checked = audit(node.address, &accounts, &books);
+    measured(TEST, format!("{cuts} cuts, {checked:?}"));
+    let least = usize::try_from(cuts).expect("fits") * LEAST_COMMANDS_PER_CUT;
+    assert!(
+        checked.promises >= least,
+        "too little happened: {checked:?}"
+    );
+    node.kill();
+}

@@ -1,0 +1,267 @@
+//! Tellers: clients that pay money in, retry every command with its key until it is answered, and
+//! write down what they were promised and what they saw.
+//!
+//! Each command's amount occurs once in a run, so that a history says by itself which commands took
+//! effect and how often. Invariant: what stands in the books was received as a complete response.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use super::client;
+use super::http::{Http, Request, Response};
+use super::wait;
+
+/// Amounts are `teller * AMOUNTS_PER_TELLER + n`.
+pub(crate) const AMOUNTS_PER_TELLER: i64 = 10_000_000;
+
+/// A command that a node said is stored.
+#[derive(Debug, Clone)]
+pub(crate) struct Promise {
+    pub(crate) account: usize,
+    pub(crate) amount: i64,
+    pub(crate) key: String,
+    pub(crate) sequence: u64,
+    pub(crate) reply: Response,
+}
+
+/// A balance that a node showed, in a fresh read or in a rejection.
+#[derive(Debug, Clone)]
+pub(crate) struct Sighting {
+    pub(crate) account: usize,
+    /// The sequence number it was shown for; a rejection does not say.
+    pub(crate) sequence: Option<u64>,
+    /// The newest sequence number of the account that this teller knew before it asked.
+    pub(crate) known: u64,
+    pub(crate) balance: i64,
+}
+
+/// What one teller wrote down.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Books {
+    pub(crate) teller: i64,
+    /// How many commands were issued: amounts 1 to this.
+    pub(crate) issued: i64,
+    pub(crate) promises: Vec<Promise>,
+    pub(crate) sightings: Vec<Sighting>,
+    /// Attempts that got no answer or were told to come again.
+    pub(crate) retries: u64,
+    /// Answers that were marked as the stored reply of an earlier attempt.
+    pub(crate) replays: u64,
+}
+
+/// A client at work.
+#[derive(Debug)]
+pub(crate) struct Teller {
+    http: Http,
+    rng: StdRng,
+    accounts: Arc<[String]>,
+    known: Vec<u64>,
+    patience: Duration,
+    books: Books,
+}
+
+impl Teller {
+    /// A teller with a number from 1, which makes its amounts its own.
+    pub(crate) fn new(
+        number: i64,
+        address: SocketAddr,
+        accounts: Arc<[String]>,
+        seed: u64,
+    ) -> Self {
+        assert!(number >= 1);
+        Self {
+            http: Http::new(address),
+            rng: StdRng::seed_from_u64(seed),
+            known: vec![0; accounts.len()],
+            accounts,
+            patience: Duration::from_secs(90),
+            books: Books {
+                teller: number,
+                ..Books::default()
+            },
+        }
+    }
+
+    /// Works in a thread of its own until told to stop; its last command is answered before it
+    /// ends.
+    pub(crate) fn work(mut self, stop: Arc<AtomicBool>) -> JoinHandle<Books> {
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                match self.rng.random_range(0..10) {
+                    0 => self.read(),
+                    1 => self.overdraw(),
+                    _ => self.deposit(),
+                }
+            }
+            self.books
+        })
+    }
+
+    fn deposit(&mut self) {
+        let account = self.rng.random_range(0..self.accounts.len());
+        self.books.issued += 1;
+        let amount = self.books.teller * AMOUNTS_PER_TELLER + self.books.issued;
+        let key = format!("teller-{}-{}", self.books.teller, self.books.issued);
+        let request = client::deposit(&self.accounts[account], amount).key(&key);
+        let reply = self.until_answered(&request);
+        if reply.header("Idempotent-Replay") == Some("true") {
+            self.books.replays += 1;
+        }
+        let sequence = reply.json()["sequence_number"]
+            .as_u64()
+            .expect("a success has a sequence number");
+        self.known[account] = self.known[account].max(sequence);
+        self.books.promises.push(Promise {
+            account,
+            amount,
+            key,
+            sequence,
+            reply,
+        });
+    }
+
+    fn until_answered(&mut self, request: &Request) -> Response {
+        let deadline = Instant::now() + self.patience;
+        loop {
+            let answer = self.http.try_send(request);
+            match &answer {
+                Ok(response) if matches!(response.status, 200 | 201) => return response.clone(),
+                Ok(response) if matches!(response.status, 429 | 503 | 504 | 507) => {}
+                Ok(response) => panic!(
+                    "{request:?} was answered {}: {}",
+                    response.status,
+                    response.text()
+                ),
+                Err(_) => {}
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{request:?} had no answer in {:?}; the last attempt: {answer:?}",
+                self.patience
+            );
+            self.books.retries += 1;
+            wait::let_pass(Duration::from_millis(3));
+        }
+    }
+
+    fn read(&mut self) {
+        let account = self.rng.random_range(0..self.accounts.len());
+        let Ok(response) = self.http.try_send(&client::fresh(&self.accounts[account])) else {
+            return;
+        };
+        if response.status == 200 {
+            let body = response.json();
+            self.saw(
+                account,
+                body["sequence_number"].as_u64(),
+                body["state"]["balance_cents"].as_i64(),
+            );
+        }
+        assert!(
+            matches!(response.status, 200 | 429 | 503 | 504),
+            "a fresh read was answered {}: {}",
+            response.status,
+            response.text()
+        );
+    }
+
+    fn overdraw(&mut self) {
+        let account = self.rng.random_range(0..self.accounts.len());
+        let Ok(response) = self
+            .http
+            .try_send(&client::overdraw(&self.accounts[account]))
+        else {
+            return;
+        };
+        match response.status {
+            422 => self.saw(account, None, response.json()["balance_cents"].as_i64()),
+            503 | 504 | 507 => {}
+            status => panic!("an overdraft was answered {status}: {}", response.text()),
+        }
+    }
+
+    fn saw(&mut self, account: usize, sequence: Option<u64>, balance: Option<i64>) {
+        let balance = balance.expect("the answer names the balance");
+        let known = self.known[account];
+        if let Some(sequence) = sequence {
+            self.known[account] = known.max(sequence);
+        }
+        self.books.sightings.push(Sighting {
+            account,
+            sequence,
+            known,
+            balance,
+        });
+    }
+}
+
+/// Several tellers at work on the same accounts.
+#[derive(Debug)]
+pub(crate) struct Tellers {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Books>>,
+}
+
+impl Tellers {
+    /// Starts this many.
+    pub(crate) fn start(
+        count: i64,
+        address: SocketAddr,
+        accounts: &Arc<[String]>,
+        rng: &mut StdRng,
+    ) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads = (1..=count)
+            .map(|number| {
+                Teller::new(number, address, Arc::clone(accounts), rng.random())
+                    .work(Arc::clone(&stop))
+            })
+            .collect();
+        Self { stop, threads }
+    }
+
+    /// Panics when one of them had to give up, so that a long run ends early.
+    pub(crate) fn check(&mut self) {
+        if let Some(at) = self.threads.iter().position(JoinHandle::is_finished) {
+            drop(join(self.threads.swap_remove(at)));
+            panic!("a teller stopped before its time");
+        }
+    }
+
+    /// Stops them, each after its last command is answered, and takes their books.
+    pub(crate) fn stop(mut self) -> Vec<Books> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.drain(..).map(join).collect()
+    }
+}
+
+impl Drop for Tellers {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn join(thread: JoinHandle<Books>) -> Books {
+    match thread.join() {
+        Ok(books) => books,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// Opens accounts named `a-0`, `a-1`, ...
+pub(crate) fn open_accounts(address: SocketAddr, count: usize) -> Arc<[String]> {
+    let mut http = Http::new(address);
+    (0..count)
+        .map(|n| {
+            let id = format!("a-{n}");
+            client::expect_success(&mut http, &client::open(&id));
+            id
+        })
+        .collect()
+}

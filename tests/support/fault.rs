@@ -1,0 +1,49 @@
+//! Means of harm that need a tool of the operating system.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// With what it wrote to standard error, when it cannot be started or fails.
+pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
+    let output: Output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("{program} cannot be started: {error}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    }
+    Err(format!(
+        "{program} {arguments:?}: {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    ))
+}
+
+/// Whether a tool can be started.
+pub(crate) fn is_there(program: &str) -> bool {
+    Command::new(program)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok()
+}
+
+/// Cuts the power of an ext4 file system: what was synced stays, everything else is gone after the
+/// next mount, and until then every access fails.
+///
+/// This is `EXT4_IOC_SHUTDOWN` (`_IOR('X', 125, u32)`) with the flag `NOLOGFLUSH`, called from Perl,
+/// which every Debian has, because an ioctl from Rust would be unsafe code.
+pub(crate) fn cut_power(mount_point: &Path) -> Result<(), String> {
+    let script = r#"
+        open(my $dir, "<", $ARGV[0]) or die "open: $!\n";
+        my $flags = pack("L", 2);
+        ioctl($dir, 0x8004587D, $flags) or die "ioctl: $!\n";
+    "#;
+    run("perl", &["-e", script, &mount_point.to_string_lossy()]).map(drop)
+}
