@@ -1,7 +1,5 @@
 //! One key, one batch of events: in flight, committed, after passivation, after a restart.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 mod support;
 
 use std::sync::Arc;

@@ -1,7 +1,5 @@
 //! Domain code that panics or events that do not fit: one aggregate suffers, nobody else.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 mod support;
 
 use std::sync::atomic::Ordering;

@@ -1,7 +1,5 @@
 //! Bounds: who is let go, what is never dropped, and permits that come back.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 mod support;
 
 use std::sync::atomic::Ordering;
