@@ -6,7 +6,7 @@
 //! status; nothing waits without a limit; header values and bodies never reach a log.
 //!
 //! ```text
-//! accept -> connection -> guard (heads, time limits) -> service -> command | state | history | ...
+//! accept -> connection -> guard or frames (time limits) -> service -> command | state | history | ...
 //! ```
 
 mod accept;
@@ -18,6 +18,7 @@ mod code;
 mod command;
 mod conditions;
 mod connection;
+mod frames;
 mod framing;
 mod guard;
 mod headers;

@@ -13,3 +13,8 @@ pub mod node;
 pub mod replication;
 pub mod settings;
 pub mod telemetry;
+
+/// The program in this page must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/YOUR_OWN_AGGREGATE.md")]
+mod your_own_aggregate {}

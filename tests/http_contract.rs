@@ -6,7 +6,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    clippy::print_stdout,
     reason = "a test fails by panicking"
 )]
 
@@ -18,6 +17,8 @@ mod commands;
 mod framing;
 #[path = "http_contract/history.rs"]
 mod history;
+#[path = "http_contract/http2.rs"]
+mod http2;
 #[path = "http_contract/node.rs"]
 mod node;
 #[path = "http_contract/pages.rs"]

@@ -21,6 +21,14 @@ pub struct HttpApp {
     pub metrics: PrometheusHandle,
 }
 
+impl HttpApp {
+    /// Serves `model`, and `metrics` at `/metrics`.
+    #[must_use]
+    pub fn new(model: CommandModel, metrics: PrometheusHandle) -> Self {
+        Self { model, metrics }
+    }
+}
+
 /// The shared parts, made once per node.
 #[derive(Debug)]
 pub(crate) struct App {

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::chunks::ChunkTracker;
 use super::framing::{Framing, HeadScanner, Scanned, Violation, target_of};
-use super::timer::LazyTimer;
+use super::timer::{LazyTimer, Stall};
 
 /// The method of the request that stands for a refused head.
 pub(crate) const REFUSED: &str = "PHALANX-REFUSED";
@@ -95,8 +95,7 @@ pub(crate) struct Guard<S> {
     checked: BytesMut,
     waiting_since: Option<Instant>,
     timer: LazyTimer,
-    stalled_since: Option<Instant>,
-    stall_timer: LazyTimer,
+    stall: Stall,
     linger: Option<(Instant, usize)>,
 }
 
@@ -118,8 +117,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             checked: BytesMut::new(),
             waiting_since: None,
             timer: LazyTimer::default(),
-            stalled_since: None,
-            stall_timer: LazyTimer::default(),
+            stall: Stall::default(),
             linger: None,
         };
         if !received.is_empty() {
@@ -200,7 +198,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         let limit = match &self.phase {
             Phase::Head(_) if self.held.is_empty() && self.seen_head => self.limits.idle_timeout,
             Phase::Head(_) => self.limits.header_timeout,
-            Phase::Body(_) | Phase::Chunked(_) => self.limits.body_timeout,
+            // The service has its own limit for the whole body; this one only backs it up.
+            Phase::Body(_) | Phase::Chunked(_) => self.limits.body_timeout * 2,
             Phase::Refused | Phase::Broken => return Poll::Pending,
         };
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
@@ -212,7 +211,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
                 Ok(Waited::Refused)
             }
             Phase::Head(_) | Phase::Refused | Phase::Broken => Ok(Waited::TooLong),
-            // The service has its own limit for the whole body; this one only backs it up.
             Phase::Body(_) | Phase::Chunked(_) => Err(io::ErrorKind::TimedOut.into()),
         })
     }
@@ -258,21 +256,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
     /// Whether the client may still be sending what nobody will read.
     fn has_unread_input(&self) -> bool {
         !matches!(self.phase, Phase::Head(_)) || !self.held.is_empty()
-    }
-
-    /// Notes whether a write got anywhere, and gives up when it does not for too long.
-    fn watch_write<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        written: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.stalled_since = None;
-            return written;
-        }
-        let since = *self.stalled_since.get_or_insert_with(Instant::now);
-        ready!(self.stall_timer.poll(since + self.limits.body_timeout, cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -337,7 +320,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.watch_write(cx, written)
+        this.stall.watch(this.limits.body_timeout, cx, written)
     }
 
     fn poll_write_vectored(
@@ -347,7 +330,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
-        this.watch_write(cx, written)
+        this.stall.watch(this.limits.body_timeout, cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

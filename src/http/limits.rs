@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::frames::FrameLimits;
 use super::guard::GuardLimits;
 use crate::settings::HttpSettings;
 
@@ -59,6 +60,18 @@ impl HttpLimits {
             body_timeout: self.body_timeout(),
             idle_timeout: Duration::from_millis(self.idle_timeout_ms),
             max_header_bytes: self.max_header_bytes,
+        }
+    }
+
+    /// The limits of the frames of one HTTP/2 connection.
+    pub(crate) fn frames(&self) -> FrameLimits {
+        let idle_timeout = Duration::from_millis(self.idle_timeout_ms);
+        FrameLimits {
+            header_timeout: Duration::from_millis(self.header_timeout_ms),
+            // The service has its own limit for the whole body; this one only backs it up.
+            frame_timeout: self.body_timeout() * 2,
+            // An answer may take its time, and the client is silent meanwhile.
+            idle_timeout: idle_timeout.max(self.request_timeout() * 2),
         }
     }
 

@@ -15,7 +15,7 @@ use phalanx_actors::names::StreamName;
 
 use super::app::App;
 use super::code::Code;
-use super::framing::Violation;
+use super::framing::{MAX_FIELDS, MAX_TARGET_BYTES, Violation};
 use super::guard::{ConnectionState, REFUSED};
 use super::problem::Problem;
 use super::response::{Reply, reply};
@@ -33,7 +33,28 @@ pub(crate) async fn handle(
     let (parts, body) = request.into_parts();
     let target = Target::find(parts.uri.path());
     let route = target.map_or(Route::None, Target::route);
-    let answer = match target {
+    let answer = dispatch(app, connection, &parts, target, body).await;
+    let reply = answer.unwrap_or_else(|problem| {
+        let path = parts.uri.path();
+        problem_reply(*problem, path, &parts)
+    });
+    app.metrics
+        .answered(route, reply.status(), started.elapsed());
+    reply
+}
+
+/// The routes that matter for speed come first.
+async fn dispatch(
+    app: &App,
+    connection: &ConnectionState,
+    parts: &request::Parts,
+    target: Option<Target<'_>>,
+    body: Incoming,
+) -> Answered {
+    if parts.version == Version::HTTP_2 {
+        check_http2(parts)?;
+    }
+    match target {
         Some(Target::Command {
             aggregate_type,
             id,
@@ -44,20 +65,13 @@ pub(crate) async fn handle(
                 id,
                 command,
             };
-            command::answer(app, connection, &parts, address, body).await
+            command::answer(app, connection, parts, address, body).await
         }
         Some(Target::State { aggregate_type, id }) if is_get(&parts.method) => {
-            state::answer(app, connection, &parts, aggregate_type, id).await
+            state::answer(app, connection, parts, aggregate_type, id).await
         }
-        target => show(app, connection, &parts, target).await,
-    };
-    let reply = answer.unwrap_or_else(|problem| {
-        let path = parts.uri.path();
-        problem_reply(*problem, path, &parts)
-    });
-    app.metrics
-        .answered(route, reply.status(), started.elapsed());
-    reply
+        target => show(app, connection, parts, target).await,
+    }
 }
 
 /// Routes that are asked for rarely.
@@ -67,13 +81,12 @@ async fn show(
     parts: &request::Parts,
     target: Option<Target<'_>>,
 ) -> Answered {
-    if parts.method.as_str() == REFUSED {
-        if let Some(refusal) = connection.refusal.lock().take() {
-            let problem = violation(refusal.violation);
-            return Ok(problem_reply(problem, &refusal.path, parts));
-        }
+    if parts.method.as_str() == REFUSED
+        && let Some(refusal) = connection.refusal.lock().take()
+    {
+        let problem = violation(refusal.violation);
+        return Ok(problem_reply(problem, &refusal.path, parts));
     }
-    check_authority(parts)?;
     let Some(target) = target else {
         return Err(Box::new(Problem::new(
             Code::NotFound,
@@ -136,15 +149,19 @@ fn is_get(method: &Method) -> bool {
     *method == Method::GET || *method == Method::HEAD
 }
 
-/// HTTP/2 carries the authority in a field of its own; one of the two must be there. For HTTP/1.1
-/// the guard has seen to it.
-fn check_authority(parts: &request::Parts) -> Result<(), Box<Problem>> {
-    let named = parts.uri.authority().is_some() || parts.headers.contains_key(HOST);
-    if parts.version == Version::HTTP_2 && !named {
-        return Err(Box::new(Problem::new(
-            Code::MalformedRequest,
-            "the request names no authority",
-        )));
+/// What the guard sees to for HTTP/1.1.
+fn check_http2(parts: &request::Parts) -> Result<(), Box<Problem>> {
+    let target = parts.uri.path().len() + parts.uri.query().map_or(0, str::len);
+    if target > MAX_TARGET_BYTES {
+        return Err(Box::new(violation(Violation::UriTooLong)));
+    }
+    if parts.headers.len() > MAX_FIELDS {
+        return Err(Box::new(violation(Violation::HeadTooLarge)));
+    }
+    // The authority has a field of its own; one of the two must be there.
+    if parts.uri.authority().is_none() && !parts.headers.contains_key(HOST) {
+        let reason = "the request names no authority";
+        return Err(Box::new(violation(Violation::Malformed(reason))));
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! while a limit moves into the future, and set anew when it fires too early.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -56,6 +57,31 @@ impl LazyTimer {
             self.poll(deadline, cx).map(|()| Err(Elapsed))
         })
         .await
+    }
+}
+
+/// Notices writes that get nowhere: a client that does not read what it asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Stall {
+    since: Option<Instant>,
+    timer: LazyTimer,
+}
+
+impl Stall {
+    /// Passes the outcome of a write on, or an error once writes have been stuck for `limit`.
+    pub(crate) fn watch<T>(
+        &mut self,
+        limit: Duration,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.since = None;
+            return written;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        ready!(self.timer.poll(since + limit, cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 

@@ -102,7 +102,12 @@ struct Extent {
 
 impl Batch {
     /// Sets a row to the concatenation of `parts`.
-    pub(crate) fn put(&mut self, table: Table, key: &[u8], parts: &[&[u8]]) {
+    pub(crate) fn put<'a>(
+        &mut self,
+        table: Table,
+        key: &[u8],
+        parts: impl IntoIterator<Item = &'a [u8]>,
+    ) {
         self.data.extend_from_slice(key);
         let key_end = self.data.len();
         for part in parts {

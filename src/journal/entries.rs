@@ -3,6 +3,7 @@
 //! Owns: the check that an entry is complete. Refuses: to give a part of one. Invariant: entries
 //! come out in order without a gap, each with all its records at the positions its header says.
 
+use std::cmp::Ordering;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use phalanx_actors::record::Record;
 
 use super::disk::{Batch, Table};
 use super::rows::{self, EntryHeader};
+use super::run::leading_run;
 use super::shard::Placed;
 use super::types::{LogEntry, LogPayload};
 
@@ -50,17 +52,23 @@ pub(crate) fn put_entry(
     let too_many = |_| CodecError::Short { len: records.len() };
     let count = u32::try_from(records.len()).map_err(too_many)?;
     let header = rows::seal_header(count, placed.last_position, &entry.meta, other)?;
-    let first = records.first().map_or(&[][..], |record| &record.bytes[..]);
-    batch.put(
-        Table::Log,
-        &rows::log_key(shard, entry.index, 0),
-        &[&header, first],
-    );
-    for (slot, record) in (1..count).zip(records.iter().skip(1)) {
+    let mut front: &[u8] = &header;
+    let mut rest = records;
+    let mut slot = 0_u32;
+    loop {
+        let (run, behind) = rest
+            .split_at_checked(leading_run(rest))
+            .unwrap_or((rest, &[]));
+        let bytes = run.iter().map(|record| &record.bytes[..]);
         let key = rows::log_key(shard, entry.index, slot);
-        batch.put(Table::Log, &key, &[&record.bytes]);
+        batch.put(Table::Log, &key, std::iter::once(front).chain(bytes));
+        if behind.is_empty() {
+            return Ok(());
+        }
+        slot += u32::try_from(run.len()).map_err(too_many)?;
+        rest = behind;
+        front = &[];
     }
-    Ok(())
 }
 
 /// Puts entries together from rows that are fed in order.
@@ -90,39 +98,33 @@ impl Assembler {
         let parsed = rows::parse_log_key(key);
         let (_, index, slot) = parsed.ok_or_else(|| Damage::new("a log key", "wrong length"))?;
         let bytes = Bytes::copy_from_slice(value);
-        let (header, mut records) = match self.open.take() {
+        let (header, mut records, run) = match self.open.take() {
             None if index == self.next_index && slot == 0 => {
                 let opened = rows::open_header(&bytes);
-                let (header, first) = opened.map_err(|error| Damage::at(index, slot, error))?;
-                let mut records =
-                    Vec::with_capacity(usize::try_from(header.records).unwrap_or(0).min(1 << 16));
-                match (header.records, first.is_empty()) {
-                    (0, true) => {}
-                    (0, false) => return Err(Damage::at(index, slot, "bytes left over")),
-                    _ => records.push(open_record(index, slot, first)?),
-                }
-                (header, records)
+                let (header, run) = opened.map_err(|error| Damage::at(index, slot, error))?;
+                (header, Vec::new(), run)
             }
-            Some((header, mut records))
+            Some((header, records))
                 if index == self.next_index && usize::try_from(slot) == Ok(records.len()) =>
             {
-                records.push(open_record(index, slot, bytes)?);
-                (header, records)
+                (header, records, bytes)
             }
             _ => {
-                return Err(Damage::at(
-                    self.next_index,
-                    0,
-                    format!("rows are missing before {index}.{slot}"),
-                ));
+                let reason = format!("rows are missing before {index}.{slot}");
+                return Err(Damage::at(self.next_index, 0, reason));
             }
         };
+        open_run(index, slot, run, &mut records)?;
         self.bytes += value.len();
-        if usize::try_from(header.records) != Ok(records.len()) {
-            self.open = Some((header, std::mem::take(&mut records)));
-            return Ok(ControlFlow::Continue(()));
+        let expected = usize::try_from(header.records).unwrap_or(usize::MAX);
+        match records.len().cmp(&expected) {
+            Ordering::Greater => return Err(Damage::at(index, slot, "records left over")),
+            Ordering::Less => {
+                self.open = Some((header, records));
+                return Ok(ControlFlow::Continue(()));
+            }
+            Ordering::Equal => self.complete(&header, records)?,
         }
-        self.complete(&header, records)?;
         Ok(if self.bytes >= self.max_bytes {
             ControlFlow::Break(())
         } else {
@@ -170,8 +172,20 @@ impl Assembler {
     }
 }
 
-fn open_record(index: u64, slot: u32, bytes: Bytes) -> Result<Record, Damage> {
-    Record::from_stored(bytes).map_err(|error| Damage::at(index, slot, error))
+/// Reads the records of a run.
+fn open_run(
+    index: u64,
+    slot: u32,
+    mut run: Bytes,
+    records: &mut Vec<Record>,
+) -> Result<(), Damage> {
+    let damage = |error| Damage::at(index, slot, error);
+    while !run.is_empty() {
+        let (sealed, rest) = rows::split_sealed(&run).map_err(damage)?;
+        records.push(Record::from_stored(sealed).map_err(damage)?);
+        run = rest;
+    }
+    Ok(())
 }
 
 /// Positions must run through the records without a gap and end where the header says.

@@ -13,6 +13,7 @@ use phalanx_actors::record::FLAG_GENERATED_KEY;
 use super::disk::{Batch, Table};
 use super::queue::IndexWork;
 use super::rows::{self, AppliedRow, DedupRow, StreamRow};
+use super::run::{self, leading_run};
 use super::shared::Shared;
 use super::types::AppliedRecord;
 
@@ -34,9 +35,7 @@ pub(crate) fn fill(
                 let Some(position) = follow(shared, *shard, position, records) else {
                     continue;
                 };
-                for applied in records {
-                    put_record(batch, &mut key, shared.retention_us, *shard, applied)?;
-                }
+                put_runs(batch, &mut key, shared.retention_us, *shard, records)?;
                 let row = AppliedRow {
                     index: mark.index,
                     position,
@@ -46,12 +45,12 @@ pub(crate) fn fill(
             }
             IndexWork::Snapshot(shard, stream, snapshot) => {
                 rows::snapshot_key(&mut key, *shard, stream);
-                batch.put(Table::Snapshot, &key, &[&rows::seal_snapshot(snapshot)?]);
+                batch.put(Table::Snapshot, &key, [&rows::seal_snapshot(snapshot)?[..]]);
             }
         }
     }
     for (shard, row) in &applied {
-        batch.put(Table::Index, &rows::applied_key(*shard), &[&row.seal()?]);
+        batch.put(Table::Index, &rows::applied_key(*shard), [&row.seal()?[..]]);
     }
     Ok(applied
         .into_iter()
@@ -82,29 +81,54 @@ fn follow(
     Some(position)
 }
 
-fn put_record(
+/// The runs of records that come in the order of the log, each with its stream row. The records of
+/// an entry must be complete.
+pub(crate) fn runs(
+    records: &[AppliedRecord],
+) -> impl Iterator<Item = (&AppliedRecord, &[AppliedRecord], StreamRow)> {
+    let mut rest = records;
+    std::iter::from_fn(move || {
+        let first = rest.first()?;
+        let entry = rest.iter().take_while(|next| next.index == first.index);
+        let length = leading_run(entry.map(|applied| &applied.record));
+        let (run, behind) = rest.split_at_checked(length)?;
+        let row = StreamRow {
+            index: first.index,
+            slot: first.slot,
+            records: u32::try_from(length).unwrap_or(u32::MAX),
+            event_count: run::event_count(run.iter().map(|applied| &applied.record)),
+            first_position: first.record.first_position,
+            ends_entry: behind.first().is_none_or(|next| next.index != first.index),
+        };
+        rest = behind;
+        Some((first, run, row))
+    })
+}
+
+fn put_runs(
     batch: &mut Batch,
     key: &mut Vec<u8>,
     retention_us: i64,
     shard: ShardId,
-    applied: &AppliedRecord,
+    records: &[AppliedRecord],
 ) -> Result<(), CodecError> {
-    let AppliedRecord {
-        index,
-        slot,
-        record,
-    } = applied;
-    rows::stream_key(key, shard, &record.stream, record.first_sequence);
-    let row = StreamRow::new(*index, *slot, record).seal()?;
-    batch.put(Table::Index, key, &[&row]);
-    if record.flags & FLAG_GENERATED_KEY == 0 {
-        rows::dedup_key(key, shard, &record.stream, record.key_hash);
-        let row = DedupRow {
-            index: *index,
-            slot: *slot,
-            expires_us: record.time_us.saturating_add(retention_us),
-        };
-        batch.put(Table::Index, key, &[&row.seal()?]);
+    for (first, run, row) in runs(records) {
+        let record = &first.record;
+        rows::stream_key(key, shard, &record.stream, record.first_sequence);
+        batch.put(Table::Index, key, [&row.seal()?[..]]);
+        for (nth, AppliedRecord { record, .. }) in (0..).zip(run) {
+            if record.flags & FLAG_GENERATED_KEY != 0 {
+                continue;
+            }
+            rows::dedup_key(key, shard, &record.stream, record.key_hash);
+            let row = DedupRow {
+                index: row.index,
+                slot: row.slot,
+                nth,
+                expires_us: record.time_us.saturating_add(retention_us),
+            };
+            batch.put(Table::Index, key, [&row.seal()?[..]]);
+        }
     }
     Ok(())
 }

@@ -36,9 +36,10 @@ struct Shared {
     released: Condvar,
 }
 
-type Rows = BTreeMap<(Table, Vec<u8>), Bytes>;
+type Key = (Table, Vec<u8>);
+type Rows = BTreeMap<Key, Bytes>;
 /// A change with its own bytes; `None` removes.
-type OwnedChange = ((Table, Vec<u8>), Option<Bytes>);
+type OwnedChange = (Key, Option<Bytes>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -221,7 +222,7 @@ fn owned(batch: &Batch) -> Vec<OwnedChange> {
     batch.changes().map(own).collect()
 }
 
-fn bounds(scan: Scan<'_>) -> (Bound<(Table, Vec<u8>)>, Bound<(Table, Vec<u8>)>) {
+fn bounds(scan: Scan<'_>) -> (Bound<Key>, Bound<Key>) {
     (
         Bound::Included((scan.table, scan.from.to_vec())),
         Bound::Excluded((scan.table, scan.to.to_vec())),

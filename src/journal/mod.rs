@@ -28,6 +28,7 @@ mod queue;
 mod rocks;
 mod rocks_options;
 mod rows;
+mod run;
 mod shard;
 mod shared;
 mod space;

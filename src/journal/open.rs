@@ -12,11 +12,13 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use phalanx_actors::names::ShardId;
 use phalanx_actors::ports::{Clock, JournalError};
+use phalanx_actors::record::Record;
 use uuid::Uuid;
 
 use super::directory::{Directory, Format};
 use super::disk::{Disk, DiskError, Scan, Table};
 use super::entries::Damage;
+use super::index;
 use super::log_read::{ReadError, read_rows};
 use super::mark::{self, Marks, ShardMark};
 use super::memory::MemoryDisk;
@@ -25,7 +27,7 @@ use super::rocks::RocksDisk;
 use super::rows::{self, AppliedRow, StreamRow, VoteRow};
 use super::shard::{LogEnd, LogState, Placed, Shard};
 use super::shared::Shared;
-use super::types::{Applied, JournalOptions, LogPayload, OpenError};
+use super::types::{Applied, AppliedRecord, JournalOptions, LogPayload, OpenError};
 use super::writer::Writer;
 
 /// Entries at the end of each log that are read back when a journal is opened.
@@ -290,12 +292,19 @@ fn check_applied(
         let LogPayload::Records(records) = &placed.entry.payload else {
             continue;
         };
-        for (slot, record) in (0..).zip(records.iter()) {
+        let place = |(slot, record): (u32, &Record)| AppliedRecord {
+            index: placed.entry.index,
+            slot,
+            record: record.clone(),
+        };
+        let records: Vec<_> = (0..).zip(records.iter()).map(place).collect();
+        for (first, _, expected) in index::runs(&records) {
+            let record = &first.record;
             rows::stream_key(&mut key, id, &record.stream, record.first_sequence);
             let row = disk.get(Table::Index, &key).map_err(ReadError::Disk)?;
             let row = row.map(|row| StreamRow::open(&row)).transpose();
             let row = row.map_err(|error| damage("the index", error))?;
-            if row != Some(StreamRow::new(placed.entry.index, slot, record)) {
+            if row != Some(expected) {
                 let reason = format!("event {} is not indexed", record.first_sequence);
                 return Err(damage(format!("the index of {}", record.stream), reason));
             }

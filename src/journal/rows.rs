@@ -5,8 +5,8 @@
 //!
 //! ```text
 //! table     key                                               value
-//! log       shard u32, index u64, slot u32 (all BE)           slot 0: entry header, then record 0
-//!                                                             slot n: record n
+//! log       shard u32, index u64, slot u32 (all BE)           slot 0: entry header, then a run
+//!                                                             slot n: a run whose first record is n
 //! index     shard u32 BE, 0                                   Applied: how far this table goes
 //! index     shard u32 BE, 1, type 0 id 0, sequence u64 BE     Stream: where the record lies
 //! index     shard u32 BE, 2, type 0 id 0, key hash u128 BE    Dedup: where the record lies, expiry
@@ -14,13 +14,13 @@
 //! meta      "vote", shard u32 BE                              Vote: its number, opaque
 //! meta      "purg", shard u32 BE                              Entry: opaque
 //! ```
-//! A record's bytes are stored exactly as its actor sealed them. The entry header stands before
-//! record 0 in one row, so that an entry of one command costs one row.
+//! A record's bytes are stored exactly as its actor sealed them; those of a run (see `run`) stand one
+//! after the other, each saying its own length. The entry header stands before the first run in one
+//! row, so that an entry of one command costs one row.
 
 use bytes::Bytes;
 use phalanx_actors::codec::{self, CodecError, HEADER_LEN, ValueType};
 use phalanx_actors::names::{ShardId, StreamName};
-use phalanx_actors::record::Record;
 
 /// Version of everything in this file.
 const SCHEMA: u16 = 1;
@@ -159,16 +159,22 @@ pub(crate) fn seal_header(
     Ok(out)
 }
 
-/// Reads the row of slot 0; gives the header and the bytes of record 0 (empty when there is none).
-pub(crate) fn open_header(row: &Bytes) -> Result<(EntryHeader, Bytes), CodecError> {
+/// Cuts the first sealed value off a row; gives it and the rest.
+pub(crate) fn split_sealed(row: &Bytes) -> Result<(Bytes, Bytes), CodecError> {
     let short = || CodecError::Short { len: row.len() };
     let length = row.get(5..9).and_then(|bytes| bytes.try_into().ok());
     let length = u32::from_le_bytes(length.ok_or_else(short)?);
-    let end = usize::try_from(length)
-        .ok()
-        .and_then(|length| length.checked_add(HEADER_LEN));
+    let end = usize::try_from(length).ok();
+    let end = end.and_then(|length| length.checked_add(HEADER_LEN));
     let end = end.filter(|end| *end <= row.len()).ok_or_else(short)?;
-    let sealed = row.slice(..end);
+    Ok((row.slice(..end), row.slice(end..)))
+}
+
+/// Reads the row of slot 0; gives the header and the bytes of the first run (empty when there is
+/// none).
+pub(crate) fn open_header(row: &Bytes) -> Result<(EntryHeader, Bytes), CodecError> {
+    let short = || CodecError::Short { len: row.len() };
+    let (sealed, rest_of_row) = split_sealed(row)?;
     let (_, payload) = codec::open(ValueType::Entry, &sealed)?;
     let (records, rest) = payload.split_first_chunk::<4>().ok_or_else(short)?;
     let (last_position, rest) = rest.split_first_chunk::<8>().ok_or_else(short)?;
@@ -179,41 +185,42 @@ pub(crate) fn open_header(row: &Bytes) -> Result<(EntryHeader, Bytes), CodecErro
         meta: row.slice_ref(meta),
         other: row.slice_ref(other),
     };
-    Ok((header, row.slice(end..)))
+    Ok((header, rest_of_row))
 }
 
-/// Where a record of a stream lies.
+/// Where a run of a stream lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StreamRow {
     pub(crate) index: u64,
+    /// Of the run's first record, which is that of its log row.
     pub(crate) slot: u32,
+    /// Number of records in the run.
+    pub(crate) records: u32,
+    /// Number of events in them.
     pub(crate) event_count: u32,
-    /// Position number of the record's first event.
+    /// Position number of the run's first event.
     pub(crate) first_position: u64,
+    /// Whether the entry ends with this run.
+    pub(crate) ends_entry: bool,
 }
 
 impl StreamRow {
-    pub(crate) fn new(index: u64, slot: u32, record: &Record) -> Self {
-        Self {
-            index,
-            slot,
-            event_count: record.event_count,
-            first_position: record.first_position,
-        }
-    }
-
     pub(crate) fn seal(&self) -> Result<Vec<u8>, CodecError> {
-        let fields = (self.index, self.slot, self.event_count, self.first_position);
+        let place = (self.index, self.slot, self.records, self.ends_entry);
+        let fields = (place, self.event_count, self.first_position);
         codec::seal(ValueType::Stream, SCHEMA, &fields)
     }
 
     pub(crate) fn open(bytes: &[u8]) -> Result<Self, CodecError> {
-        let (index, slot, event_count, first_position) = codec::unseal(ValueType::Stream, bytes)?;
+        let (place, event_count, first_position) = codec::unseal(ValueType::Stream, bytes)?;
+        let (index, slot, records, ends_entry) = place;
         Ok(Self {
             index,
             slot,
+            records,
             event_count,
             first_position,
+            ends_entry,
         })
     }
 }
@@ -222,22 +229,26 @@ impl StreamRow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DedupRow {
     pub(crate) index: u64,
+    /// Of the log row.
     pub(crate) slot: u32,
+    /// Its place within the row's run, from 0.
+    pub(crate) nth: u32,
     /// Microseconds since the Unix epoch; the key is forgotten from then on.
     pub(crate) expires_us: i64,
 }
 
 impl DedupRow {
     pub(crate) fn seal(&self) -> Result<Vec<u8>, CodecError> {
-        let fields = (self.index, self.slot, self.expires_us);
+        let fields = (self.index, self.slot, self.nth, self.expires_us);
         codec::seal(ValueType::Dedup, SCHEMA, &fields)
     }
 
     pub(crate) fn open(bytes: &[u8]) -> Result<Self, CodecError> {
-        let (index, slot, expires_us) = codec::unseal(ValueType::Dedup, bytes)?;
+        let (index, slot, nth, expires_us) = codec::unseal(ValueType::Dedup, bytes)?;
         Ok(Self {
             index,
             slot,
+            nth,
             expires_us,
         })
     }

@@ -10,15 +10,18 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use phalanx_actors::names::{ShardId, StreamName};
 use phalanx_actors::ports::JournalError;
-use phalanx_actors::record::Record;
+use phalanx_actors::record::{Record, RecordView, hash_key};
 
 use super::disk::{Scan, Table};
+use super::entries::Damage;
 use super::rows::{self, DedupRow, LogKey, StreamRow};
 use super::shard::Shard;
 use super::shared::Shared;
 
-/// Records fetched at once: enough to spread the cost of a call, few enough to stay in the caches.
-const FETCH: usize = 512;
+/// Rows fetched at once: enough to spread the cost of a call, few enough to stay in the caches.
+const FETCH: usize = 256;
+/// Rows that lie side by side from which on stepping through them beats looking each up.
+const STEP: usize = 4;
 
 /// A stream row with the sequence number from its key.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +41,20 @@ impl Located {
         self.sequence
             .saturating_add(u64::from(self.row.event_count))
     }
+
+    /// Whether no other row lies between the two in the log.
+    fn adjoins(&self, next: &Self) -> bool {
+        let (row, next) = (self.row, next.row);
+        if next.index == row.index {
+            next.slot == row.slot.saturating_add(row.records)
+        } else {
+            row.ends_entry && next.slot == 0 && row.index.checked_add(1) == Some(next.index)
+        }
+    }
+
+    fn log_row(&self) -> String {
+        format!("log row {}.{}", self.row.index, self.row.slot)
+    }
 }
 
 impl Shared {
@@ -51,14 +68,26 @@ impl Shared {
     ) -> Result<Vec<Record>, JournalError> {
         let shard = self.readable(shard)?;
         let located = self.locate(shard, stream, from_sequence.max(1), limit)?;
-        let mut records = Vec::with_capacity(located.len());
+        let mut records = Vec::new();
         for chunk in located.chunks(FETCH) {
-            self.fetch(shard, stream, chunk, &mut records)?;
+            let rows = self.fetch(shard, chunk)?;
+            for (located, row) in chunk.iter().zip(rows) {
+                let run = run_bytes(shard, located, row)?;
+                open_run(shard, stream, located, run, &mut records)?;
+            }
         }
+        // The first run may begin before what is asked for, and the last one go beyond it.
+        let before = |record: &Record| {
+            let next = record.first_sequence + u64::from(record.event_count);
+            next <= from_sequence
+        };
+        let skip = records.iter().take_while(|record| before(record)).count();
+        records.drain(..skip);
+        records.truncate(limit);
         Ok(records)
     }
 
-    /// The stream rows from the one that covers `from` on.
+    /// The stream rows from the one that covers `from` on, with at least `limit` records.
     fn locate(
         &self,
         shard: &Shard,
@@ -92,16 +121,24 @@ impl Shared {
             }
         }
         rows::stream_key(&mut low, shard.id, stream, start);
-        let mut located: Vec<Located> = Vec::with_capacity(limit.min(FETCH));
+        let mut located: Vec<Located> = Vec::new();
         let mut next = start;
+        let mut found = 0;
         let mut problem = None;
         let scanned = self.disk.scan(stream_scan(&low, &high), &mut |key, value| {
-            if located.len() >= limit {
+            if found >= limit {
                 return ControlFlow::Break(());
             }
             match Located::parse(key, value) {
                 Ok(row) if row.sequence == next && row.row.event_count > 0 => {
                     next = row.next_sequence();
+                    // The first run's front may not be asked for: it counts as one record.
+                    let counted = if located.is_empty() {
+                        1
+                    } else {
+                        row.row.records
+                    };
+                    found += usize::try_from(counted).unwrap_or(usize::MAX);
                     located.push(row);
                     ControlFlow::Continue(())
                 }
@@ -122,53 +159,56 @@ impl Shared {
         }
     }
 
-    /// Reads the records of stream rows.
+    /// Reads the log rows of stream rows: side by side where they lie so, else by their keys.
     fn fetch(
         &self,
         shard: &Shard,
-        stream: &StreamName,
         located: &[Located],
-        records: &mut Vec<Record>,
-    ) -> Result<(), JournalError> {
+    ) -> Result<Vec<Option<Bytes>>, JournalError> {
+        let failed = |error| shard.read_failed("the log", error);
         let key = |row: &Located| rows::log_key(shard.id, row.row.index, row.row.slot);
-        let keys: Vec<LogKey> = located.iter().map(key).collect();
-        let values = self.disk.get_log_rows(&keys);
-        let values = values.map_err(|error| shard.read_failed("the log", error))?;
-        for (located, value) in located.iter().zip(values) {
-            let record = self.open_row(shard, located.row.index, located.row.slot, value)?;
-            let matches = record.first_sequence == located.sequence
-                && record.event_count == located.row.event_count
-                && record.first_position == located.row.first_position
-                && record.stream == *stream;
-            if !matches {
-                let what = format!("log row {}.{}", located.row.index, located.row.slot);
-                return Err(shard.corrupt(
-                    what,
-                    format!("it is not event {} of {stream}", located.sequence),
-                ));
+        let mut fetched = Vec::with_capacity(located.len());
+        let mut scattered: Vec<LogKey> = Vec::new();
+        let mut places = Vec::new();
+        for group in located.chunk_by(Located::adjoins) {
+            if group.len() < STEP {
+                places.extend(fetched.len()..fetched.len() + group.len());
+                scattered.extend(group.iter().map(key));
+                fetched.resize(fetched.len() + group.len(), None);
+                continue;
             }
-            records.push(record);
+            let (Some(first), Some(last)) = (group.first(), group.last()) else {
+                continue;
+            };
+            let end = rows::log_key(shard.id, last.row.index, last.row.slot.saturating_add(1));
+            let scan = Scan {
+                table: Table::Log,
+                from: &key(first),
+                to: &end,
+                within_stream: false,
+            };
+            let mut expected = group.iter();
+            self.disk
+                .scan(scan, &mut |found, value| match expected.next() {
+                    Some(row) if found == key(row) => {
+                        fetched.push(Some(Bytes::copy_from_slice(value)));
+                        ControlFlow::Continue(())
+                    }
+                    missing => {
+                        fetched.extend(missing.map(|_| None));
+                        ControlFlow::Break(())
+                    }
+                })
+                .map_err(failed)?;
+            fetched.extend(expected.map(|_| None));
         }
-        Ok(())
-    }
-
-    /// Reads a record out of its log row.
-    fn open_row(
-        &self,
-        shard: &Shard,
-        index: u64,
-        slot: u32,
-        value: Option<Bytes>,
-    ) -> Result<Record, JournalError> {
-        let what = || format!("log row {index}.{slot}");
-        let value = value.ok_or_else(|| shard.corrupt(what(), "it is missing"))?;
-        let bytes = if slot == 0 {
-            let opened = rows::open_header(&value);
-            opened.map_err(|error| shard.corrupt(what(), error))?.1
-        } else {
-            value
-        };
-        Record::from_stored(bytes).map_err(|error| shard.corrupt(what(), error))
+        let values = self.disk.get_log_rows(&scattered).map_err(failed)?;
+        for (place, value) in places.into_iter().zip(values) {
+            if let Some(slot) = fetched.get_mut(place) {
+                *slot = value;
+            }
+        }
+        Ok(fetched)
     }
 
     /// See [`phalanx_actors::ports::Journal::find_key`].
@@ -194,7 +234,8 @@ impl Shared {
         let key = rows::log_key(shard.id, row.index, row.slot);
         let value = self.disk.get(Table::Log, &key);
         let value = value.map_err(|error| shard.read_failed("the log", error))?;
-        let record = self.open_row(shard, row.index, row.slot, value)?;
+        let record = nth_record(&row, value);
+        let record = record.map_err(|damage| shard.damaged(damage))?;
         if record.key_hash != key_hash || record.stream != *stream {
             return Err(shard.corrupt(what(), "it points to another command"));
         }
@@ -231,4 +272,76 @@ fn stream_scan<'a>(from: &'a [u8], to: &'a [u8]) -> Scan<'a> {
         to,
         within_stream: true,
     }
+}
+
+/// The run in a log row.
+fn run_bytes(shard: &Shard, located: &Located, row: Option<Bytes>) -> Result<Bytes, JournalError> {
+    let row = row.ok_or_else(|| shard.corrupt(located.log_row(), "it is missing"))?;
+    if located.row.slot > 0 {
+        return Ok(row);
+    }
+    let opened = rows::open_header(&row);
+    let (_, run) = opened.map_err(|error| shard.corrupt(located.log_row(), error))?;
+    Ok(run)
+}
+
+/// Reads a run's records, which must be those that the stream row says.
+fn open_run(
+    shard: &Shard,
+    stream: &StreamName,
+    located: &Located,
+    mut run: Bytes,
+    records: &mut Vec<Record>,
+) -> Result<(), JournalError> {
+    let damaged = |error| shard.corrupt(located.log_row(), error);
+    let mut sequence = located.sequence;
+    let mut position = located.row.first_position;
+    for _ in 0..located.row.records {
+        let (sealed, rest) = rows::split_sealed(&run).map_err(damaged)?;
+        let view = RecordView::open(&sealed).map_err(damaged)?;
+        let head = &view.head;
+        let matches = head.first_sequence == sequence
+            && view.first_position == position
+            && head.event_count > 0
+            && head.stream == stream.as_str();
+        if !matches {
+            let reason = format!("it is not event {sequence} of {stream}");
+            return Err(shard.corrupt(located.log_row(), reason));
+        }
+        let record = Record {
+            stream: stream.clone(),
+            first_sequence: sequence,
+            event_count: head.event_count,
+            first_position: position,
+            time_us: head.time_us,
+            key_hash: hash_key(head.key),
+            flags: head.flags,
+            bytes: sealed.clone(),
+        };
+        sequence += u64::from(record.event_count);
+        position += u64::from(record.event_count);
+        records.push(record);
+        run = rest;
+    }
+    if run.is_empty() && sequence == located.next_sequence() {
+        Ok(())
+    } else {
+        Err(shard.corrupt(located.log_row(), "it does not end where its index says"))
+    }
+}
+
+/// The record that the row of an idempotency key names.
+fn nth_record(row: &DedupRow, value: Option<Bytes>) -> Result<Record, Damage> {
+    let damage = |reason: String| Damage::at(row.index, row.slot, reason);
+    let mut run = value.ok_or_else(|| damage("it is missing".to_owned()))?;
+    if row.slot == 0 {
+        let opened = rows::open_header(&run);
+        run = opened.map_err(|error| damage(error.to_string()))?.1;
+    }
+    for _ in 0..row.nth {
+        let split = rows::split_sealed(&run);
+        run = split.map_err(|error| damage(error.to_string()))?.1;
+    }
+    let split = rows::split_sealed(&run).and_then(|(sealed, _)| Record::from_stored(sealed));
+    split.map_err(|error| damage(error.to_string()))
 }

@@ -7,4 +7,4 @@ mod damage;
 mod directory;
 mod failure;
 mod golden;
-mod kit;
+pub(crate) mod kit;

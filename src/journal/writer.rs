@@ -124,14 +124,14 @@ impl Writer {
                 let sealed = VoteRow { number, vote }.seal().map_err(DiskError::io);
                 sealed.map(|row| {
                     self.batch
-                        .put(Table::Meta, &rows::vote_key(work.shard), &[&row])
+                        .put(Table::Meta, &rows::vote_key(work.shard), [&row[..]])
                 })
             }
             LogWorkKind::Purged(purged) => {
                 let sealed = rows::seal_purged(&purged).map_err(DiskError::io);
                 sealed.map(|row| {
                     self.batch
-                        .put(Table::Meta, &rows::purged_key(work.shard), &[&row]);
+                        .put(Table::Meta, &rows::purged_key(work.shard), [&row[..]]);
                 })
             }
             LogWorkKind::Truncate { from, until, kept } => {

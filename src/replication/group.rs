@@ -19,7 +19,7 @@ use super::log_store::ShardLog;
 use super::network::Alone;
 use super::responder::ProposalResponder;
 use super::state_machine::ShardIndex;
-use super::types::{Committed, CommandBatch, NodeId, TypeConfig};
+use super::types::{CommandBatch, Committed, NodeId, TypeConfig};
 use crate::failpoints::crash_point;
 use crate::journal::Journal;
 
@@ -234,7 +234,9 @@ impl Replicator for Group {
 
     fn confirm_leadership(&self, term: u64) -> BoxFuture<'_, bool> {
         Box::pin(async move {
-            let gate = self.raft.get_read_linearizer(self.options.read_policy.clone());
+            let gate = self
+                .raft
+                .get_read_linearizer(self.options.read_policy.clone());
             match gate.await {
                 Ok(linearizer) => **linearizer.read_log_id().committed_leader_id() == term,
                 Err(error) => {

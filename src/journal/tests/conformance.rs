@@ -256,6 +256,58 @@ fn long_streams_read_in_order_across_calls() {
 }
 
 #[test]
+fn a_hot_stream_travels_in_runs_and_reads_back_one_by_one() {
+    for bench in Bench::all() {
+        let journal = bench.open();
+        let mut entries = Vec::new();
+        let mut hot = Vec::new();
+        let mut position = 1;
+        for index in 1..20 {
+            let mut batch = Vec::new();
+            for n in 0..100 {
+                let events = n % 3 + 1;
+                if n == 50 {
+                    batch.push(record("cold", index, 1, position));
+                    position += 1;
+                }
+                let next = hot
+                    .last()
+                    .map_or(1, |last: &phalanx_actors::record::Record| {
+                        last.first_sequence + u64::from(last.event_count)
+                    });
+                hot.push(record("hot", next, events, position));
+                batch.extend(hot.last().cloned());
+                position += u64::from(events);
+            }
+            entries.push(entry(index, batch));
+        }
+        commit(&journal, 0, entries.clone());
+        let journal = bench.reopen(journal);
+        assert_eq!(read_all(&journal, 0), entries);
+        let read = |from, limit| journal.read_stream(0, &stream("hot"), from, limit).unwrap();
+        assert_eq!(read(1, usize::MAX), hot);
+        for (skip, record) in hot.iter().enumerate().step_by(37) {
+            let last = record.first_sequence + u64::from(record.event_count) - 1;
+            let end = (skip + 130).min(hot.len());
+            assert_eq!(read(last, 130), hot[skip..end]);
+        }
+        assert_eq!(
+            journal
+                .read_stream(0, &stream("cold"), 1, 99)
+                .unwrap()
+                .len(),
+            19
+        );
+        let at = Timestamp::from_microsecond(1_000_000).unwrap();
+        for record in hot.iter().step_by(41) {
+            let hash = hash_key(&format!("key-{}", record.first_position));
+            let found = journal.find_key(0, &stream("hot"), hash, at).unwrap();
+            assert_eq!(found.as_ref(), Some(record));
+        }
+    }
+}
+
+#[test]
 fn keys_are_found_until_they_expire() {
     for bench in Bench::all() {
         let journal = bench.open();

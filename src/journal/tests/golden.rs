@@ -66,25 +66,28 @@ fn values() {
     let stream_row = StreamRow {
         index: 300,
         slot: 1,
-        event_count: 2,
+        records: 2,
+        event_count: 5,
         first_position: 70_000,
+        ends_entry: true,
     };
     let sealed = stream_row.seal().unwrap();
     assert_eq!(
         hex(&sealed),
-        "a7010801000a000000e080127cfb2c010102fc70110100"
+        "a7010801000c0000000a9c9d45fb2c0101020105fc70110100"
     );
     assert_eq!(StreamRow::open(&sealed).unwrap(), stream_row);
 
     let dedup = DedupRow {
         index: 300,
         slot: 1,
+        nth: 2,
         expires_us: 1_700_000_000_000_000,
     };
     let sealed = dedup.seal().unwrap();
     assert_eq!(
         hex(&sealed),
-        "a7010601000d000000e0a66c58fb2c0101fd00803c3048140c00"
+        "a7010601000e000000b1573d58fb2c010102fd00803c3048140c00"
     );
     assert_eq!(DedupRow::open(&sealed).unwrap(), dedup);
 

@@ -1,0 +1,245 @@
+//! HTTP/2 with prior knowledge, frame by frame: it keeps the limits of HTTP/1.1.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crate::node::{Listener, fresh_id};
+use phalanx::http::HttpLimits;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+struct Connection(TcpStream);
+
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    payload: Vec<u8>,
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut bytes = length[1..].to_vec();
+    bytes.extend_from_slice(&[kind, flags]);
+    bytes.extend_from_slice(&stream.to_be_bytes());
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+/// Fields as literals without indexing (RFC 7541, section 6.2.2).
+fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (name, value) in fields {
+        bytes.push(0);
+        for text in [name, value] {
+            let length = u8::try_from(text.len()).unwrap();
+            assert!(length < 127);
+            bytes.push(length);
+            bytes.extend_from_slice(text.as_bytes());
+        }
+    }
+    bytes
+}
+
+fn request_block<'a>(method: &'a str, path: &'a str) -> Vec<u8> {
+    block(&[
+        (":method", method),
+        (":scheme", "http"),
+        (":authority", "test"),
+        (":path", path),
+    ])
+}
+
+impl Connection {
+    fn open(listener: &Listener) -> Self {
+        let mut socket = TcpStream::connect(listener.address).unwrap();
+        let limit = Some(Duration::from_secs(20));
+        socket.set_read_timeout(limit).unwrap();
+        socket.write_all(PREFACE).unwrap();
+        socket.write_all(&frame(SETTINGS, 0, 0, &[])).unwrap();
+        Self(socket)
+    }
+
+    fn write(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        self.0
+            .write_all(&frame(kind, flags, stream, payload))
+            .unwrap();
+    }
+
+    /// The next frame; `None` when the server closes.
+    fn read(&mut self) -> Option<Frame> {
+        let mut header = [0; 9];
+        self.0.read_exact(&mut header).ok()?;
+        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        self.0.read_exact(&mut payload).ok()?;
+        Some(Frame {
+            kind: header[3],
+            flags: header[4],
+            stream: u32::from_be_bytes([header[5], header[6], header[7], header[8]]),
+            payload,
+        })
+    }
+
+    /// The first byte of the answer's header block, and its body.
+    fn answer(&mut self, stream: u32) -> (u8, Vec<u8>) {
+        let mut status = 0;
+        let mut body = Vec::new();
+        loop {
+            let frame = self.read().unwrap();
+            if frame.stream != stream {
+                continue;
+            }
+            match frame.kind {
+                HEADERS => status = frame.payload[0],
+                DATA => body.extend_from_slice(&frame.payload),
+                _ => continue,
+            }
+            if frame.flags & END_STREAM != 0 {
+                return (status, body);
+            }
+        }
+    }
+
+    /// Reads until the server closes, and says after how long.
+    fn closed_after(&mut self, started: Instant) -> Duration {
+        while self.read().is_some() {}
+        started.elapsed()
+    }
+}
+
+/// `:status 200` in the static table.
+const STATUS_200: u8 = 0x88;
+/// `:status 400` in the static table.
+const STATUS_400: u8 = 0x8c;
+
+fn strict() -> Listener {
+    Listener::start(HttpLimits {
+        header_timeout_ms: 200,
+        body_timeout_ms: 300,
+        idle_timeout_ms: 600,
+        request_timeout_ms: 300,
+        ..HttpLimits::default()
+    })
+}
+
+fn assert_about(took: Duration, millis: u64) {
+    let limit = Duration::from_millis(millis);
+    assert!(
+        took >= limit.mul_f64(0.9) && took < limit + Duration::from_secs(3),
+        "{took:?}"
+    );
+}
+
+#[test]
+fn requests_are_answered_side_by_side() {
+    let listener = Listener::start(HttpLimits::default());
+    let mut connection = Connection::open(&listener);
+    let path = format!("/v1/aggregates/probe/{}/commands/Count", fresh_id("h2"));
+    for stream in [1, 3, 5] {
+        connection.write(HEADERS, END_HEADERS, stream, &request_block("POST", &path));
+        connection.write(DATA, END_STREAM, stream, br#"{"times":0}"#);
+    }
+    for stream in [1, 3, 5] {
+        let (status, body) = connection.answer(stream);
+        assert_eq!(status, STATUS_200);
+        let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(json["aggregate_type"], "probe");
+    }
+    connection.write(
+        HEADERS,
+        END_HEADERS | END_STREAM,
+        7,
+        &block(&[(":method", "GET"), (":scheme", "http"), (":path", "/livez")]),
+    );
+    let (status, body) = connection.answer(7);
+    assert_eq!(status, STATUS_400, "{}", String::from_utf8_lossy(&body));
+}
+
+#[test]
+fn what_is_begun_must_go_on() {
+    let listener = strict();
+    // Nothing after the preface, and nothing but pings.
+    let started = Instant::now();
+    assert_about(Connection::open(&listener).closed_after(started), 200);
+    let mut pinging = Connection::open(&listener);
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(5) {
+        let ping = frame(PING, 0, 0, &[0; 8]);
+        if pinging.0.write_all(&ping).is_err() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_about(started.elapsed(), 200);
+    // A header block that does not end.
+    let mut connection = Connection::open(&listener);
+    let request = request_block("GET", "/livez");
+    connection.write(HEADERS, END_HEADERS | END_STREAM, 1, &request);
+    assert_eq!(connection.answer(1).0, STATUS_200);
+    let started = Instant::now();
+    connection.write(HEADERS, END_STREAM, 3, &request);
+    connection.write(CONTINUATION, 0, 3, &block(&[("x", "y")]));
+    assert_about(connection.closed_after(started), 200);
+    // Half a preface.
+    let mut half = Connection(TcpStream::connect(listener.address).unwrap());
+    let started = Instant::now();
+    half.0.write_all(&PREFACE[..10]).unwrap();
+    assert_about(half.closed_after(started), 200);
+}
+
+#[test]
+fn a_slow_body_and_an_idle_connection_end() {
+    let listener = strict();
+    let mut connection = Connection::open(&listener);
+    let path = format!("/v1/aggregates/probe/{}/commands/Count", fresh_id("h2"));
+    let started = Instant::now();
+    connection.write(HEADERS, END_HEADERS, 1, &request_block("POST", &path));
+    connection.write(DATA, 0, 1, b"{\"ti");
+    let (_, body) = connection.answer(1);
+    let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(problem["code"], "request-timeout");
+    assert_about(started.elapsed(), 300);
+    let idle = connection.closed_after(started);
+    assert_about(idle, 600);
+}
+
+#[test]
+fn large_bodies_are_refused_and_winding_down_says_goodbye() {
+    let mut listener = Listener::start(HttpLimits::default());
+    let mut connection = Connection::open(&listener);
+    let path = "/v1/aggregates/probe/large/commands/Count";
+    let mut fields = request_block("POST", path);
+    fields.extend(block(&[("content-length", "1048577")]));
+    connection.write(HEADERS, END_HEADERS, 1, &fields);
+    let (_, body) = connection.answer(1);
+    let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(problem["code"], "content-too-large");
+    listener.stop();
+    let mut said_goodbye = false;
+    while let Some(frame) = connection.read() {
+        said_goodbye |= frame.kind == GOAWAY;
+    }
+    assert!(said_goodbye);
+    listener.wait();
+}
+
+#[test]
+fn it_can_be_turned_off() {
+    let listener = Listener::start(HttpLimits {
+        allow_http2: false,
+        ..HttpLimits::default()
+    });
+    let mut client = listener.connect();
+    client.write(PREFACE);
+    client.read().problem(400, "malformed-request");
+}
