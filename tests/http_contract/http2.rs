@@ -14,6 +14,7 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
+const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
@@ -75,13 +76,17 @@ impl Connection {
             .unwrap();
     }
 
-    /// The next frame; `None` when the server closes.
+    /// The next frame; `None` when the server closes. Pings are answered.
     fn read(&mut self) -> Option<Frame> {
         let mut header = [0; 9];
         self.0.read_exact(&mut header).ok()?;
         let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
         let mut payload = vec![0; usize::try_from(length).unwrap()];
         self.0.read_exact(&mut payload).ok()?;
+        if header[3] == PING && header[4] & ACK == 0 {
+            // The server may be gone already, which the next read tells.
+            self.0.write_all(&frame(PING, ACK, 0, &payload)).ok();
+        }
         Some(Frame {
             kind: header[3],
             flags: header[4],
