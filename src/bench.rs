@@ -26,6 +26,9 @@ mod target;
 mod template;
 mod workload;
 
+#[cfg(test)]
+mod tests;
+
 use std::process::ExitCode;
 
 pub use args::{Args, Distribution, KeyMode, Mode};

@@ -15,11 +15,20 @@ macro_rules! crash_point {
 
 pub(crate) use crash_point;
 
-/// Reads `FAILPOINTS`; the points are armed while the value lives.
-#[cfg(feature = "failpoints")]
+/// The crash points are armed while this lives.
+#[derive(Debug)]
 #[must_use]
-pub fn arm() -> fail::FailScenario<'static> {
-    fail::FailScenario::setup()
+pub struct Armed {
+    #[cfg(feature = "failpoints")]
+    _scenario: fail::FailScenario<'static>,
+}
+
+/// Reads `FAILPOINTS`. Without the feature `failpoints` it does nothing.
+pub fn arm() -> Armed {
+    Armed {
+        #[cfg(feature = "failpoints")]
+        _scenario: fail::FailScenario::setup(),
+    }
 }
 
 /// Ends the process at once: no destructor runs and nothing is flushed.

@@ -6,9 +6,15 @@
 pub mod bench;
 pub mod cli;
 pub mod domain;
+pub mod failpoints;
 pub mod http;
 pub mod journal;
 pub mod node;
 pub mod replication;
 pub mod settings;
 pub mod telemetry;
+
+/// The program in this page must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/YOUR_OWN_AGGREGATE.md")]
+mod your_own_aggregate {}

@@ -9,6 +9,7 @@ use phalanx::node::Node;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    let _armed = phalanx::failpoints::arm();
     phalanx::cli::run(std::env::args_os(), |settings| {
         Node::builder().samples().run(settings)
     })

@@ -13,6 +13,8 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use rand::Rng as _;
@@ -24,11 +26,15 @@ use support::node::{Node, NodeSetup, was_killed};
 use support::{measured, number_from_env, seeded, skipped, temp_dir, wait};
 
 /// The named steps of the write path: the process kills itself there.
-const FAILPOINTS: [&str; 4] = [
+const FAILPOINTS: [&str; 8] = [
+    "replication::before_propose",
     "journal::before_write",
     "journal::after_write_before_callback",
     "journal::before_index",
     "journal::after_index",
+    "replication::after_commit",
+    "replication::before_apply",
+    "http::before_reply",
 ];
 
 const TELLERS: i64 = 8;
@@ -42,7 +48,7 @@ fn kills() -> u64 {
 
 /// Small limits, so that aggregates leave memory, snapshots are taken and tables are written
 /// within a short run.
-fn busy_node(directory: &std::path::Path) -> NodeSetup {
+fn busy_node(directory: &Path) -> NodeSetup {
     NodeSetup::new(directory)
         .set("ACTORS__SNAPSHOT_EVERY_EVENTS", 16)
         .set("ACTORS__MAX_RESIDENT", 8)
@@ -151,4 +157,25 @@ fn dies_at(setup: &NodeSetup, failpoint: &str, rng: &mut StdRng) -> bool {
             false
         }
     }
+}
+
+#[test]
+fn every_crash_point_of_the_sources_is_visited_here() {
+    let mut found = Vec::new();
+    let mut waiting = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(directory) = waiting.pop() {
+        for entry in fs::read_dir(directory).expect("the sources can be read") {
+            let path = entry.expect("the sources can be read").path();
+            if path.is_dir() {
+                waiting.push(path);
+            } else if let Ok(text) = fs::read_to_string(&path) {
+                let calls = text.split("crash_point!(\"").skip(1);
+                found.extend(calls.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())));
+            }
+        }
+    }
+    found.sort_unstable();
+    let mut visited = FAILPOINTS.map(str::to_owned);
+    visited.sort_unstable();
+    assert_eq!(found, visited);
 }

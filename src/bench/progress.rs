@@ -35,7 +35,8 @@ pub(super) fn show_run(plan: &Plan, live: &Live, done: &Receiver<()>) {
         let now = Seen::read(live, Instant::now());
         if !plan.args.quiet {
             let elapsed = now.at.duration_since(start);
-            let phase = if elapsed <= plan.args.warmup {
+            // The line is about the second before it.
+            let phase = if elapsed < plan.args.warmup + EVERY / 2 {
                 "warm-up"
             } else {
                 "measure"

@@ -10,6 +10,8 @@ use hyper::body::Incoming;
 use phalanx_actors::names::StreamName;
 use phalanx_actors::request::{Accepted, Answer, CommandRequest, Precondition};
 
+use crate::failpoints::crash_point;
+
 use super::answers::{refusal, timed_out};
 use super::app::App;
 use super::code::Code;
@@ -74,6 +76,7 @@ pub(crate) async fn answer(
     };
     let answered = send(app, &mut timer, &command).await;
     *connection.timer.lock() = timer;
+    crash_point!("http::before_reply");
     Ok(render_accepted(&answered?, command.headers.prefer))
 }
 

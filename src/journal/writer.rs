@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fail::fail_point;
+use crate::failpoints::crash_point;
 
 use super::disk::{Batch, DiskError, Durability, Scan, Table};
 use super::entries;
@@ -191,14 +191,14 @@ impl Writer {
             self.batch.clear();
             return;
         }
-        fail_point!("journal::before_write");
+        crash_point!("journal::before_write");
         if !self.batch.is_empty()
             && let Err(error) = shared.disk.write(&self.batch, Durability::Synced)
         {
             self.fail(shared, "the write-ahead log", error);
             return;
         }
-        fail_point!("journal::after_write_before_callback");
+        crash_point!("journal::after_write_before_callback");
         self.space.wrote(self.batch.bytes());
         self.batch.clear();
         for pending in self.pending.drain(..) {
@@ -241,7 +241,7 @@ impl Writer {
             taken.index.clear();
             return;
         }
-        fail_point!("journal::before_index");
+        crash_point!("journal::before_index");
         let indexed = match index::fill(&mut self.batch, shared, &taken.index) {
             Ok(indexed) => indexed,
             Err(error) => return self.fail(shared, "the index", DiskError::io(error)),
@@ -249,7 +249,7 @@ impl Writer {
         if let Err(error) = shared.disk.write(&self.batch, Durability::Lazy) {
             return self.fail(shared, "the index", error);
         }
-        fail_point!("journal::after_index");
+        crash_point!("journal::after_index");
         self.space.wrote(self.batch.bytes());
         self.batch.clear();
         for (shard, position) in indexed {

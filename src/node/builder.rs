@@ -35,6 +35,9 @@ impl NodeBuilder {
     /// Adds an aggregate type.
     #[must_use]
     pub fn aggregate<A: Aggregate>(mut self) -> Self {
+        // The type's counters bind to whatever recorder there is now. A failure is reported when the
+        // node starts.
+        let _reported_later = metrics::install();
         if let Err(error) = self.types.register::<A>() {
             self.refused.get_or_insert(error);
         }
@@ -128,6 +131,10 @@ impl NodeBuilder {
             started.shards.clone(),
         )));
         background.push(tokio::spawn(metrics::upkeep(prometheus.clone())));
+        background.push(tokio::spawn(watch_health(
+            journal.clone(),
+            started.shards.clone(),
+        )));
         let (stop_http, mut stopping) = watch::channel(false);
         let app = HttpApp::new(model.clone(), prometheus);
         let http = tokio::spawn(http::serve(
@@ -233,6 +240,27 @@ async fn start_group(
         .map_err(|error| error.to_string())
 }
 
+/// How often damage that a read came upon is looked for.
+const HEALTH_ROUND: Duration = Duration::from_secs(1);
+
+/// Refuses shards whose storage turns out to be damaged while the node runs, so that `/readyz` says
+/// so and nothing more is stored there.
+async fn watch_health(journal: Journal, shards: Vec<ShardHandle>) {
+    let mut rounds = tokio::time::interval(HEALTH_ROUND);
+    loop {
+        rounds.tick().await;
+        for handle in &shards {
+            if handle.refusal().is_some() {
+                continue;
+            }
+            if let Err(error) = journal.shard_health(handle.shard()) {
+                tracing::error!(shard = handle.shard(), %error, "the shard is refused");
+                handle.refuse(error.to_string());
+            }
+        }
+    }
+}
+
 async fn open_journal(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Journal, NodeError> {
     let identity = Identity {
         cluster_name: settings.cluster.name.clone(),
@@ -250,7 +278,8 @@ async fn open_journal(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Jour
         max_open_files: journal.max_open_files,
         ..JournalOptions::new(settings.node.data_dir.clone(), identity)
     };
-    let opened = tokio::task::spawn_blocking(move || Journal::open(&options, Storage::RocksDb, clock)).await;
+    let opened =
+        tokio::task::spawn_blocking(move || Journal::open(&options, Storage::RocksDb, clock)).await;
     match opened {
         Ok(result) => Ok(result?),
         Err(error) => Err(NodeError::Runtime(std::io::Error::other(error))),

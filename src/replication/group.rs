@@ -19,7 +19,8 @@ use super::log_store::ShardLog;
 use super::network::Alone;
 use super::responder::ProposalResponder;
 use super::state_machine::ShardIndex;
-use super::types::{Committed, CommandBatch, NodeId, TypeConfig};
+use super::types::{CommandBatch, Committed, NodeId, TypeConfig};
+use crate::failpoints::crash_point;
 use crate::journal::Journal;
 
 type ShardRaft = Raft<TypeConfig, ShardIndex>;
@@ -223,6 +224,7 @@ impl Replicator for Group {
             .with_leader(Committed::from(term))
             .responder(responder);
         Box::pin(async move {
+            crash_point!("replication::before_propose");
             if let Err(error) = request.await {
                 // The responder is dropped and reports an unknown outcome.
                 tracing::error!(shard = self.shard, %error, "the raft group stopped");
@@ -232,7 +234,9 @@ impl Replicator for Group {
 
     fn confirm_leadership(&self, term: u64) -> BoxFuture<'_, bool> {
         Box::pin(async move {
-            let gate = self.raft.get_read_linearizer(self.options.read_policy.clone());
+            let gate = self
+                .raft
+                .get_read_linearizer(self.options.read_policy.clone());
             match gate.await {
                 Ok(linearizer) => **linearizer.read_log_id().committed_leader_id() == term,
                 Err(error) => {

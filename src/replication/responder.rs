@@ -15,6 +15,7 @@ use openraft::raft::responder::Responder;
 use phalanx_actors::ports::{Proposed, ProposedCallback};
 
 use super::types::{RaftLogId, TypeConfig};
+use crate::failpoints::crash_point;
 
 /// See the file's description.
 pub struct ProposalResponder<T> {
@@ -45,6 +46,7 @@ impl<T> ProposalResponder<T> {
 
 impl<T: OptionalSend + 'static> Responder<TypeConfig, T> for ProposalResponder<T> {
     fn on_commit(&mut self, _log_id: RaftLogId) {
+        crash_point!("replication::after_commit");
         self.report(Proposed::Committed);
     }
 

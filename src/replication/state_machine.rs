@@ -17,6 +17,7 @@ use phalanx_actors::names::ShardId;
 
 use super::log_store::{codec_error, journal_error};
 use super::types::{self, CommandBatch, RaftLogId, RaftStoredMembership, TypeConfig};
+use crate::failpoints::crash_point;
 use crate::journal::{Applied, AppliedRecord, Journal};
 
 /// One shard's index. See the file's description.
@@ -108,6 +109,7 @@ impl RaftStateMachine<TypeConfig> for ShardIndex {
                 responder.send(());
             }
         }
+        crash_point!("replication::before_apply");
         self.save(records)
     }
 

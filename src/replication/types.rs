@@ -33,10 +33,8 @@ impl RaftTypeConfig for TypeConfig {
     type LeaderId = LeaderId<u64, NodeId>;
     type Vote = openraft::Vote<Self::LeaderId>;
     type Payload = EntryPayload<Self::D, Self::NodeId, Self::Node>;
-    type Entry = openraft::Entry<
-        <Self::LeaderId as openraft::vote::RaftLeaderId>::Committed,
-        Self::Payload,
-    >;
+    type Entry =
+        openraft::Entry<<Self::LeaderId as openraft::vote::RaftLeaderId>::Committed, Self::Payload>;
     type AsyncRuntime = openraft::impls::TokioRuntime;
     type Responder<T>
         = ProposalResponder<T>
@@ -139,9 +137,8 @@ impl StoredConfig {
             .into_iter()
             .map(|(id, address)| (id, BasicNode::new(address)))
             .collect();
-        RaftMembership::new(self.voters, nodes).map_err(|_| {
-            CodecError::Decode(bincode::error::DecodeError::Other("not a membership"))
-        })
+        RaftMembership::new(self.voters, nodes)
+            .map_err(|_| CodecError::Decode(bincode::error::DecodeError::Other("not a membership")))
     }
 }
 

@@ -35,7 +35,7 @@ pub struct ClusterSettings {
     pub bootstrap: bool,
     /// Number of shards, each with its own leader and log.
     ///
-    /// Default 16, range 1 to 4096; fixed when the data directory is formatted. More shards spread
+    /// Default 8, range 1 to 4096; fixed when the data directory is formatted. More shards spread
     /// the work over more cores and members; each costs memory, timers and heartbeats.
     pub shards: u32,
     /// Copies of each shard; the smaller of this and the number of members is used.
@@ -88,7 +88,7 @@ impl Default for ClusterSettings {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7080)),
             advertise: String::new(),
             bootstrap: true,
-            shards: 16,
+            shards: 8,
             replication_factor: 3,
             reads: ReadMode::Lease,
             peers: Vec::new(),

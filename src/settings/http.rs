@@ -16,8 +16,8 @@ pub struct HttpSettings {
     /// Default `127.0.0.1:8080`; any `ip:port`, `[ipv6]:port` or port 0 for a free one. An address
     /// other than loopback opens the node to the network.
     pub listen: SocketAddr,
-    /// Connections that may be open at the same time; further ones wait in the backlog of the
-    /// operating system.
+    /// Connections that may be open at the same time; further ones are answered 503 and
+    /// closed.
     ///
     /// Default 10000, range 1 to 1000000. Larger needs more memory and file handles; smaller
     /// refuses crowds earlier.

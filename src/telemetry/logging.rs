@@ -85,10 +85,11 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     // A level that names openraft itself comes later and wins.
-    let filter = EnvFilter::try_new(format!("{QUIET},{level}")).map_err(|source| LoggingError::Level {
-        level: level.to_owned(),
-        source,
-    })?;
+    let filter =
+        EnvFilter::try_new(format!("{QUIET},{level}")).map_err(|source| LoggingError::Level {
+            level: level.to_owned(),
+            source,
+        })?;
     // The layer would report a failed write with `eprintln!`, which panics when standard error is
     // closed.
     let lines = fmt::layer()

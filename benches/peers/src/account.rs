@@ -72,9 +72,9 @@ impl Command {
             Err(_) => Err(Refusal::Malformed),
         };
         match name {
-            "OpenAccount" => {
-                serde_json::from_slice(body).map(Self::Open).map_err(|_| Refusal::Malformed)
-            }
+            "OpenAccount" => serde_json::from_slice(body)
+                .map(Self::Open)
+                .map_err(|_| Refusal::Malformed),
             "Deposit" => amount().map(Self::Deposit),
             "Withdraw" => amount().map(Self::Withdraw),
             _ => Err(Refusal::Malformed),
@@ -102,7 +102,9 @@ impl Command {
 
 /// Checks the rule and changes the state: the part that is the same wherever state is in memory.
 pub(crate) fn apply(slot: &mut Option<Account>, command: Command) -> Result<i64, Refusal> {
-    let delta = command.delta_cents().ok_or(Refusal::Rejected("insufficient-funds"))?;
+    let delta = command
+        .delta_cents()
+        .ok_or(Refusal::Rejected("insufficient-funds"))?;
     match (slot.as_mut(), command) {
         (Some(_), Command::Open(_)) => Err(Refusal::Rejected("account-already-open")),
         (None, Command::Open(OpenAccount { owner, currency })) => {
@@ -116,7 +118,10 @@ pub(crate) fn apply(slot: &mut Option<Account>, command: Command) -> Result<i64,
             Ok(1)
         }
         (Some(account), Command::Deposit(_) | Command::Withdraw(_)) => {
-            let balance = account.balance_cents.checked_add(delta).filter(|&balance| balance >= 0);
+            let balance = account
+                .balance_cents
+                .checked_add(delta)
+                .filter(|&balance| balance >= 0);
             account.balance_cents = balance.ok_or(Refusal::Rejected("insufficient-funds"))?;
             account.sequence_number += 1;
             Ok(account.sequence_number)
@@ -153,13 +158,17 @@ mod tests {
     #[test]
     fn the_rule_is_checked() {
         let mut slot = None;
-        let open = || Command::parse("OpenAccount", br#"{"owner":"ada","currency":"EUR"}"#).unwrap();
+        let open =
+            || Command::parse("OpenAccount", br#"{"owner":"ada","currency":"EUR"}"#).unwrap();
         assert_eq!(
             apply(&mut slot, Command::Deposit(5)),
             Err(Refusal::Rejected("account-not-open"))
         );
         assert_eq!(apply(&mut slot, open()), Ok(1));
-        assert_eq!(apply(&mut slot, open()), Err(Refusal::Rejected("account-already-open")));
+        assert_eq!(
+            apply(&mut slot, open()),
+            Err(Refusal::Rejected("account-already-open"))
+        );
         assert_eq!(apply(&mut slot, Command::Deposit(5)), Ok(2));
         for too_much in [6, u64::MAX] {
             let refused = apply(&mut slot, Command::Withdraw(too_much));
@@ -172,6 +181,9 @@ mod tests {
 
     #[test]
     fn records_have_the_common_length() {
-        assert_eq!(record("bench-00000001", "MoneyDeposited", 12, 345).len(), EVENT_BYTES);
+        assert_eq!(
+            record("bench-00000001", "MoneyDeposited", 12, 345).len(),
+            EVENT_BYTES
+        );
     }
 }

@@ -64,7 +64,11 @@ pub(crate) enum CompareError {
     },
     /// A server ended or did not answer in time.
     #[error("{name} did not start: {reason}; its output ends with:\n{output}")]
-    Start { name: String, reason: String, output: String },
+    Start {
+        name: String,
+        reason: String,
+        output: String,
+    },
     /// The load generator failed or saw something unexpected.
     #[error("the measurement failed: {0}")]
     Measure(String),
@@ -76,7 +80,10 @@ pub(crate) enum CompareError {
 impl CompareError {
     /// For `map_err`: what was tried.
     pub(crate) fn system(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::System { action: action.into(), source }
+        move |source| Self::System {
+            action: action.into(),
+            source,
+        }
     }
 }
 
@@ -85,7 +92,10 @@ pub(crate) type Samples = BTreeMap<&'static str, BTreeMap<&'static str, Vec<Samp
 
 /// Runs the comparison and prints the table.
 pub(crate) fn run(args: &Args) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("compare: failed to start: {error}");
@@ -97,7 +107,11 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     let mut failures = Vec::new();
     for round in 0..args.rounds {
         let first = round % contestants.len().max(1);
-        let turn = contestants.iter().cycle().skip(first).take(contestants.len());
+        let turn = contestants
+            .iter()
+            .cycle()
+            .skip(first)
+            .take(contestants.len());
         for &contestant in turn {
             let name = contestant.name();
             eprintln!("compare: round {} of {}: {name}", round + 1, args.rounds);
@@ -118,7 +132,11 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         eprintln!("compare: {error}");
         return ExitCode::FAILURE;
     }
-    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failures.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Who takes part, and who is missing and why.
@@ -164,7 +182,10 @@ async fn one_turn(
 /// Waits for Ctrl-C or SIGTERM. Without signals the run is simply not interruptible.
 async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
-    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let signals = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    );
     let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
         return std::future::pending().await;
     };

@@ -41,7 +41,10 @@ impl GroupCommit {
         std::thread::Builder::new()
             .name("writer".to_owned())
             .spawn(move || write_groups(disk, &waiting))?;
-        Ok(Self { map: Map::default(), queue })
+        Ok(Self {
+            map: Map::default(),
+            queue,
+        })
     }
 }
 
@@ -50,10 +53,17 @@ impl Store for GroupCommit {
         let (outcome, durable) = self.map.change(id, command, |record| {
             let (done, durable) = oneshot::channel();
             // A closed queue shows as a dropped reply below.
-            self.queue.send(Waiting { record, durable: done }).ok();
+            self.queue
+                .send(Waiting {
+                    record,
+                    durable: done,
+                })
+                .ok();
             durable
         })?;
-        durable.await.map_err(|_| Refusal::Store("the writer is gone".to_owned()))?;
+        durable
+            .await
+            .map_err(|_| Refusal::Store("the writer is gone".to_owned()))?;
         Ok(outcome)
     }
 

@@ -31,7 +31,10 @@ pub(crate) trait Store: Send + Sync + 'static {
 }
 
 /// Serves a store that is made without the runtime.
-pub(crate) fn serve(listen: SocketAddr, store: impl Store) -> Result<(), Box<dyn std::error::Error>> {
+pub(crate) fn serve(
+    listen: SocketAddr,
+    store: impl Store,
+) -> Result<(), Box<dyn std::error::Error>> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?
@@ -44,14 +47,19 @@ pub(crate) async fn serve_in_runtime<S: Store>(
     store: S,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let router = Router::new()
-        .route("/v1/aggregates/account/{id}/commands/{command}", post(command::<S>))
+        .route(
+            "/v1/aggregates/account/{id}/commands/{command}",
+            post(command::<S>),
+        )
         .route("/v1/aggregates/account/{id}", get(read::<S>))
         .with_state(Arc::new(store));
-    let listener = tokio::net::TcpListener::bind(listen).await?.tap_io(|socket| {
-        if let Err(error) = socket.set_nodelay(true) {
-            eprintln!("phalanx-peers: failed to set TCP_NODELAY: {error}");
-        }
-    });
+    let listener = tokio::net::TcpListener::bind(listen)
+        .await?
+        .tap_io(|socket| {
+            if let Err(error) = socket.set_nodelay(true) {
+                eprintln!("phalanx-peers: failed to set TCP_NODELAY: {error}");
+            }
+        });
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let server = axum::serve(listener, router);
     tokio::select! {
@@ -89,12 +97,23 @@ async fn read<S: Store>(State(store): State<Arc<S>>, Path(id): Path<String>) -> 
     let body = format!(
         r#"{{"aggregate_type":"account","aggregate_id":"{id}","sequence_number":{number},"state":{state}}}"#
     );
-    ([(CONTENT_TYPE, "application/json"), (ETAG, &format!("\"{number}\""))], body).into_response()
+    (
+        [
+            (CONTENT_TYPE, "application/json"),
+            (ETAG, &format!("\"{number}\"")),
+        ],
+        body,
+    )
+        .into_response()
 }
 
 fn committed(id: &str, outcome: &Outcome) -> Response {
     let number = outcome.sequence_number;
-    let status = if number == 1 { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if number == 1 {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     let position = format!("0:{}", outcome.position);
     let body = format!(
         r#"{{"aggregate_type":"account","aggregate_id":"{id}","sequence_number":{number},"position":"{position}","events":[{{"type":"{}","sequence_number":{number}}}]}}"#,

@@ -33,7 +33,14 @@ impl Map {
         let appended = append(record(slot.key(), event_type, sequence_number, delta));
         drop(slot);
         let position = self.position.fetch_add(1, Ordering::Relaxed) + 1;
-        Ok((Outcome { event_type, sequence_number, position }, appended))
+        Ok((
+            Outcome {
+                event_type,
+                sequence_number,
+                position,
+            },
+            appended,
+        ))
     }
 
     /// An account's state.

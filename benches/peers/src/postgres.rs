@@ -71,12 +71,17 @@ struct Postgres {
 
 /// Makes the tables and serves.
 pub(crate) fn serve(args: Args) -> Result<(), Box<dyn std::error::Error>> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async move {
         let config = args.database.parse::<tokio_postgres::Config>()?;
         let recycling_method = RecyclingMethod::Fast;
         let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method });
-        let pool = Pool::builder(manager).max_size(args.pool).runtime(Runtime::Tokio1).build()?;
+        let pool = Pool::builder(manager)
+            .max_size(args.pool)
+            .runtime(Runtime::Tokio1)
+            .build()?;
         pool.get().await?.batch_execute(SCHEMA).await?;
         serve_in_runtime(args.listen, Postgres { pool }).await
     })
@@ -85,7 +90,9 @@ pub(crate) fn serve(args: Args) -> Result<(), Box<dyn std::error::Error>> {
 impl Store for Postgres {
     async fn execute(&self, id: String, command: Command) -> Result<Outcome, Refusal> {
         let event_type = command.event_type();
-        let delta = command.delta_cents().ok_or(Refusal::Rejected("insufficient-funds"))?;
+        let delta = command
+            .delta_cents()
+            .ok_or(Refusal::Rejected("insufficient-funds"))?;
         // The sequence number is the database's to give; its column carries it.
         let record = record(&id, event_type, 0, delta);
         let client = self.pool.get().await.map_err(failed)?;

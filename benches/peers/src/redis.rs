@@ -76,7 +76,9 @@ struct Latency {
 
 /// Measures and prints JSON.
 pub(crate) fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let report = runtime.block_on(measure(args))?;
     let mut out = std::io::stdout().lock();
     serde_json::to_writer_pretty(&mut out, &report)?;
@@ -86,7 +88,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
 async fn measure(args: &Args) -> Result<Report, Box<dyn std::error::Error>> {
     let script = prepare(args).await?;
     let from = Instant::now() + Duration::from_secs_f64(args.warmup);
-    let window = Window { from, end: from + Duration::from_secs_f64(args.duration) };
+    let window = Window {
+        from,
+        end: from + Duration::from_secs_f64(args.duration),
+    };
     let mut tasks = JoinSet::new();
     for number in 0..args.clients {
         let link = Link::open(args.address).await?;
@@ -114,12 +119,18 @@ async fn prepare(args: &Args) -> Result<String, Box<dyn std::error::Error>> {
     let mut link = Link::open(args.address).await?;
     let loaded = link.exchange(&encode(&["SCRIPT", "LOAD", CHANGE])).await?;
     let text = String::from_utf8(loaded.to_vec())?;
-    let script = text.lines().nth(1).ok_or("SCRIPT LOAD gave no name")?.to_owned();
+    let script = text
+        .lines()
+        .nth(1)
+        .ok_or("SCRIPT LOAD gave no name")?
+        .to_owned();
     if !args.skip_setup {
         for number in 0..args.aggregates {
             let key = client::account_key(number);
             let owner = "x".repeat(16);
-            let fields = ["HSET", &key, "owner", &owner, "currency", "EUR", "balance", "1000"];
+            let fields = [
+                "HSET", &key, "owner", &owner, "currency", "EUR", "balance", "1000",
+            ];
             let request = encode(&[&fields[..], &["sequence", "2"]].concat());
             let reply = link.exchange(&request).await?;
             if reply.first() == Some(&b'-') {
@@ -136,6 +147,9 @@ fn part(histogram: &Histogram<u64>, seconds: f64) -> Part {
     Part {
         count: histogram.len(),
         per_second: histogram.len() as f64 / seconds,
-        latency: Latency { p50_us: at(0.5), p99_us: at(0.99) },
+        latency: Latency {
+            p50_us: at(0.5),
+            p99_us: at(0.99),
+        },
     }
 }

@@ -35,6 +35,8 @@ impl Disk for Floor {
             batch.put(self.next.to_be_bytes(), record);
             self.next += 1;
         }
-        self.db.write_opt(&batch, &self.write).map_err(io::Error::other)
+        self.db
+            .write_opt(batch, &self.write)
+            .map_err(io::Error::other)
     }
 }

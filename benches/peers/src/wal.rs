@@ -24,7 +24,12 @@ pub(crate) fn open(data_dir: &Path) -> Result<GroupCommit, Box<dyn std::error::E
     std::fs::create_dir_all(data_dir)?;
     let path = data_dir.join("events.wal");
     let file = OpenOptions::new().write(true).create_new(true).open(path)?;
-    let wal = Wal { file, end: 0, allocated: 0, buffer: Vec::new() };
+    let wal = Wal {
+        file,
+        end: 0,
+        allocated: 0,
+        buffer: Vec::new(),
+    };
     Ok(GroupCommit::start(wal)?)
 }
 

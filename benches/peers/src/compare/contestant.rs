@@ -42,8 +42,14 @@ pub(super) struct Running {
 }
 
 impl Contestant {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Phalanx, Self::RocksdbFloor, Self::Wal, Self::Postgres, Self::Redis, Self::Map];
+    pub(super) const ALL: [Self; 6] = [
+        Self::Phalanx,
+        Self::RocksdbFloor,
+        Self::Wal,
+        Self::Postgres,
+        Self::Redis,
+        Self::Map,
+    ];
 
     /// As in the table and in `--only`.
     pub(super) fn name(self) -> &'static str {
@@ -109,7 +115,12 @@ impl Contestant {
             Self::Redis => vec![start_redis(path, address)?],
         };
         let processes = std::cell::RefCell::new(processes);
-        Ok(Running { contestant: self, address, processes, _directory: directory })
+        Ok(Running {
+            contestant: self,
+            address,
+            processes,
+            _directory: directory,
+        })
     }
 }
 
@@ -150,14 +161,20 @@ impl Running {
             stream.read_to_end(&mut reply).await
         };
         let done = tokio::time::timeout(Duration::from_secs(2), exchange).await;
-        matches!(done, Ok(Ok(_))) && reply.starts_with(b"HTTP/1.1 ") && !reply.starts_with(b"HTTP/1.1 503")
+        matches!(done, Ok(Ok(_)))
+            && reply.starts_with(b"HTTP/1.1 ")
+            && !reply.starts_with(b"HTTP/1.1 503")
     }
 }
 
 fn start_phalanx(args: &Args, path: &Path, address: SocketAddr) -> Result<Process, CompareError> {
     let mut command = Command::new(&args.phalanx);
     command
-        .args(["serve".as_ref(), "--config".as_ref(), args.config.as_os_str()])
+        .args([
+            "serve".as_ref(),
+            "--config".as_ref(),
+            args.config.as_os_str(),
+        ])
         .env("PHALANX__NODE__DATA_DIR", path.join("data"))
         .env("PHALANX__HTTP__LISTEN", address.to_string());
     Process::start("phalanx", &mut command, path, Signal::TERM)
@@ -180,7 +197,14 @@ fn start_redis(path: &Path, address: SocketAddr) -> Result<Process, CompareError
     let mut command = Command::new("redis-server");
     command
         .args(["--bind", "127.0.0.1", "--port", &address.port().to_string()])
-        .args(["--appendonly", "yes", "--appendfsync", "always", "--save", ""])
+        .args([
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "always",
+            "--save",
+            "",
+        ])
         .args(["--no-appendfsync-on-rewrite", "no", "--daemonize", "no"])
         .arg("--dir")
         .arg(path);
@@ -196,16 +220,32 @@ fn start_postgres(path: &Path) -> Result<Process, CompareError> {
     };
     let data = path.join("pg").join("data");
     let mut initdb = Command::new(postgres_program("initdb").unwrap_or_else(|| "initdb".into()));
-    initdb.arg("-D").arg(&data).args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync"]);
+    initdb
+        .arg("-D")
+        .arg(&data)
+        .args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync"]);
     as_account(&mut initdb);
-    let output = initdb.current_dir(path).output().map_err(CompareError::system("run initdb"))?;
+    let output = initdb
+        .current_dir(path)
+        .output()
+        .map_err(CompareError::system("run initdb"))?;
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         let reason = format!("initdb ended with {}", output.status);
-        return Err(CompareError::Start { name: "postgres".to_owned(), reason, output: text });
+        return Err(CompareError::Start {
+            name: "postgres".to_owned(),
+            reason,
+            output: text,
+        });
     }
-    let mut command = Command::new(postgres_program("postgres").unwrap_or_else(|| "postgres".into()));
-    command.arg("-D").arg(&data).arg("-k").arg(path.join("pg")).current_dir(path);
+    let mut command =
+        Command::new(postgres_program("postgres").unwrap_or_else(|| "postgres".into()));
+    command
+        .arg("-D")
+        .arg(&data)
+        .arg("-k")
+        .arg(path.join("pg"))
+        .current_dir(path);
     for setting in [
         "listen_addresses=",
         "fsync=on",
@@ -233,13 +273,17 @@ fn postgres_account(path: &Path) -> Result<Option<(u32, u32)>, CompareError> {
     let id = |flag: &str| {
         let output = Command::new("id").args([flag, "postgres"]).output();
         let output = output.map_err(CompareError::system("run id"))?;
-        String::from_utf8_lossy(&output.stdout).trim().parse::<u32>().map_err(|_| {
-            CompareError::Measure("there is no user `postgres` to run PostgreSQL as".to_owned())
-        })
+        String::from_utf8_lossy(&output.stdout)
+            .trim()
+            .parse::<u32>()
+            .map_err(|_| {
+                CompareError::Measure("there is no user `postgres` to run PostgreSQL as".to_owned())
+            })
     };
     let (uid, gid) = (id("-u")?, id("-g")?);
-    std::os::unix::fs::chown(&directory, Some(uid), Some(gid))
-        .map_err(CompareError::system("hand a directory to the user postgres"))?;
+    std::os::unix::fs::chown(&directory, Some(uid), Some(gid)).map_err(CompareError::system(
+        "hand a directory to the user postgres",
+    ))?;
     Ok(Some((uid, gid)))
 }
 
@@ -259,12 +303,20 @@ fn start_postgres_peer(path: &Path, address: SocketAddr) -> Result<Process, Comp
     let socket = path.join("pg");
     let database = format!("host={} user=postgres dbname=postgres", socket.display());
     let mut command = this_program()?;
-    command.args(["postgres", "--listen", &address.to_string(), "--database", &database]);
+    command.args([
+        "postgres",
+        "--listen",
+        &address.to_string(),
+        "--database",
+        &database,
+    ]);
     Process::start("postgres-peer", &mut command, path, Signal::TERM)
 }
 
 fn this_program() -> Result<Command, CompareError> {
-    std::env::current_exe().map(Command::new).map_err(CompareError::system("find this program"))
+    std::env::current_exe()
+        .map(Command::new)
+        .map_err(CompareError::system("find this program"))
 }
 
 /// Debian keeps PostgreSQL's programs out of `PATH`, one directory per version.

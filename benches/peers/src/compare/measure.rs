@@ -19,9 +19,21 @@ pub(super) struct Workload {
 
 /// The table's columns. The first one prepares the accounts for the others.
 pub(super) const WORKLOADS: [Workload; 3] = [
-    Workload { name: "64 clients, writes", clients: 64, reads: false },
-    Workload { name: "1 client, writes", clients: 1, reads: false },
-    Workload { name: "64 clients, reads", clients: 64, reads: true },
+    Workload {
+        name: "64 clients, writes",
+        clients: 64,
+        reads: false,
+    },
+    Workload {
+        name: "1 client, writes",
+        clients: 1,
+        reads: false,
+    },
+    Workload {
+        name: "64 clients, reads",
+        clients: 64,
+        reads: true,
+    },
 ];
 
 /// One measurement's outcome.
@@ -96,7 +108,11 @@ pub(super) async fn measure(
             report.unexpected.join("; ")
         )));
     }
-    let part = if workload.reads { report.reads } else { report.commands };
+    let part = if workload.reads {
+        report.reads
+    } else {
+        report.commands
+    };
     Ok(Sample {
         per_second: part.per_second,
         p50_us: part.latency.p50_us,
@@ -113,6 +129,11 @@ fn generator(args: &Args, running: &Running) -> Result<Command, CompareError> {
         return Ok(command);
     }
     let mut command = Command::new(&args.phalanx);
-    command.args(["bench", &format!("http://{}", running.address), "--json", "--quiet"]);
+    command.args([
+        "bench",
+        &format!("http://{}", running.address),
+        "--json",
+        "--quiet",
+    ]);
     Ok(command)
 }

@@ -35,14 +35,21 @@ impl Process {
     ) -> Result<Self, CompareError> {
         let output = directory.join(format!("{name}.out"));
         let file = File::create(&output).map_err(CompareError::system("create an output file"))?;
-        let again = file.try_clone().map_err(CompareError::system("share an output file"))?;
+        let again = file
+            .try_clone()
+            .map_err(CompareError::system("share an output file"))?;
         let child = command
             .stdin(Stdio::null())
             .stdout(file)
             .stderr(again)
             .spawn()
             .map_err(CompareError::system(format!("start {name}")))?;
-        Ok(Self { child, name: name.to_owned(), output, stop_signal })
+        Ok(Self {
+            child,
+            name: name.to_owned(),
+            output,
+            stop_signal,
+        })
     }
 
     /// An error when the process has ended already.
@@ -58,14 +65,22 @@ impl Process {
     pub(super) fn start_error(&self, reason: String) -> CompareError {
         let text = std::fs::read_to_string(&self.output).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
-        let last = lines.get(lines.len().saturating_sub(10)..).unwrap_or_default();
-        CompareError::Start { name: self.name.clone(), reason, output: last.join("\n") }
+        let last = lines
+            .get(lines.len().saturating_sub(10)..)
+            .unwrap_or_default();
+        CompareError::Start {
+            name: self.name.clone(),
+            reason,
+            output: last.join("\n"),
+        }
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) else { return };
+        let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) else {
+            return;
+        };
         if matches!(self.child.try_wait(), Ok(Some(_))) {
             return;
         }
@@ -75,7 +90,10 @@ impl Drop for Process {
         let give_up = Instant::now() + GRACE;
         while matches!(self.child.try_wait(), Ok(None)) {
             if Instant::now() >= give_up {
-                eprintln!("compare: {} did not stop in {GRACE:?} and is killed", self.name);
+                eprintln!(
+                    "compare: {} did not stop in {GRACE:?} and is killed",
+                    self.name
+                );
                 self.child.kill().ok();
                 self.child.wait().ok();
                 return;
@@ -96,5 +114,7 @@ pub(super) fn free_address() -> Result<SocketAddr, CompareError> {
 pub(super) fn find_program(name: &str, places: &[PathBuf]) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let candidates = places.iter().cloned().chain(std::env::split_paths(&path));
-    candidates.map(|directory| directory.join(name)).find(|file| file.is_file())
+    candidates
+        .map(|directory| directory.join(name))
+        .find(|file| file.is_file())
 }

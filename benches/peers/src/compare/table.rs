@@ -48,9 +48,18 @@ pub(super) fn print(
         text += &format!("FAILED {line}\n");
     }
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).map_err(CompareError::system("print the table"))?;
+    out.write_all(text.as_bytes())
+        .map_err(CompareError::system("print the table"))?;
     let (rounds, seconds, aggregates) = (args.rounds, args.seconds, args.aggregates);
-    let file = File { rounds, seconds, aggregates, samples, medians, skipped, failures };
+    let file = File {
+        rounds,
+        seconds,
+        aggregates,
+        samples,
+        medians,
+        skipped,
+        failures,
+    };
     let json = serde_json::to_string_pretty(&file)
         .map_err(|error| CompareError::Measure(error.to_string()))?;
     let write = || {
@@ -59,19 +68,27 @@ pub(super) fn print(
         }
         std::fs::write(&args.json, json + "\n")
     };
-    write().map_err(CompareError::system(format!("write {}", args.json.display())))?;
+    write().map_err(CompareError::system(format!(
+        "write {}",
+        args.json.display()
+    )))?;
     writeln!(out, "every sample: {}", args.json.display())
         .map_err(CompareError::system("print the table"))
 }
 
 fn rows(samples: &Samples) -> Vec<Row> {
     let find = |contestant: Contestant, workload: &str| {
-        samples.get(contestant.name()).and_then(|all| all.get(workload)).and_then(|all| median(all))
+        samples
+            .get(contestant.name())
+            .and_then(|all| all.get(workload))
+            .and_then(|all| median(all))
     };
     let mut rows = Vec::new();
     for contestant in Contestant::ALL {
         for workload in WORKLOADS {
-            let Some(median) = find(contestant, workload.name) else { continue };
+            let Some(median) = find(contestant, workload.name) else {
+                continue;
+            };
             let phalanx = find(Contestant::Phalanx, workload.name);
             rows.push(Row {
                 contestant: contestant.name(),
@@ -90,7 +107,10 @@ fn median(samples: &[Sample]) -> Option<Sample> {
     let of = |figure: fn(&Sample) -> f64| {
         let mut values: Vec<f64> = samples.iter().map(figure).collect();
         values.sort_by(f64::total_cmp);
-        let (low, high) = (values.get((values.len().max(1) - 1) / 2)?, values.get(values.len() / 2)?);
+        let (low, high) = (
+            values.get((values.len().max(1) - 1) / 2)?,
+            values.get(values.len() / 2)?,
+        );
         Some(f64::midpoint(*low, *high))
     };
     Some(Sample {
@@ -138,7 +158,11 @@ mod tests {
     use super::*;
 
     fn sample(per_second: f64) -> Sample {
-        Sample { per_second, p50_us: 1.0, p99_us: 2.0 }
+        Sample {
+            per_second,
+            p50_us: 1.0,
+            p99_us: 2.0,
+        }
     }
 
     #[test]
@@ -157,9 +181,14 @@ mod tests {
         let mut samples = Samples::new();
         for (name, per_second) in [("phalanx", 50.0), ("redis", 100.0)] {
             let all = samples.entry(name).or_default();
-            all.entry(WORKLOADS[0].name).or_default().push(sample(per_second));
+            all.entry(WORKLOADS[0].name)
+                .or_default()
+                .push(sample(per_second));
         }
-        let ratios: Vec<_> = rows(&samples).iter().map(|row| row.phalanx_throughput_ratio).collect();
+        let ratios: Vec<_> = rows(&samples)
+            .iter()
+            .map(|row| row.phalanx_throughput_ratio)
+            .collect();
         assert_eq!(ratios, [Some(1.0), Some(0.5)]);
     }
 }

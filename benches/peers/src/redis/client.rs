@@ -34,7 +34,11 @@ pub(crate) struct Seen {
 impl Seen {
     pub(crate) fn new() -> Result<Self, CreationError> {
         let histogram = || Histogram::new_with_bounds(1, 60_000_000_000, 3);
-        Ok(Self { commands: histogram()?, reads: histogram()?, errors: 0 })
+        Ok(Self {
+            commands: histogram()?,
+            reads: histogram()?,
+            errors: 0,
+        })
     }
 
     pub(crate) fn merge(&mut self, other: Self) -> Result<(), AdditionError> {
@@ -55,7 +59,10 @@ impl Link {
     pub(crate) async fn open(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, buffer: vec![0; 4_096] })
+        Ok(Self {
+            stream,
+            buffer: vec![0; 4_096],
+        })
     }
 
     /// Sends a command and returns the whole reply.
@@ -99,7 +106,13 @@ impl Template {
     fn patch(&mut self, number: u64) -> &[u8] {
         for place in &self.numbers {
             let mut left = number;
-            for digit in self.bytes.get_mut(place.clone()).into_iter().flatten().rev() {
+            for digit in self
+                .bytes
+                .get_mut(place.clone())
+                .into_iter()
+                .flatten()
+                .rev()
+            {
                 // The remainder is below ten.
                 *digit = b'0' + (left % 10) as u8;
                 left /= 10;
@@ -132,7 +145,9 @@ impl Client {
             let parts = ["EVALSHA", script, "2", &account, &events, &amount, &record];
             Template::new(encode(&parts), &marker)
         };
-        let fields = ["HMGET", &account, "owner", "currency", "balance", "sequence"];
+        let fields = [
+            "HMGET", &account, "owner", "currency", "balance", "sequence",
+        ];
         Self {
             deposit: change("MoneyDeposited", 345),
             withdraw: change("MoneyWithdrawn", -123),

@@ -19,7 +19,9 @@ pub(crate) fn reply_len(bytes: &[u8]) -> Option<usize> {
     };
     match line.first()? {
         b'$' => {
-            let Ok(length) = usize::try_from(number()?) else { return Some(line_end) };
+            let Ok(length) = usize::try_from(number()?) else {
+                return Some(line_end);
+            };
             let total = line_end + length + 2;
             (bytes.len() >= total).then_some(total)
         }
@@ -44,10 +46,20 @@ mod tests {
     #[test]
     fn replies_end_where_they_say() {
         assert_eq!(encode(&["GET", "key"]), b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n");
-        for whole in [":12\r\n", "-ERR no\r\n", "$3\r\nabc\r\n", "$-1\r\n", "*2\r\n$1\r\na\r\n:3\r\n"] {
+        for whole in [
+            ":12\r\n",
+            "-ERR no\r\n",
+            "$3\r\nabc\r\n",
+            "$-1\r\n",
+            "*2\r\n$1\r\na\r\n:3\r\n",
+        ] {
             assert_eq!(reply_len(whole.as_bytes()), Some(whole.len()), "{whole:?}");
             for cut in 0..whole.len() {
-                assert_eq!(reply_len(&whole.as_bytes()[..cut]), None, "{whole:?} cut at {cut}");
+                assert_eq!(
+                    reply_len(&whole.as_bytes()[..cut]),
+                    None,
+                    "{whole:?} cut at {cut}"
+                );
             }
         }
     }

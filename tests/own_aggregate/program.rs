@@ -1,0 +1,148 @@
+// A node with one aggregate type of its own: the guest list of an evening.
+
+use std::process::ExitCode;
+
+use phalanx::node::Node;
+use phalanx_actors::{Aggregate, Context, Justification};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The guest list of one evening.
+#[derive(Debug)]
+struct GuestList;
+
+/// What the list remembers. `Default` is the state before the first event.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+struct GuestListState {
+    /// How many guests fit in.
+    places: u32,
+    /// Who is invited, in the order of the invitations.
+    guests: Vec<String>,
+}
+
+/// What a client may ask for: imperative names, named fields.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+enum GuestListCommand {
+    /// Opens the list for so many guests.
+    OpenList { places: u32 },
+    /// Puts a guest on the list; inviting a guest again changes nothing.
+    InviteGuest { name: String },
+}
+
+/// What happened: past tense. These are stored for ever.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+enum GuestListEvent {
+    /// The list was opened.
+    ListOpened { places: u32 },
+    /// A guest was invited.
+    GuestInvited { name: String },
+}
+
+/// Why the list says no. The text becomes the problem's `detail`, the name its `rejection`.
+#[derive(Debug, PartialEq, Serialize, JsonSchema, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
+enum GuestListRejection {
+    /// There is no list yet.
+    #[error("the list is not open yet")]
+    ListNotOpen,
+    /// There is one already.
+    #[error("the list is open already")]
+    ListAlreadyOpen,
+    /// Nobody else fits in.
+    #[error("all {places} places are taken")]
+    HouseFull { places: u32 },
+}
+
+impl Aggregate for GuestList {
+    const TYPE: &'static str = "guest_list";
+    const DESCRIPTION: &'static str = "The guest list of one evening, never longer than the house.";
+
+    type State = GuestListState;
+    type Command = GuestListCommand;
+    type Event = GuestListEvent;
+    type Rejection = GuestListRejection;
+
+    fn decide(
+        state: &GuestListState,
+        command: GuestListCommand,
+        context: &Context<'_>,
+    ) -> Result<Vec<GuestListEvent>, GuestListRejection> {
+        let exists = context.sequence_number > 0;
+        match command {
+            GuestListCommand::OpenList { .. } if exists => Err(GuestListRejection::ListAlreadyOpen),
+            GuestListCommand::OpenList { places } => {
+                Ok(vec![GuestListEvent::ListOpened { places }])
+            }
+            GuestListCommand::InviteGuest { .. } if !exists => Err(GuestListRejection::ListNotOpen),
+            GuestListCommand::InviteGuest { name } if state.guests.contains(&name) => Ok(vec![]),
+            GuestListCommand::InviteGuest { .. } if state.guests.len() >= state.places as usize => {
+                Err(GuestListRejection::HouseFull {
+                    places: state.places,
+                })
+            }
+            GuestListCommand::InviteGuest { name } => {
+                Ok(vec![GuestListEvent::GuestInvited { name }])
+            }
+        }
+    }
+
+    fn evolve(state: &mut GuestListState, event: &GuestListEvent) {
+        match event {
+            GuestListEvent::ListOpened { places } => state.places = *places,
+            GuestListEvent::GuestInvited { name } => state.guests.push(name.clone()),
+        }
+    }
+
+    fn justifications() -> Vec<Justification> {
+        vec![Justification {
+            name: "door",
+            description: "Somebody stands at the door and wants to come in.",
+            rate_limit_per_second: 50,
+        }]
+    }
+}
+
+fn main() -> ExitCode {
+    phalanx::cli::run(std::env::args_os(), |settings| {
+        Node::builder().aggregate::<GuestList>().run(settings)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use phalanx_actors::testkit::given;
+
+    use super::*;
+
+    fn invited(name: &str) -> GuestListEvent {
+        GuestListEvent::GuestInvited { name: name.into() }
+    }
+
+    fn invite(name: &str) -> GuestListCommand {
+        GuestListCommand::InviteGuest { name: name.into() }
+    }
+
+    #[test]
+    fn a_guest_is_invited_once() {
+        given::<GuestList>([GuestListEvent::ListOpened { places: 2 }])
+            .when(invite("ada"))
+            .then([invited("ada")])
+            .when(invite("ada"))
+            .then([]);
+    }
+
+    #[test]
+    fn a_full_house_takes_nobody_else() {
+        given::<GuestList>([GuestListEvent::ListOpened { places: 1 }, invited("ada")])
+            .when(invite("grace"))
+            .then_rejected(GuestListRejection::HouseFull { places: 1 });
+    }
+
+    #[test]
+    fn nobody_is_invited_to_a_list_that_is_not_open() {
+        given::<GuestList>([])
+            .when(invite("ada"))
+            .then_rejected(GuestListRejection::ListNotOpen);
+    }
+}
