@@ -54,7 +54,7 @@ enum Command {
     /// Check the settings and print every key, its value and where it came from
     CheckConfig(check_config::Arguments),
     /// Drive a server with commands and fresh reads, and measure it
-    Bench(crate::bench::Args),
+    Bench(Box<crate::bench::Args>),
     /// Print a completion script for a shell
     Completions(completions::Arguments),
 }
@@ -75,7 +75,7 @@ where
     match cli.command {
         Command::Serve(arguments) => arguments.run(serve),
         Command::CheckConfig(arguments) => arguments.run(),
-        Command::Bench(arguments) => crate::bench::run(arguments),
+        Command::Bench(arguments) => crate::bench::run(*arguments),
         Command::Completions(arguments) => arguments.run::<Cli>(),
     }
 }

@@ -20,6 +20,9 @@ use crate::ports::{Clock, Journal};
 use crate::request::{Failure, FailureKind};
 use crate::sequencer::{Reply, Sequencer};
 
+/// What callers hear when they come too late.
+const RETIRED: &str = "the shard is changing its leader; nothing was stored";
+
 /// Bounds on what lives in memory.
 #[derive(Debug, Clone, Copy)]
 pub struct ResidencyLimits {
@@ -189,8 +192,9 @@ impl Incarnation {
                 Entry::Vacant(entry) => match self.start::<A>(stream, metrics) {
                     Ok(resident) => {
                         let entered = self.enter(&resident, &mut reply);
-                        entry.insert(resident);
+                        // Counted before anybody else can see it and count it out.
                         self.services.arrived();
+                        entry.insert(resident);
                         entered
                     }
                     Err(failure) => Err(failure),
@@ -203,10 +207,7 @@ impl Incarnation {
         };
         if let Err(MessagingErr::SendErr(message)) = cell.send_message(message(reply)) {
             // The actor stopped with its incarnation between the look-up and now.
-            message.fail(Failure::new(
-                FailureKind::NoLeader,
-                "the shard is changing its leader; nothing was stored",
-            ));
+            message.fail(Failure::new(FailureKind::NoLeader, RETIRED));
         }
     }
 
@@ -219,11 +220,16 @@ impl Incarnation {
         Ok(resident.cell.clone())
     }
 
+    /// Call it while the registry entry is locked: [`Incarnation::retire`] closes the sequencer and
+    /// then visits every entry, so that nothing can be started behind its back.
     fn start<A: Aggregate>(
         self: &Arc<Self>,
         stream: &StreamName,
         metrics: &Arc<CommandMetrics>,
     ) -> Result<Resident, Failure> {
+        if self.sequencer.is_closed() {
+            return Err(Failure::new(FailureKind::NoLeader, RETIRED));
+        }
         let arguments = AggregateArguments {
             stream: stream.clone(),
             incarnation: Arc::clone(self),

@@ -369,6 +369,12 @@ impl Sequencer {
             if inner.closed {
                 return;
             }
+            if *tickets.start() != inner.committed + 1 {
+                // Releasing out of order could answer for records that nobody committed.
+                tracing::error!(shard = self.shard, ?tickets, "a commit out of order");
+                drop(inner);
+                return self.close();
+            }
             inner.in_flight -= 1;
             inner.committed = last_ticket;
             let ready = inner
@@ -416,7 +422,12 @@ impl Sequencer {
         let wake = gate.is_empty();
         gate.extend(reads);
         drop(gate);
-        if wake {
+        if self.is_closed() {
+            // The gate's task may have looked for the last time already.
+            for (reply, _) in std::mem::take(&mut *self.gate.lock()) {
+                reply.fail(closed());
+            }
+        } else if wake {
             self.gate_wake.notify_one();
         }
     }
@@ -426,9 +437,11 @@ impl Sequencer {
     pub async fn run_gate(self: Arc<Self>) {
         loop {
             tokio::task::yield_now().await;
+            // In this order: whoever comes after the last look finds the sequencer closed.
+            let closing = self.is_closed();
             let reads = std::mem::take(&mut *self.gate.lock());
             if reads.is_empty() {
-                if self.is_closed() {
+                if closing {
                     return;
                 }
                 self.gate_wake.notified().await;
@@ -478,13 +491,12 @@ impl Sequencer {
             (std::mem::take(&mut inner.held), inner.proposed)
         };
         for (ticket, held) in held {
+            let uncertain = ticket <= proposed && !refused.contains(&ticket);
             match held {
-                Held::Command(reply, _) if ticket <= proposed && !refused.contains(&ticket) => {
-                    reply.fail(Failure::new(
-                        FailureKind::OutcomeUnknown,
-                        "the shard changed its leader while the command was being stored; \
-                         retry with the same idempotency key",
-                    ));
+                Held::Command(reply, _) if uncertain => reply.fail(unknown()),
+                // A retry that joined the command shares its fate.
+                Held::Dependent(reply, Answer::Accepted(first)) if uncertain && first.replayed => {
+                    reply.fail(unknown());
                 }
                 Held::Command(reply, _) | Held::Dependent(reply, _) | Held::Read(reply, _) => {
                     reply.fail(closed());
@@ -496,6 +508,14 @@ impl Sequencer {
         self.gate_wake.notify_one();
         self.closed_wake.notify_waiters();
     }
+}
+
+fn unknown() -> Failure {
+    Failure::new(
+        FailureKind::OutcomeUnknown,
+        "the shard changed its leader while the command was being stored; \
+         retry with the same idempotency key",
+    )
 }
 
 fn closed() -> Failure {

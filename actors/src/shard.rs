@@ -9,6 +9,7 @@ use parking_lot::RwLock;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use crate::admission::Gauge;
 use crate::incarnation::{Incarnation, Services};
@@ -21,6 +22,14 @@ use crate::sequencer::{Sequencer, SequencerLimits};
 pub enum ShardMessage {
     /// This node leads in `term`, and everything up to `last_position` is applied.
     Lead {
+        /// The leader's term.
+        term: u64,
+        /// Position number of the last event in the log.
+        last_position: u64,
+    },
+    /// As `Lead`, in the term that the last incarnation abandoned: nothing of it can surface any
+    /// more.
+    LeadAgain {
         /// The leader's term.
         term: u64,
         /// Position number of the last event in the log.
@@ -74,6 +83,8 @@ impl ShardHandle {
             services,
             replicator,
             limits,
+            led: 0,
+            proposals: None,
         };
         let (actor, _join) = Actor::spawn(None, ShardActor, state).await?;
         Ok(Self { shared, actor })
@@ -87,6 +98,16 @@ impl ShardHandle {
     /// Says that this node leads; see [`ShardMessage::Lead`].
     pub fn lead(&self, term: u64, last_position: u64) {
         self.cast(ShardMessage::Lead {
+            term,
+            last_position,
+        });
+    }
+
+    /// Says that this node still leads in the term of the incarnation that was
+    /// [abandoned](Self::abandoned), and that everything which that incarnation proposed is applied
+    /// or can never be.
+    pub fn lead_again(&self, term: u64, last_position: u64) {
+        self.cast(ShardMessage::LeadAgain {
             term,
             last_position,
         });
@@ -113,8 +134,9 @@ impl ShardHandle {
         self.shared.serving.read().clone()
     }
 
-    /// Waits until an incarnation ended by itself, not because this node stepped down. The shard
-    /// needs a new term to serve again.
+    /// Waits until an incarnation ended by itself, not because this node stepped down. It proposes
+    /// nothing more by then, but what it proposed may still be on its way: the shard needs a new
+    /// term to serve again, or [`Self::lead_again`] once all of that is settled.
     pub async fn abandoned(&self) {
         self.shared.abandoned.notified().await;
     }
@@ -144,6 +166,11 @@ struct ShardState {
     services: Arc<Services>,
     replicator: Arc<dyn Replicator>,
     limits: SequencerLimits,
+    /// The newest term in which an incarnation was started: another one in the same term could not
+    /// know what the first one left behind.
+    led: u64,
+    /// The task that proposes for the newest incarnation.
+    proposals: Option<JoinHandle<()>>,
 }
 
 impl Actor for ShardActor {
@@ -169,12 +196,23 @@ impl Actor for ShardActor {
             ShardMessage::Lead {
                 term,
                 last_position,
-            } => state.lead(&myself, term, last_position),
+            } => {
+                if term > state.led {
+                    state.lead(&myself, term, last_position);
+                }
+            }
+            ShardMessage::LeadAgain {
+                term,
+                last_position,
+            } => {
+                if term == state.led && state.serving_term().is_none() {
+                    state.lead(&myself, term, last_position);
+                }
+            }
             ShardMessage::StepDown => state.retire(),
             ShardMessage::Closed { term } => {
                 if state.serving_term() == Some(term) {
-                    state.retire();
-                    state.shared.abandoned.notify_one();
+                    state.abandon().await;
                 }
             }
         }
@@ -200,8 +238,7 @@ impl Actor for ShardActor {
             // The domain's panics never get here, so this is a bug of ours. What the actor had
             // decided is unaccounted for: start the shard again from its log.
             tracing::error!(shard = state.shared.shard, %error, "an aggregate's actor failed");
-            state.retire();
-            state.shared.abandoned.notify_one();
+            state.abandon().await;
         }
         Ok(())
     }
@@ -213,10 +250,11 @@ impl ShardState {
     }
 
     fn lead(&mut self, myself: &ActorRef<ShardMessage>, term: u64, last_position: u64) {
-        if self.serving_term() == Some(term) || self.shared.refusal.read().is_some() {
+        if self.shared.refusal.read().is_some() {
             return;
         }
         self.retire();
+        self.led = term;
         let sequencer = Sequencer::new(
             self.shared.shard,
             term,
@@ -226,7 +264,7 @@ impl ShardState {
             Arc::clone(&self.services.journal),
             Arc::clone(&self.services.sequencer_metrics),
         );
-        tokio::spawn(Arc::clone(&sequencer).run_proposals());
+        self.proposals = Some(tokio::spawn(Arc::clone(&sequencer).run_proposals()));
         tokio::spawn(Arc::clone(&sequencer).run_gate());
         let (watched, actor) = (Arc::clone(&sequencer), myself.clone());
         tokio::spawn(async move {
@@ -241,6 +279,20 @@ impl ShardState {
         );
         *self.shared.serving.write() = Some(incarnation);
         tracing::debug!(shard = self.shared.shard, term, last_position, "serving");
+    }
+
+    /// Ends the incarnation and says so once it cannot propose any more.
+    async fn abandon(&mut self) {
+        if self.serving_term().is_none() {
+            // Whoever ended it knows.
+            return;
+        }
+        self.retire();
+        if let Some(proposals) = self.proposals.take() {
+            // It ends because its sequencer is closed; should it have panicked, it ended as well.
+            let _ended = proposals.await;
+        }
+        self.shared.abandoned.notify_one();
     }
 
     fn retire(&mut self) {

@@ -221,7 +221,10 @@ fn owned(batch: &Batch) -> Vec<OwnedChange> {
     batch.changes().map(own).collect()
 }
 
-fn bounds(scan: Scan<'_>) -> (Bound<(Table, Vec<u8>)>, Bound<(Table, Vec<u8>)>) {
+/// Where a row stands.
+type Key = (Table, Vec<u8>);
+
+fn bounds(scan: Scan<'_>) -> (Bound<Key>, Bound<Key>) {
     (
         Bound::Included((scan.table, scan.from.to_vec())),
         Bound::Excluded((scan.table, scan.to.to_vec())),

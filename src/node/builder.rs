@@ -72,7 +72,7 @@ impl NodeBuilder {
     }
 
     async fn run_until_stopped(self, settings: Settings) -> Result<(), NodeError> {
-        let node = self.start(settings).await?;
+        let node = Box::pin(self.start(settings)).await?;
         let signal = shutdown::requested().await.map_err(NodeError::Runtime)?;
         tracing::info!(signal, "asked to stop");
         tokio::select! {
