@@ -36,7 +36,7 @@ test: setup ## Run every test
 check: setup ## Format, lints, documentation and dependencies, warnings denied
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets --features phalanx/failpoints -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --no-deps --workspace
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --no-deps --workspace --document-private-items
 
 .PHONY: bench
 bench: build ## Drive a running node; BENCH_ARGS="URL --clients 64 ..."

@@ -126,7 +126,7 @@ fn appending(criterion: &mut Criterion) {
     for batch in [1, BATCH] {
         let dir = TempDir::new().unwrap();
         let journal = open(dir.path());
-        let streams: Vec<_> = (0..1000_u64).map(|n| name(n)).collect();
+        let streams: Vec<_> = (0..1000_u64).map(name).collect();
         let mut index = 0;
         group.throughput(Throughput::Elements(batch));
         group.bench_function(format!("{batch} commands per fsync"), |bencher| {

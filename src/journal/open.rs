@@ -12,7 +12,6 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use phalanx_actors::names::ShardId;
 use phalanx_actors::ports::{Clock, JournalError};
-use phalanx_actors::record::Record;
 use uuid::Uuid;
 
 use super::directory::{Directory, Format};
@@ -31,7 +30,9 @@ use super::types::{Applied, AppliedRecord, JournalOptions, LogPayload, OpenError
 use super::writer::Writer;
 
 /// Entries at the end of each log that are read back when a journal is opened.
-const VERIFIED_TAIL: u64 = 64;
+const VERIFIED_TAIL: u64 = 16;
+/// Runs at the end of each log whose index rows are looked up then.
+const VERIFIED_RUNS: usize = 64;
 
 /// What an opened disk comes with.
 pub(crate) struct Opened {
@@ -288,30 +289,35 @@ fn check_applied(
         let reason = format!("position {found} is indexed where the log says {position}");
         return Err(damage("the applied mark", reason));
     }
-    let mut key = Vec::new();
+    let mut records = Vec::new();
     for placed in tail
         .iter()
         .filter(|placed| placed.entry.index <= applied.index)
     {
-        let LogPayload::Records(records) = &placed.entry.payload else {
-            continue;
-        };
-        let place = |(slot, record): (u32, &Record)| AppliedRecord {
-            index: placed.entry.index,
-            slot,
-            record: record.clone(),
-        };
-        let records: Vec<_> = (0..).zip(records.iter()).map(place).collect();
-        for (first, _, expected) in index::runs(&records) {
-            let record = &first.record;
-            rows::stream_key(&mut key, id, &record.stream, record.first_sequence);
-            let row = disk.get(Table::Index, &key).map_err(ReadError::Disk)?;
-            let row = row.map(|row| StreamRow::open(&row)).transpose();
-            let row = row.map_err(|error| damage("the index", error))?;
-            if row != Some(expected) {
-                let reason = format!("event {} is not indexed", record.first_sequence);
-                return Err(damage(format!("the index of {}", record.stream), reason));
-            }
+        if let LogPayload::Records(list) = &placed.entry.payload {
+            records.extend((0..).zip(list.iter()).map(|(slot, record)| AppliedRecord {
+                index: placed.entry.index,
+                slot,
+                record: record.clone(),
+            }));
+        }
+    }
+    check_indexed(disk, id, &records)
+}
+
+/// The last runs must have their stream rows.
+fn check_indexed(disk: &dyn Disk, id: ShardId, records: &[AppliedRecord]) -> Result<(), ReadError> {
+    let mut key = Vec::new();
+    let runs: Vec<_> = index::runs(records).collect();
+    for (first, _, expected) in runs.iter().rev().take(VERIFIED_RUNS) {
+        let record = &first.record;
+        rows::stream_key(&mut key, id, &record.stream, record.first_sequence);
+        let row = disk.get(Table::Index, &key).map_err(ReadError::Disk)?;
+        let row = row.map(|row| StreamRow::open(&row)).transpose();
+        let row = row.map_err(|error| damage("the index", error))?;
+        if row != Some(*expected) {
+            let reason = format!("event {} is not indexed", record.first_sequence);
+            return Err(damage(format!("the index of {}", record.stream), reason));
         }
     }
     Ok(())

@@ -107,7 +107,7 @@ fn index(options: &JournalOptions, cache: &Cache, clock: &Arc<dyn Clock>) -> Opt
     cf.set_prefix_extractor(SliceTransform::create(
         "phalanx.stream.1",
         rows::stream_prefix,
-        Some(rows::is_stream_key),
+        Some(rows::is_of_stream),
     ));
     cf.set_memtable_prefix_bloom_ratio(0.05);
     cf.set_memtable_whole_key_filtering(true);

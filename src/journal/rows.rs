@@ -8,15 +8,16 @@
 //! log       shard u32, index u64, slot u32 (all BE)           slot 0: entry header, then a run
 //!                                                             slot n: a run whose first record is n
 //! index     shard u32 BE, 0                                   Applied: how far this table goes
-//! index     shard u32 BE, 1, type 0 id 0, sequence u64 BE     Stream: where the record lies
-//! index     shard u32 BE, 2, type 0 id 0, key hash u128 BE    Dedup: where the record lies, expiry
+//! index     shard u32 BE, type 0 id 0, 1, sequence u64 BE     Stream: where the run lies
+//! index     shard u32 BE, type 0 id 0, 2, key hash u128 BE    Dedup: where the record lies, expiry
 //! snapshot  shard u32 BE, type 0 id                           Snapshot: opaque
 //! meta      "vote", shard u32 BE                              Vote: its number, opaque
 //! meta      "purg", shard u32 BE                              Entry: opaque
 //! ```
 //! A record's bytes are stored exactly as its actor sealed them; those of a run (see `run`) stand one
 //! after the other, each saying its own length. The entry header stands before the first run in one
-//! row, so that an entry of one command costs one row.
+//! row, so that an entry of one command costs one row. The two index rows of a command are close in
+//! order, so that inserting the second one costs little.
 
 use bytes::Bytes;
 use phalanx_actors::codec::{self, CodecError, HEADER_LEN, ValueType};
@@ -30,7 +31,7 @@ const KIND_STREAM: u8 = 1;
 const KIND_DEDUP: u8 = 2;
 
 /// Bytes before the stream name in a key of the index table.
-const INDEX_HEAD: usize = 5;
+const INDEX_HEAD: usize = 4;
 
 /// The key of a log row.
 pub(crate) type LogKey = [u8; 16];
@@ -53,7 +54,7 @@ pub(crate) fn parse_log_key(key: &[u8]) -> Option<(ShardId, u64, u32)> {
 }
 
 /// Key of a shard's applied mark.
-pub(crate) fn applied_key(shard: ShardId) -> [u8; INDEX_HEAD] {
+pub(crate) fn applied_key(shard: ShardId) -> [u8; INDEX_HEAD + 1] {
     let [a, b, c, d] = shard.to_be_bytes();
     [a, b, c, d, KIND_APPLIED]
 }
@@ -62,9 +63,8 @@ pub(crate) fn applied_key(shard: ShardId) -> [u8; INDEX_HEAD] {
 fn index_prefix(out: &mut Vec<u8>, shard: ShardId, kind: u8, stream: &StreamName) {
     out.clear();
     out.extend_from_slice(&shard.to_be_bytes());
-    out.push(kind);
     out.extend_from_slice(stream.as_str().as_bytes());
-    out.push(0);
+    out.extend_from_slice(&[0, kind]);
 }
 
 /// Key of the stream row of the record that begins at `first_sequence`.
@@ -86,24 +86,27 @@ pub(crate) fn dedup_key(out: &mut Vec<u8>, shard: ShardId, stream: &StreamName, 
 
 /// Whether a key of the index table belongs to an idempotency key.
 pub(crate) fn is_dedup_key(key: &[u8]) -> bool {
-    key.get(4) == Some(&KIND_DEDUP)
+    stream_prefix_len(key).and_then(|end| key.get(end)) == Some(&KIND_DEDUP)
 }
 
-/// Whether a key of the index table belongs to a stream row.
-pub(crate) fn is_stream_key(key: &[u8]) -> bool {
-    key.get(4) == Some(&KIND_STREAM)
+/// Whether a key of the index table belongs to a stream.
+pub(crate) fn is_of_stream(key: &[u8]) -> bool {
+    stream_prefix_len(key).is_some()
 }
 
 /// What the rows of one stream have in common: everything up to the NUL after the id.
 pub(crate) fn stream_prefix(key: &[u8]) -> &[u8] {
+    let end = stream_prefix_len(key);
+    end.and_then(|end| key.get(..end)).unwrap_or(key)
+}
+
+fn stream_prefix_len(key: &[u8]) -> Option<usize> {
     let nul_after = |from: usize| {
         let rest = key.get(from..)?;
-        rest.iter()
-            .position(|byte| *byte == 0)
-            .map(|at| from + at + 1)
+        let at = rest.iter().position(|byte| *byte == 0)?;
+        Some(from + at + 1)
     };
-    let end = nul_after(INDEX_HEAD).and_then(nul_after);
-    end.and_then(|end| key.get(..end)).unwrap_or(key)
+    nul_after(INDEX_HEAD).and_then(nul_after)
 }
 
 /// Key of a snapshot.

@@ -26,18 +26,20 @@ fn keys() {
     rows::stream_key(&mut key, 1, &stream("a-1"), 258);
     assert_eq!(
         hex(&key),
-        "00000001016163636f756e7400612d31000000000000000102"
+        "000000016163636f756e7400612d3100010000000000000102"
     );
     assert_eq!(
         hex(rows::stream_prefix(&key)),
-        "00000001016163636f756e7400612d3100"
+        "000000016163636f756e7400612d3100"
     );
     assert_eq!(rows::parse_stream_sequence(&key), Some(258));
     rows::dedup_key(&mut key, 1, &stream("a-1"), 0xff);
     assert_eq!(
         hex(&key),
-        "00000001026163636f756e7400612d3100000000000000000000000000000000ff"
+        "000000016163636f756e7400612d310002000000000000000000000000000000ff"
     );
+    assert!(rows::is_dedup_key(&key) && rows::is_of_stream(&key));
+    assert!(!rows::is_of_stream(&rows::applied_key(7)));
     rows::snapshot_key(&mut key, 1, &stream("a-1"));
     assert_eq!(hex(&key), "000000016163636f756e7400612d31");
     assert_eq!(hex(&rows::vote_key(5)), "766f746500000005");
