@@ -36,7 +36,7 @@ test: setup ## Run every test
 check: setup ## Format, lints, documentation and dependencies, warnings denied
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets --features phalanx/failpoints -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --no-deps --workspace
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --no-deps --workspace --document-private-items
 
 .PHONY: bench
 bench: build ## Drive a running node; BENCH_ARGS="URL --clients 64 ..."
@@ -50,7 +50,8 @@ microbench: setup ## The criterion benches of the parts
 # Two of them come from Debian: apt-get install postgresql redis-server
 .PHONY: compare
 compare: setup ## Measure Phalanx beside PostgreSQL, Redis and the RocksDB floor
-	$(CARGO) build --release --package phalanx --package phalanx-peers
+	$(CARGO) build --release --package phalanx
+	$(CARGO) build --release --package phalanx-peers
 	$(TARGET)/release/phalanx-peers compare \
 		--phalanx $(PHALANX) \
 		--json $(TARGET)/compare.json $(COMPARE_ARGS)

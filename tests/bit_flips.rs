@@ -58,6 +58,11 @@ fn a_flipped_bit_is_reported_or_harmless_and_never_gives_a_wrong_answer() {
     let setup_of_original = setup(directory.path());
     let truth = Truth::record(&setup_of_original);
     let original = &setup_of_original.data_dir;
+    assert_eq!(
+        try_one(original, None, &truth),
+        Ok(Outcome::Harmless),
+        "without a flip"
+    );
     let mut rng = seeded("bit flips");
     let count = usize::try_from(number_from_env("PHALANX_FLIPS", 500)).expect("fits");
     let flips = places(original, count, &mut rng);
@@ -69,7 +74,7 @@ fn a_flipped_bit_is_reported_or_harmless_and_never_gives_a_wrong_answer() {
         for _ in 0..PARALLEL {
             scope.spawn(|| {
                 while let Some(flip) = flips.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    match try_one(original, flip, &truth) {
+                    match try_one(original, Some(flip), &truth) {
                         Ok(outcome) => {
                             let mut outcomes = outcomes.lock().expect("no panic while held");
                             *outcomes.entry((flip.kind.clone(), outcome)).or_default() += 1;
@@ -107,7 +112,7 @@ fn a_flipped_bit_is_reported_or_harmless_and_never_gives_a_wrong_answer() {
 }
 
 /// Starts a node on a copy with this bit flipped and asks it everything.
-fn try_one(original: &Path, flip: &Flip, truth: &Truth) -> Result<Outcome, String> {
+fn try_one(original: &Path, flip: Option<&Flip>, truth: &Truth) -> Result<Outcome, String> {
     let directory = temp_dir();
     let setup = setup(directory.path());
     copy_with_flip(original, &setup.data_dir, flip);
@@ -135,13 +140,17 @@ fn try_one(original: &Path, flip: &Flip, truth: &Truth) -> Result<Outcome, Strin
 }
 
 /// The process has ended; that is a report when it chose to end and names what is damaged.
-fn ended_with_a_message(node: &mut Node, flip: &Flip, outcome: Outcome) -> Result<Outcome, String> {
+fn ended_with_a_message(
+    node: &mut Node,
+    flip: Option<&Flip>,
+    outcome: Outcome,
+) -> Result<Outcome, String> {
     let (status, log) = (node.status(), node.log());
     let chose_to_end = status
         .and_then(|status| status.code())
         .is_some_and(|code| code != 0);
     let names_it = [
-        flip.file_name().as_str(),
+        flip.map_or("shard".to_owned(), Flip::file_name).as_str(),
         "shard",
         ".sst",
         ".log",

@@ -139,11 +139,11 @@ fn killed_at_each_step_of_the_write_path_nothing_acknowledged_is_lost_and_nothin
 fn dies_at(setup: &NodeSetup, failpoint: &str, rng: &mut StdRng) -> bool {
     let passes = match rng.random_range(0..5) {
         0 => rng.random_range(0..20),
-        _ => rng.random_range(0..400),
+        _ => rng.random_range(0..150),
     };
     let action = format!("{failpoint}={passes}*off->return");
     let mut node: Node = setup.clone().variable("FAILPOINTS", &action).spawn();
-    match node.wait_end(Duration::from_millis(2_500)) {
+    match node.wait_end(Duration::from_millis(1_500)) {
         Some(status) => {
             assert!(
                 was_killed(status),

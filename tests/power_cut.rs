@@ -56,7 +56,7 @@ fn after_a_power_cut_everything_acknowledged_is_there_once() {
         .set("JOURNAL__RESERVE_FREE_BYTES", 8 * 1024 * 1024);
     let mut node = setup.start();
     let accounts = open_accounts(node.address, ACCOUNTS);
-    let mut tellers = Tellers::start(TELLERS, node.address, &accounts, &mut rng);
+    let mut tellers = Tellers::start_on_failing_disk(TELLERS, node.address, &accounts, &mut rng);
     for cut in 1..=cuts {
         wait::let_pass(Duration::from_millis(rng.random_range(50..500)));
         tellers.check();

@@ -40,7 +40,7 @@ fn a_failed_sync_ends_the_node_with_a_message_and_loses_nothing_acknowledged() {
     let setup = NodeSetup::new(directory.path());
     let node = setup.start();
     let accounts = open_accounts(node.address, ACCOUNTS);
-    let mut tellers = Tellers::start(TELLERS, node.address, &accounts, &mut rng);
+    let mut tellers = Tellers::start_on_failing_disk(TELLERS, node.address, &accounts, &mut rng);
     drop(node);
     for _ in 0..rounds {
         let when = rng.random_range(5..150);

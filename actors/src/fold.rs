@@ -123,30 +123,37 @@ impl<A: Aggregate> Folded<A> {
         })
     }
 
-    /// Folds a record's events that are not folded yet, up to `until` of them in all.
+    /// Folds a record that begins where the last one ended, up to `until` events in all.
     ///
     /// # Errors
-    /// A gap, an event of an unknown shape, or a panic in the domain's code. The state is
+    /// A gap or an overlap, an event of an unknown shape, or a panic in the domain's code. The state is
     /// unusable then.
     pub fn fold(&mut self, record: &Record, until: u64) -> Result<(), LoadError> {
         let broken = |reason: String| LoadError::Fold {
             sequence: record.first_sequence,
             reason,
         };
-        if record.first_sequence > self.sequence + 1 {
-            return Err(broken(format!("event {} is missing", self.sequence + 1)));
+        let expected = self.sequence + 1;
+        if record.first_sequence > expected {
+            return Err(broken(format!("event {expected} is missing")));
         }
-        let view = RecordView::open(&record.bytes).map_err(|e| broken(e.to_string()))?;
-        let events = decode_events::<A>(&view).map_err(|e| broken(e.to_string()))?;
-        for (sequence, event) in (record.first_sequence..).zip(&events) {
-            if sequence <= self.sequence || sequence > until {
-                continue;
+        if record.first_sequence < expected {
+            return Err(broken(format!("event {} is there twice", self.sequence)));
+        }
+        guarded(|| self.fold_events(record, until)).map_err(broken)
+    }
+
+    fn fold_events(&mut self, record: &Record, until: u64) -> Result<(), String> {
+        let view = RecordView::open(&record.bytes).map_err(|e| e.to_string())?;
+        let events = decode_events::<A>(&view).map_err(|e| e.to_string())?;
+        let numbers = (record.first_sequence..).zip(record.first_position..);
+        for ((sequence, position), event) in numbers.zip(&events) {
+            if sequence > until {
+                break;
             }
-            let state = &mut self.state;
-            catch_unwind(AssertUnwindSafe(|| A::evolve(state, event)))
-                .map_err(|panic| broken(panic_text(&*panic)))?;
+            A::evolve(&mut self.state, event);
             self.sequence = sequence;
-            self.position = record.first_position + (sequence - record.first_sequence);
+            self.position = position;
             self.last_time_us = record.time_us;
         }
         Ok(())
@@ -166,8 +173,14 @@ pub async fn load_newest<A: Aggregate>(
     if let Some(start) = snapshot.as_deref().and_then(Folded::<A>::from_snapshot) {
         let at = start.sequence;
         // The record that the snapshot ends in must be there, or the snapshot is of another world.
-        if let Some(folded) = resume(journal, shard, stream, start).await? {
-            return Ok((folded, at));
+        match resume(journal, shard, stream, start).await {
+            Ok(Some(folded)) => return Ok((folded, at)),
+            Ok(None) => {}
+            // Perhaps the snapshot does not fit the code any more; the events decide.
+            Err(error @ LoadError::Fold { .. }) => {
+                tracing::warn!(%stream, %error, "a snapshot leads nowhere; replaying");
+            }
+            Err(error) => return Err(error),
         }
     }
     let mut folded = Folded::default();
@@ -185,8 +198,7 @@ async fn resume<A: Aggregate>(
     let covering = journal.read_stream(shard, stream, at, 1)?;
     let fits = covering.first().is_some_and(|record| {
         let last = record.first_sequence + u64::from(record.event_count) - 1;
-        (record.first_sequence..=last).contains(&at)
-            && record.first_position + (at - record.first_sequence) == start.position
+        last == at && record.first_position + (at - record.first_sequence) == start.position
     });
     if !fits {
         tracing::warn!(%stream, "a snapshot does not fit its stream; replaying");
@@ -245,13 +257,16 @@ pub fn decode_events<A: Aggregate>(view: &RecordView<'_>) -> Result<Vec<A::Event
 /// # Errors
 /// When serializing fails or panics.
 pub fn to_json<S: Serialize>(state: &S) -> Result<Box<RawValue>, String> {
-    catch_unwind(AssertUnwindSafe(|| serde_json::value::to_raw_value(state)))
-        .map_err(|panic| panic_text(&*panic))?
-        .map_err(|error| error.to_string())
+    guarded(|| serde_json::value::to_raw_value(state).map_err(|error| error.to_string()))
+}
+
+/// Runs code of the domain; a panic becomes a reason. What the code was changing is unusable then.
+pub(crate) fn guarded<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Err(panic_text(&*panic)))
 }
 
 /// What a panic said.
-pub fn panic_text(panic: &(dyn Any + Send)) -> String {
+fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic
         .downcast_ref::<&str>()
         .copied()

@@ -107,7 +107,8 @@ impl Services {
     pub(crate) fn left(&self, count: usize) {
         self.resident.fetch_sub(count, Ordering::AcqRel);
         self.metrics.resident.decrement(count as f64);
-        self.room.notify_waiters();
+        // One at a time: together they would not fit in.
+        self.room.notify_one();
     }
 }
 

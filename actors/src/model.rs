@@ -176,6 +176,9 @@ impl CommandModel {
             loop {
                 let notified = services.room.notified();
                 if services.resident() < services.hard_bound() {
+                    // There may be room for the next in line as well. It looks when this request
+                    // has taken its place.
+                    services.room.notify_one();
                     return;
                 }
                 services.crowded.notify_one();

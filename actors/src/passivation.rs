@@ -13,14 +13,23 @@ use crate::shard::ShardHandle;
 /// How often idle aggregates are looked for.
 const IDLE_ROUND: Duration = Duration::from_secs(1);
 
+/// The same while there are too many: what was in use a moment ago may be free now.
+const CROWDED_ROUND: Duration = Duration::from_millis(20);
+
 /// Runs until the task is aborted.
 pub async fn run(services: Arc<Services>, shards: Vec<ShardHandle>) {
+    let mut pause = IDLE_ROUND;
     loop {
         tokio::select! {
             () = services.crowded.notified() => {}
-            () = tokio::time::sleep(IDLE_ROUND) => {}
+            () = tokio::time::sleep(pause) => {}
         }
         round(&services, &shards);
+        pause = if excess(&services) > 0 {
+            CROWDED_ROUND
+        } else {
+            IDLE_ROUND
+        };
     }
 }
 
@@ -41,17 +50,25 @@ fn round(services: &Services, shards: &[ShardHandle]) {
             }
         }
     }
-    let excess = excess(services);
+    let excess = excess(services).min(residents.len());
     if excess > 0 && excess < residents.len() {
         residents.select_nth_unstable_by_key(excess, |(used, ..)| *used);
     }
-    let mut let_go = 0;
-    for (place, (used, incarnation, stream)) in residents.iter().enumerate() {
-        let wanted = *used < idle_since || place < excess || (crowded && let_go < excess);
-        if wanted && incarnation.passivate(stream) {
-            let_go += 1;
+    let (oldest, rest) = residents.split_at_mut(excess);
+    let mut missing = excess - oldest.iter().filter(|found| let_go(found)).count();
+    if missing > 0 {
+        // Some of the oldest are in use: their turn goes to the next in line.
+        rest.sort_unstable_by_key(|(used, ..)| *used);
+    }
+    for found in rest {
+        if (missing > 0 || found.0 < idle_since) && let_go(found) {
+            missing = missing.saturating_sub(1);
         }
     }
+}
+
+fn let_go((_, incarnation, stream): &(u64, Arc<Incarnation>, StreamName)) -> bool {
+    incarnation.passivate(stream)
 }
 
 /// How many have to go so that there is room for a while.

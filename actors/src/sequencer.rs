@@ -2,7 +2,7 @@
 //!
 //! It owns the order of a shard's records and every reply that depends on them. It refuses to
 //! release anything before the records it depends on are committed: the only way to answer from
-//! state is [`Reply::release`], which wants a [`Committed`] receipt, and only this file makes one.
+//! state is `Reply::release`, which wants a [`Committed`] receipt, and only this file makes one.
 //!
 //! Records get tickets 1, 2, 3 ... as they are appended; commits arrive in the same order. A reply
 //! carries the ticket of the last record that its content depends on. If that is committed already

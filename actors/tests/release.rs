@@ -1,7 +1,5 @@
 //! What leaves the sequencer, when, and what callers hear when a shard ends.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 mod support;
 
 use std::sync::atomic::Ordering;

@@ -143,6 +143,12 @@ codes! {
          that slow clients cannot hold the node's resources."
         "Send the request again, in one go. The limits are settings of the node: \
          http.header_timeout_ms and http.body_timeout_ms.";
+    IdempotencyKeyInFlight "idempotency-key-in-flight" CONFLICT true NotApplied
+        "A command with this idempotency key is being decided"
+        "An earlier request with the same Idempotency-Key has no answer yet and cannot be joined. \
+         This node joins such requests: the second one gets the first one's reply. So it sends this \
+         code to nobody, but other nodes of a cluster may."
+        "Send the request again with the same key after a moment.";
     SequenceMismatch "sequence-mismatch" PRECONDITION_FAILED false NotApplied
         "The aggregate is at another sequence number"
         "If-Match or If-None-Match stated a condition that does not hold: somebody else changed \

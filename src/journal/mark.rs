@@ -9,6 +9,8 @@
 
 use phalanx_actors::codec::{self, CodecError, HEADER_LEN, ValueType};
 
+use super::shard::Shard;
+
 /// The file's name in the data directory.
 pub(crate) const FILE_NAME: &str = "mark";
 /// Slots begin at multiples of this: writing one never touches a page of the other.
@@ -44,6 +46,19 @@ impl Marks {
         Self {
             generation: 0,
             shards: vec![ShardMark::default(); shards],
+        }
+    }
+
+    /// Takes note of what was found on disk beyond the mark, which may have lagged behind when the
+    /// power failed. A refused shard shows an empty log, so its mark stays.
+    pub(crate) fn catch_up(&mut self, shards: &[Shard]) {
+        for (mark, shard) in self.shards.iter_mut().zip(shards) {
+            let log = shard.log.lock();
+            if let (0, Some(first)) = (mark.first, log.first_index) {
+                mark.first = first + 1;
+            }
+            mark.end = mark.end.max(log.written_end);
+            mark.votes = mark.votes.max(log.votes);
         }
     }
 
@@ -141,6 +156,7 @@ pub(crate) fn initial_file(shards: u32) -> Result<Vec<u8>, CodecError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::shard::LogState;
     use super::*;
 
     /// A file whose newest slot is generation 2 (slot 0) with shard 1 at `end`.
@@ -158,6 +174,30 @@ mod tests {
     #[test]
     fn the_newest_slot_counts() {
         assert_eq!(load(split(&file(7), 2), 2).unwrap().shards[1].end, 7);
+    }
+
+    #[test]
+    fn a_mark_that_lagged_catches_up_with_the_disk_and_a_refused_shard_keeps_its_own() {
+        let mut marks = Marks::new(2);
+        marks.shards[1].end = 9;
+        let log = LogState {
+            first_index: Some(0),
+            written_end: 7,
+            votes: 2,
+            ..LogState::default()
+        };
+        let found = [
+            Shard::new(0, log, 0),
+            Shard::new(1, LogState::default(), 0),
+        ];
+        marks.catch_up(&found);
+        let caught_up = ShardMark {
+            first: 1,
+            end: 7,
+            votes: 2,
+        };
+        assert_eq!(marks.shards[0], caught_up);
+        assert_eq!(marks.shards[1].end, 9);
     }
 
     #[test]

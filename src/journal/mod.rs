@@ -107,8 +107,9 @@ impl Journal {
         };
         let incarnation = opened.incarnation;
         let directory = opened.directory.take();
-        let writer = Writer::new(opened.marks.clone(), options.reserve_free_bytes);
-        let shared = Arc::new(open::build(options, opened, clock));
+        let (shared, marks) = open::build(options, opened, clock);
+        let writer = Writer::new(marks, options.reserve_free_bytes);
+        let shared = Arc::new(shared);
         let thread = if shared.inline.is_some() {
             None
         } else {

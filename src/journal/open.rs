@@ -93,23 +93,26 @@ pub(crate) fn open_memory(
     })
 }
 
-/// Reads every shard's state and puts the parts together.
-pub(crate) fn build(options: &JournalOptions, opened: Opened, clock: Arc<dyn Clock>) -> Shared {
+/// Reads every shard's state and puts the parts together; gives the marks to go on from as well.
+pub(crate) fn build(
+    options: &JournalOptions,
+    opened: Opened,
+    clock: Arc<dyn Clock>,
+) -> (Shared, Marks) {
     let disk = opened.disk;
     let ids = 0..options.identity.shards;
     let shards = ids.zip(&opened.marks.shards);
-    let shards = shards
+    let shards: Vec<Shard> = shards
         .map(|(id, mark)| load_shard(&*disk, id, *mark))
         .collect();
+    let mut marks = opened.marks;
+    marks.catch_up(&shards);
     let inline = disk.writes_inline();
     let writer = || {
-        Mutex::new(Writer::new(
-            opened.marks.clone(),
-            options.reserve_free_bytes,
-        ))
+        Mutex::new(Writer::new(marks.clone(), options.reserve_free_bytes))
     };
     let retention_us = i64::try_from(options.idempotency_retention.as_micros()).unwrap_or(i64::MAX);
-    Shared {
+    let shared = Shared {
         inline: inline.then(writer),
         disk,
         clock,
@@ -119,7 +122,8 @@ pub(crate) fn build(options: &JournalOptions, opened: Opened, clock: Arc<dyn Clo
         fatal: options.fatal.clone(),
         log_cache_bytes: options.log_cache_bytes_per_shard,
         retention_us,
-    }
+    };
+    (shared, marks)
 }
 
 /// Reads one shard; when something is wrong, the shard is there but refused.

@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{BasicNode, Config, Raft, ReadPolicy, ServerState, SnapshotPolicy};
@@ -24,9 +23,6 @@ use crate::failpoints::crash_point;
 use crate::journal::Journal;
 
 type ShardRaft = Raft<TypeConfig, ShardIndex>;
-
-/// How long a new leader may take to apply an entry of its term before it is looked at again.
-const APPLY_WAIT: Duration = Duration::from_secs(5);
 
 /// How a group is run.
 #[derive(Debug, Clone)]
@@ -166,7 +162,7 @@ impl Group {
                         return;
                     }
                 }
-                () = shard.abandoned() => self.renew().await,
+                () = shard.abandoned() => self.resume(&shard).await,
             }
         }
     }
@@ -175,10 +171,10 @@ impl Group {
     async fn take_over(&self, shard: &ShardHandle, term: u64) {
         let applied = self
             .raft
-            .wait(Some(APPLY_WAIT))
+            .wait(None)
             .metrics(
                 |m| {
-                    m.current_term != term
+                    m.current_term > term
                         || m.last_applied
                             .is_some_and(|id| **id.committed_leader_id() == term)
                 },
@@ -199,11 +195,54 @@ impl Group {
         }
     }
 
-    /// Starts a new term after an incarnation ended by itself: if this node still leads, nobody
-    /// else would.
-    async fn renew(&self) {
-        if let Err(error) = self.raft.trigger().elect(false).await {
-            tracing::error!(shard = self.shard, %error, "failed to start a new term");
+    /// Serves again in the same term after an incarnation ended by itself: openraft starts no
+    /// election while this node leads. What the incarnation proposed is in the log by now or was
+    /// refused; once all of it is applied, nothing older can surface.
+    async fn resume(&self, shard: &ShardHandle) {
+        let term = {
+            let metrics = self.raft.server_metrics();
+            let now = metrics.borrow_watched();
+            if now.state != ServerState::Leader {
+                // Whoever leads next is told in the usual way.
+                return;
+            }
+            now.vote.leader_id.term
+        };
+        // Goes the way of the proposals, so it sees all of them.
+        let log_end = self
+            .raft
+            .with_raft_state(|state| state.log_ids.last().map(|log_id| log_id.index()))
+            .await;
+        let log_end = match log_end {
+            Ok(log_end) => log_end,
+            Err(error) => {
+                tracing::error!(shard = self.shard, %error, "the raft group stopped");
+                return;
+            }
+        };
+        let settled = self
+            .raft
+            .wait(None)
+            .metrics(
+                |m| {
+                    m.current_term != term
+                        || m.state != ServerState::Leader
+                        || m.last_applied.map(|id| id.index()) >= log_end
+                },
+                "what was proposed is applied",
+            )
+            .await;
+        match settled {
+            Ok(m) if m.current_term == term && m.state == ServerState::Leader => {
+                match self.journal.last_position(self.shard) {
+                    Ok(last_position) => shard.lead_again(term, last_position),
+                    Err(error) => shard.refuse(error.to_string()),
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::error!(shard = self.shard, term, %error, "the raft group stopped");
+            }
         }
     }
 

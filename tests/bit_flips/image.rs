@@ -88,6 +88,9 @@ fn one_of(kind: &str, files: &[(PathBuf, usize)], rng: &mut StdRng) -> Flip {
 
 /// The extension, or the name without its numbers.
 fn kind_of(file: &Path) -> String {
+    if file_name(file).starts_with("LOG") {
+        return "LOG".to_owned();
+    }
     match file.extension() {
         Some(extension) => format!(".{}", extension.to_string_lossy()),
         None => file_name(file)
@@ -115,14 +118,14 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Copies a data directory and flips one bit in the copy.
-pub(crate) fn copy_with_flip(original: &Path, copy: &Path, flip: &Flip) {
+/// Copies a data directory and flips a bit in the copy.
+pub(crate) fn copy_with_flip(original: &Path, copy: &Path, flip: Option<&Flip>) {
     for file in files(original) {
         let target = copy.join(&file);
         fs::create_dir_all(target.parent().expect("a file lies in a directory"))
             .expect("a directory can be made");
         let mut bytes = fs::read(original.join(&file)).expect("a file can be read");
-        if file == flip.file {
+        if let Some(flip) = flip.filter(|flip| flip.file == file) {
             bytes[flip.byte] ^= 1 << flip.bit;
         }
         fs::write(target, bytes).expect("a file can be written");

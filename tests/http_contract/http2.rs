@@ -1,5 +1,6 @@
 //! HTTP/2 with prior knowledge, frame by frame: it keeps the limits of HTTP/1.1.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -14,10 +15,23 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
+const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-struct Connection(TcpStream);
+struct Connection {
+    socket: TcpStream,
+    /// What has arrived of each stream's answer; they may come in any order.
+    answers: BTreeMap<u32, Answer>,
+}
+
+#[derive(Default)]
+struct Answer {
+    /// The first byte of the header block.
+    status: u8,
+    body: Vec<u8>,
+    complete: bool,
+}
 
 struct Frame {
     kind: u8,
@@ -66,22 +80,33 @@ impl Connection {
         socket.set_read_timeout(limit).unwrap();
         socket.write_all(PREFACE).unwrap();
         socket.write_all(&frame(SETTINGS, 0, 0, &[])).unwrap();
-        Self(socket)
+        Self::over(socket)
+    }
+
+    fn over(socket: TcpStream) -> Self {
+        Self {
+            socket,
+            answers: BTreeMap::new(),
+        }
     }
 
     fn write(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        self.0
+        self.socket
             .write_all(&frame(kind, flags, stream, payload))
             .unwrap();
     }
 
-    /// The next frame; `None` when the server closes.
+    /// The next frame; `None` when the server closes. Pings are answered.
     fn read(&mut self) -> Option<Frame> {
         let mut header = [0; 9];
-        self.0.read_exact(&mut header).ok()?;
+        self.socket.read_exact(&mut header).ok()?;
         let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
         let mut payload = vec![0; usize::try_from(length).unwrap()];
-        self.0.read_exact(&mut payload).ok()?;
+        self.socket.read_exact(&mut payload).ok()?;
+        if header[3] == PING && header[4] & ACK == 0 {
+            // The server may be gone already, which the next read tells.
+            self.socket.write_all(&frame(PING, ACK, 0, &payload)).ok();
+        }
         Some(Frame {
             kind: header[3],
             flags: header[4],
@@ -90,24 +115,20 @@ impl Connection {
         })
     }
 
-    /// The first byte of the answer's header block, and its body.
+    /// The first byte of an answer's header block, and its body.
     fn answer(&mut self, stream: u32) -> (u8, Vec<u8>) {
-        let mut status = 0;
-        let mut body = Vec::new();
-        loop {
+        while !self.answers.get(&stream).is_some_and(|a| a.complete) {
             let frame = self.read().unwrap();
-            if frame.stream != stream {
-                continue;
-            }
+            let answer = self.answers.entry(frame.stream).or_default();
             match frame.kind {
-                HEADERS => status = frame.payload[0],
-                DATA => body.extend_from_slice(&frame.payload),
+                HEADERS => answer.status = frame.payload[0],
+                DATA => answer.body.extend_from_slice(&frame.payload),
                 _ => continue,
             }
-            if frame.flags & END_STREAM != 0 {
-                return (status, body);
-            }
+            answer.complete |= frame.flags & END_STREAM != 0;
         }
+        let answer = self.answers.remove(&stream).unwrap();
+        (answer.status, answer.body)
     }
 
     /// Reads until the server closes, and says after how long.
@@ -175,7 +196,7 @@ fn what_is_begun_must_go_on() {
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(5) {
         let ping = frame(PING, 0, 0, &[0; 8]);
-        if pinging.0.write_all(&ping).is_err() {
+        if pinging.socket.write_all(&ping).is_err() {
             break;
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -191,9 +212,9 @@ fn what_is_begun_must_go_on() {
     connection.write(CONTINUATION, 0, 3, &block(&[("x", "y")]));
     assert_about(connection.closed_after(started), 200);
     // Half a preface.
-    let mut half = Connection(TcpStream::connect(listener.address).unwrap());
+    let mut half = Connection::over(TcpStream::connect(listener.address).unwrap());
     let started = Instant::now();
-    half.0.write_all(&PREFACE[..10]).unwrap();
+    half.socket.write_all(&PREFACE[..10]).unwrap();
     assert_about(half.closed_after(started), 200);
 }
 

@@ -63,6 +63,8 @@ pub(crate) struct Teller {
     accounts: Arc<[String]>,
     known: Vec<u64>,
     patience: Duration,
+    /// Whether `internal` is an answer to be expected: the disk under the node fails.
+    disk_fails: bool,
     books: Books,
 }
 
@@ -81,6 +83,7 @@ impl Teller {
             known: vec![0; accounts.len()],
             accounts,
             patience: Duration::from_secs(90),
+            disk_fails: false,
             books: Books {
                 teller: number,
                 ..Books::default()
@@ -132,7 +135,7 @@ impl Teller {
             let answer = self.http.try_send(request);
             match &answer {
                 Ok(response) if matches!(response.status, 200 | 201) => return response.clone(),
-                Ok(response) if matches!(response.status, 429 | 503 | 504 | 507) => {}
+                Ok(response) if self.may_refuse(response) => {}
                 Ok(response) => panic!(
                     "{request:?} was answered {}: {}",
                     response.status,
@@ -150,6 +153,12 @@ impl Teller {
         }
     }
 
+    /// Whether a node may say this at any time.
+    fn may_refuse(&self, response: &Response) -> bool {
+        matches!(response.status, 429 | 503 | 504 | 507)
+            || self.disk_fails && response.code() == "internal"
+    }
+
     fn read(&mut self) {
         let account = self.rng.random_range(0..self.accounts.len());
         let Ok(response) = self.http.try_send(&client::fresh(&self.accounts[account])) else {
@@ -164,7 +173,7 @@ impl Teller {
             );
         }
         assert!(
-            matches!(response.status, 200 | 429 | 503 | 504),
+            response.status == 200 || self.may_refuse(&response),
             "a fresh read was answered {}: {}",
             response.status,
             response.text()
@@ -181,7 +190,7 @@ impl Teller {
         };
         match response.status {
             422 => self.saw(account, None, response.json()["balance_cents"].as_i64()),
-            503 | 504 | 507 => {}
+            _ if self.may_refuse(&response) => {}
             status => panic!("an overdraft was answered {status}: {}", response.text()),
         }
     }
@@ -216,12 +225,28 @@ impl Tellers {
         accounts: &Arc<[String]>,
         rng: &mut StdRng,
     ) -> Self {
+        Self::start_each(count, rng, |number, seed| {
+            Teller::new(number, address, Arc::clone(accounts), seed)
+        })
+    }
+
+    /// Starts this many clients of a node whose disk is going to fail.
+    pub(crate) fn start_on_failing_disk(
+        count: i64,
+        address: SocketAddr,
+        accounts: &Arc<[String]>,
+        rng: &mut StdRng,
+    ) -> Self {
+        Self::start_each(count, rng, |number, seed| Teller {
+            disk_fails: true,
+            ..Teller::new(number, address, Arc::clone(accounts), seed)
+        })
+    }
+
+    fn start_each(count: i64, rng: &mut StdRng, teller: impl Fn(i64, u64) -> Teller) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let threads = (1..=count)
-            .map(|number| {
-                Teller::new(number, address, Arc::clone(accounts), rng.random())
-                    .work(Arc::clone(&stop))
-            })
+            .map(|number| teller(number, rng.random()).work(Arc::clone(&stop)))
             .collect();
         Self { stop, threads }
     }

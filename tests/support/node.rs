@@ -178,6 +178,9 @@ impl Node {
             }
             match self.client().try_send(&Request::get("/readyz?verbose")) {
                 Ok(response) if response.status == 200 => Some(Ok(())),
+                Ok(response) if is_settled(&response) => {
+                    Some(Err(NotReady::Refuses(response.text())))
+                }
                 Ok(response) => {
                     last = NotReady::Refuses(response.text());
                     None
@@ -271,6 +274,20 @@ impl Node {
             .collect();
         (!values.is_empty()).then(|| values.iter().sum())
     }
+}
+
+/// Whether waiting longer is in vain: the only checks that fail are of refused shards.
+fn is_settled(readiness: &Response) -> bool {
+    let body = readiness.json();
+    let checks = body["checks"].as_array();
+    let failed = checks
+        .into_iter()
+        .flatten()
+        .filter(|check| check["ok"] == false);
+    let mut reasons = failed
+        .map(|check| check["reason"].as_str().unwrap_or_default())
+        .peekable();
+    reasons.peek().is_some() && reasons.all(|reason| reason.contains("damaged"))
 }
 
 impl Drop for Node {

@@ -4,7 +4,6 @@
 //! quarantine: the state cannot be relied on any more.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -44,9 +43,23 @@ struct PendingKey {
 }
 
 /// What a decision led to.
-enum Decided<A: Aggregate> {
-    Events(Vec<A::Event>),
-    Rejected(A::Rejection),
+enum Plan {
+    /// Nothing is stored.
+    Answer(Answer),
+    /// There is something to be stored, and no space for it.
+    Full,
+    /// The events are folded; their record is to be appended.
+    Store(NewRecord, Accepted),
+}
+
+/// A command but for its content.
+struct Request<'a> {
+    name: &'a str,
+    key: &'a Key,
+    fingerprint: [u8; 16],
+    representation: bool,
+    dry_run: bool,
+    traceparent: &'a str,
 }
 
 impl<A: Aggregate> Live<A> {
@@ -89,7 +102,13 @@ impl<A: Aggregate> Live<A> {
         let answer = if self.folded.sequence == 0 {
             Answer::NotFound
         } else {
-            let state = fold::to_json(&self.folded.state)?;
+            let state = match fold::to_json(&self.folded.state) {
+                Ok(state) => state,
+                Err(reason) => {
+                    reply.fail(quarantined(&reason));
+                    return Err(reason);
+                }
+            };
             Answer::State(StateView {
                 stream: stream.clone(),
                 sequence_number: self.folded.sequence,
@@ -148,12 +167,6 @@ impl<A: Aggregate> Live<A> {
         metrics: &CommandMetrics,
         message: CommandMessage<A>,
     ) -> Result<(), String> {
-        let services = incarnation.services();
-        let now_us = services
-            .clock
-            .now()
-            .as_microsecond()
-            .max(self.folded.last_time_us);
         let CommandMessage {
             command,
             name,
@@ -165,168 +178,139 @@ impl<A: Aggregate> Live<A> {
             reply,
             ..
         } = message;
-        let full = !dry_run && services.journal.is_full();
-        let decided = match self.decide(stream, command, now_us, dry_run || full) {
-            Ok(decided) => decided,
+        let request = Request {
+            name: &name,
+            key: &key,
+            fingerprint,
+            representation,
+            dry_run,
+            traceparent: traceparent.as_deref().unwrap_or_default(),
+        };
+        match fold::guarded(|| self.plan(stream, incarnation, metrics, command, &request)) {
+            Ok(Plan::Answer(answer)) => {
+                incarnation
+                    .sequencer()
+                    .answer_after(self.ticket, answer, reply);
+            }
+            Ok(Plan::Full) => reply.fail(Failure::new(
+                FailureKind::StorageFull,
+                "the disk has less free space than the reserve; nothing was stored",
+            )),
+            Ok(Plan::Store(record, accepted)) => {
+                self.store(incarnation, record, accepted, fingerprint, reply);
+            }
             Err(reason) => {
                 reply.fail(quarantined(&reason));
                 return Err(reason);
             }
-        };
-        let events = match decided {
-            Decided::Rejected(rejection) => {
-                metrics.rejected.increment(1);
-                let answer = rejected(&rejection)?;
-                incarnation
-                    .sequencer()
-                    .answer_after(self.ticket, answer, reply);
-                return Ok(());
-            }
-            Decided::Events(events) => events,
-        };
-        let store = !events.is_empty() && !dry_run;
-        if store && full {
-            reply.fail(Failure::new(
-                FailureKind::StorageFull,
-                "the disk has less free space than the reserve; nothing was stored",
-            ));
-            return Ok(());
         }
-        metrics.accepted.increment(1);
-        let accepted = self.accepted(stream, incarnation, &events, representation, dry_run)?;
-        if !store {
-            let answer = Answer::Accepted(accepted);
-            incarnation
-                .sequencer()
-                .answer_after(self.ticket, answer, reply);
-            return Ok(());
-        }
-        let head = RecordHead {
-            stream: stream.as_str(),
-            first_sequence: self.folded.sequence - events.len() as u64 + 1,
-            event_count: u32::try_from(events.len()).map_err(|_| "too many events")?,
-            time_us: now_us,
-            command: &name,
-            key: &key.text,
-            fingerprint,
-            flags: flags(accepted.created, representation, key.generated),
-            traceparent: traceparent.as_deref().unwrap_or_default(),
-        };
-        self.folded.last_time_us = now_us;
-        self.store(stream, incarnation, &head, &events, &key, accepted, reply)
+        Ok(())
     }
 
-    /// Runs the domain's code. The events are folded at once unless they will not be stored.
-    fn decide(
+    /// Runs all of the domain's code that a command needs. Events that will be stored are in the
+    /// state when it returns; when it fails or panics the state is unusable.
+    fn plan(
         &mut self,
         stream: &StreamName,
+        incarnation: &Incarnation,
+        metrics: &CommandMetrics,
         command: A::Command,
-        now_us: i64,
-        keep_state: bool,
-    ) -> Result<Decided<A>, String> {
-        let now = Timestamp::from_microsecond(now_us).unwrap_or_default();
+        request: &Request<'_>,
+    ) -> Result<Plan, String> {
+        let services = incarnation.services();
+        let now_us = services
+            .clock
+            .now()
+            .as_microsecond()
+            .max(self.folded.last_time_us);
         let context = Context {
             aggregate_id: stream.id(),
             sequence_number: self.folded.sequence,
-            now,
+            now: Timestamp::from_microsecond(now_us).unwrap_or_default(),
         };
-        let state = &mut self.folded.state;
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let events = match A::decide(state, command, &context) {
-                Ok(events) => events,
-                Err(rejection) => return Decided::Rejected(rejection),
-            };
-            if !keep_state {
-                for event in &events {
-                    A::evolve(state, event);
-                }
+        let events = match A::decide(&self.folded.state, command, &context) {
+            Ok(events) => events,
+            Err(rejection) => {
+                metrics.rejected.increment(1);
+                return Ok(Plan::Answer(rejected(&rejection)?));
             }
-            Decided::Events(events)
-        }));
-        match outcome {
-            Ok(Decided::Events(events)) => {
-                if !keep_state {
-                    self.folded.sequence += events.len() as u64;
-                }
-                Ok(Decided::Events(events))
-            }
-            Ok(rejected) => Ok(rejected),
-            Err(panic) => Err(fold::panic_text(&*panic)),
+        };
+        let store = !events.is_empty() && !request.dry_run;
+        if store && services.journal.is_full() {
+            return Ok(Plan::Full);
         }
-    }
-
-    /// The reply to a command; its position is the newest one so far.
-    fn accepted(
-        &self,
-        stream: &StreamName,
-        incarnation: &Incarnation,
-        events: &[A::Event],
-        representation: bool,
-        dry_run: bool,
-    ) -> Result<Accepted, String> {
-        let count = events.len() as u64;
-        let before = if dry_run {
-            self.folded.sequence
-        } else {
-            self.folded.sequence - count
-        };
-        Ok(Accepted {
+        metrics.accepted.increment(1);
+        let before = self.folded.sequence;
+        let accepted = Accepted {
             stream: stream.clone(),
-            sequence_number: before + count,
+            sequence_number: before + events.len() as u64,
             position: self.position(incarnation),
-            created: before == 0 && count > 0 && !dry_run,
+            created: store && before == 0,
             replayed: false,
-            events: event_views::<A>(events, before + 1, representation)?.into(),
-        })
-    }
-
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the parts of one record and its reply"
-    )]
-    fn store(
-        &mut self,
-        stream: &StreamName,
-        incarnation: &Incarnation,
-        head: &RecordHead<'_>,
-        events: &[A::Event],
-        key: &Key,
-        accepted: Accepted,
-        reply: Reply,
-    ) -> Result<(), String> {
-        let draft = match Draft::new(head, A::EVENT_SCHEMA_VERSION, events) {
-            Ok(draft) => draft,
-            Err(error) => {
-                let reason = error.to_string();
-                reply.fail(quarantined(&reason));
-                return Err(reason);
-            }
+            events: event_views::<A>(&events, before + 1, request.representation)?.into(),
         };
+        if !store {
+            return Ok(Plan::Answer(Answer::Accepted(accepted)));
+        }
+        let head = RecordHead {
+            stream: stream.as_str(),
+            first_sequence: before + 1,
+            event_count: u32::try_from(events.len()).map_err(|_| "too many events")?,
+            time_us: now_us,
+            command: request.name,
+            key: &request.key.text,
+            fingerprint: request.fingerprint,
+            flags: flags(
+                accepted.created,
+                request.representation,
+                request.key.generated,
+            ),
+            traceparent: request.traceparent,
+        };
+        let draft = Draft::new(&head, A::EVENT_SCHEMA_VERSION, &events)
+            .map_err(|error| error.to_string())?;
         let record = NewRecord {
             draft,
             stream: stream.clone(),
             first_sequence: head.first_sequence,
-            time_us: head.time_us,
-            key_hash: key.hash,
+            time_us: now_us,
+            key_hash: request.key.hash,
             flags: head.flags,
         };
+        for event in &events {
+            A::evolve(&mut self.folded.state, event);
+        }
+        self.folded.sequence = accepted.sequence_number;
+        self.folded.last_time_us = now_us;
+        Ok(Plan::Store(record, accepted))
+    }
+
+    fn store(
+        &mut self,
+        incarnation: &Incarnation,
+        record: NewRecord,
+        accepted: Accepted,
+        fingerprint: [u8; 16],
+        reply: Reply,
+    ) {
+        let hash = record.key_hash;
         let Some((ticket, accepted)) = incarnation.sequencer().append(record, accepted, reply)
         else {
-            return Ok(());
+            return;
         };
         self.ticket = ticket.number;
         self.folded.position = ticket.last_position;
+        let stream = accepted.stream.clone();
         self.keys.push_back(PendingKey {
-            hash: key.hash,
-            fingerprint: head.fingerprint,
+            hash,
+            fingerprint,
             ticket: ticket.number,
             accepted,
         });
         let every = incarnation.services().limits.snapshot_every_events;
         if self.folded.sequence - self.snapshot_sequence >= every {
-            self.snapshot(stream, incarnation);
+            self.snapshot(&stream, incarnation);
         }
-        Ok(())
     }
 
     /// What an earlier command with the same key was answered, and the ticket it depends on.
@@ -359,7 +343,7 @@ impl<A: Aggregate> Live<A> {
         let Some(record) = found else {
             return Ok(None);
         };
-        let answer = replay_answer::<A>(stream, incarnation, &record, message)
+        let answer = fold::guarded(|| replay_answer::<A>(stream, incarnation, &record, message))
             .map_err(|reason| Failure::new(FailureKind::Internal, reason))?;
         Ok(answer.map(|answer| (0, answer)))
     }
@@ -392,7 +376,8 @@ impl<A: Aggregate> Live<A> {
     /// instead.
     fn snapshot(&mut self, stream: &StreamName, incarnation: &Incarnation) {
         self.snapshot_sequence = self.folded.sequence;
-        match self.folded.to_snapshot() {
+        let written = fold::guarded(|| self.folded.to_snapshot().map_err(|e| e.to_string()));
+        match written {
             Ok(bytes) => {
                 incarnation
                     .sequencer()

@@ -76,10 +76,12 @@ impl<A: Aggregate> Typed<A> {
             );
             return Err(Failure::new(FailureKind::UnknownCommand, detail));
         }
-        variant::parse_variant(name, body).map_err(|mismatch| Failure {
-            pointer: Some(mismatch.pointer),
-            ..Failure::new(FailureKind::MalformedBody, mismatch.detail)
-        })
+        fold::guarded(|| Ok(variant::parse_variant(name, body)))
+            .map_err(|reason| Failure::new(FailureKind::Internal, reason))?
+            .map_err(|mismatch| Failure {
+                pointer: Some(mismatch.pointer),
+                ..Failure::new(FailureKind::MalformedBody, mismatch.detail)
+            })
     }
 }
 
@@ -126,28 +128,7 @@ impl<A: Aggregate> ErasedType for Typed<A> {
         record: &crate::record::Record,
         from: u64,
     ) -> Result<Vec<RecordedEvent>, String> {
-        let view = RecordView::open(&record.bytes).map_err(|e| e.to_string())?;
-        let events = fold::decode_events::<A>(&view).map_err(|e| e.to_string())?;
-        let numbered = (record.first_sequence..).zip(record.first_position..);
-        numbered
-            .zip(&events)
-            .filter(|((sequence, _), _)| *sequence >= from)
-            .map(|((sequence_number, number), event)| {
-                let event_type = variant::variant_name(event).ok_or("an event must be an enum")?;
-                let data = variant::variant_fields(event, event_type).map_err(|e| e.to_string())?;
-                Ok(RecordedEvent {
-                    event_type,
-                    sequence_number,
-                    position: Position { shard, number },
-                    time: Timestamp::from_microsecond(view.head.time_us).unwrap_or_default(),
-                    schema_version: view.event_schema_version,
-                    data,
-                    causation_id: view.head.key.to_owned(),
-                    correlation_id: correlation(view.head.traceparent, view.head.key),
-                    traceparent: view.head.traceparent.to_owned(),
-                })
-            })
-            .collect()
+        fold::guarded(|| recorded_events::<A>(shard, record, from))
     }
 
     fn state_at<'a>(
@@ -184,6 +165,35 @@ impl<A: Aggregate> ErasedType for Typed<A> {
             }))
         })
     }
+}
+
+fn recorded_events<A: Aggregate>(
+    shard: ShardId,
+    record: &crate::record::Record,
+    from: u64,
+) -> Result<Vec<RecordedEvent>, String> {
+    let view = RecordView::open(&record.bytes).map_err(|e| e.to_string())?;
+    let events = fold::decode_events::<A>(&view).map_err(|e| e.to_string())?;
+    let numbered = (record.first_sequence..).zip(record.first_position..);
+    numbered
+        .zip(&events)
+        .filter(|((sequence, _), _)| *sequence >= from)
+        .map(|((sequence_number, number), event)| {
+            let event_type = variant::variant_name(event).ok_or("an event must be an enum")?;
+            let data = variant::variant_fields(event, event_type).map_err(|e| e.to_string())?;
+            Ok(RecordedEvent {
+                event_type,
+                sequence_number,
+                position: Position { shard, number },
+                time: Timestamp::from_microsecond(view.head.time_us).unwrap_or_default(),
+                schema_version: view.event_schema_version,
+                data,
+                causation_id: view.head.key.to_owned(),
+                correlation_id: correlation(view.head.traceparent, view.head.key),
+                traceparent: view.head.traceparent.to_owned(),
+            })
+        })
+        .collect()
 }
 
 /// Tells a retry from another command under the same key.

@@ -203,6 +203,10 @@ impl ScriptedReplicator {
         self.script.lock().term = term;
     }
 
+    pub fn term(&self) -> u64 {
+        self.script.lock().term
+    }
+
     /// From now on nothing commits by itself.
     pub fn hold(&self) {
         self.script.lock().manual = true;
@@ -292,6 +296,10 @@ pub struct ManualClock {
 impl ManualClock {
     pub fn set_wall_us(&self, us: i64) {
         self.wall_us.store(us, Ordering::Release);
+    }
+
+    pub fn advance_monotonic(&self) {
+        self.monotonic_ns.fetch_add(1_000, Ordering::AcqRel);
     }
 
     pub fn set_monotonic_ns(&self, ns: u64) {

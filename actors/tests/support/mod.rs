@@ -23,6 +23,7 @@ use phalanx_actors::admission::{Admission, AdmissionLimits};
 use phalanx_actors::incarnation::{ResidencyLimits, Services};
 use phalanx_actors::model::TypeRegistry;
 use phalanx_actors::names::StreamName;
+use phalanx_actors::passivation;
 use phalanx_actors::request::{Accepted, Answer, CommandRequest, FailureKind, Precondition};
 use phalanx_actors::sequencer::SequencerLimits;
 use phalanx_actors::shard::ShardHandle;
@@ -120,6 +121,19 @@ impl World {
     pub async fn step_down(&self) {
         self.shard.step_down();
         eventually(|| self.shard.serving().is_none()).await;
+    }
+
+    /// Lets every aggregate go that has nothing in flight. Wants an idle time of 1 ns.
+    pub async fn passivate_idle(&self) {
+        self.clock.advance_monotonic();
+        let task = self.start_passivation();
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        task.abort();
+    }
+
+    pub fn start_passivation(&self) -> JoinHandle<()> {
+        let shards = vec![self.shard.clone()];
+        tokio::spawn(passivation::run(Arc::clone(&self.services), shards))
     }
 
     /// Sends a command; the answer arrives at the handle.

@@ -183,12 +183,12 @@ fn a_bad_value_names_its_line_and_what_fits() {
         (
             "[cluster]\nshards = -3\n",
             "node.toml:2: bad value -3 for `cluster.shards`: \
-             expected a whole number from 1 to 4096 (the default is 16)",
+             expected a whole number from 1 to 4096 (the default is 8)",
         ),
         (
             "[cluster]\nshards = 1.5\n",
             "node.toml:2: bad value 1.5 for `cluster.shards`: \
-             expected a whole number from 1 to 4096 (the default is 16)",
+             expected a whole number from 1 to 4096 (the default is 8)",
         ),
         (
             "[cluster]\nshards = 5000\n",

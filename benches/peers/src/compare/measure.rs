@@ -38,7 +38,7 @@ pub(super) const WORKLOADS: [Workload; 3] = [
 
 /// One measurement's outcome.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub(super) struct Sample {
+pub(crate) struct Sample {
     pub(super) per_second: f64,
     pub(super) p50_us: f64,
     pub(super) p99_us: f64,
