@@ -60,6 +60,7 @@ fn after_a_power_cut_everything_acknowledged_is_there_once() {
     for cut in 1..=cuts {
         wait::let_pass(Duration::from_millis(rng.random_range(50..500)));
         tellers.check();
+        tellers.switch_power();
         cut_power(disk.path()).expect("the power can be cut");
         let status = node.wait_end(Duration::from_secs(20));
         assert!(
@@ -69,6 +70,7 @@ fn after_a_power_cut_everything_acknowledged_is_there_once() {
         );
         disk.unmount().expect("nobody uses the disk any more");
         disk.mount().expect("the disk comes back");
+        tellers.switch_power();
         node = setup.start();
     }
     let books = tellers.stop();
