@@ -49,6 +49,13 @@ impl RocksDisk {
         mark: File,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
+        if let Some(file) = wal::damaged_manifest(&dir) {
+            return Err(OpenError::Damaged {
+                file,
+                shards: format!("0 to {}", options.identity.shards.saturating_sub(1)),
+                reason: "a checksum does not fit".to_owned(),
+            });
+        }
         let tables = rocks_options::tables(options, clock);
         let db = DB::open_cf_descriptors(&rocks_options::database(options), &dir, tables)
             .map_err(|error| open_error(&dir, options.identity.shards, &error))?;
@@ -168,7 +175,17 @@ impl Disk for RocksDisk {
 
     fn free_bytes(&self) -> Result<u64, DiskError> {
         let stat = rustix::fs::statvfs(&self.dir).map_err(DiskError::io)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        // What is in memory is in the write-ahead log already and is written once more when it
+        // moves to a table: that space is spoken for.
+        let mut unflushed = 0;
+        for table in Table::ALL {
+            let size = self
+                .db
+                .property_int_value_cf(self.table(table)?, "rocksdb.size-all-mem-tables");
+            unflushed += size.map_err(disk_error)?.unwrap_or(0);
+        }
+        Ok(free.saturating_sub(unflushed))
     }
 
     fn flush(&self) -> Result<(), DiskError> {

@@ -9,8 +9,9 @@ use super::disk::Disk;
 
 /// Look again after this much time ...
 const INTERVAL_NS: u64 = 100_000_000;
-/// ... or this many written bytes, whichever comes first.
+/// ... or this many written bytes, or this part of the reserve, whichever comes first.
 const INTERVAL_BYTES: usize = 8 << 20;
+const INTERVAL_OF_RESERVE: u64 = 16;
 
 /// See the module.
 #[derive(Debug)]
@@ -39,7 +40,9 @@ impl Space {
         let due = self
             .checked_ns
             .is_none_or(|at| now_ns.saturating_sub(at) >= INTERVAL_NS);
-        if self.reserve_bytes == 0 || (!due && self.bytes_since < INTERVAL_BYTES) {
+        let part = usize::try_from(self.reserve_bytes / INTERVAL_OF_RESERVE).unwrap_or(usize::MAX);
+        let much = self.bytes_since >= INTERVAL_BYTES.min(part);
+        if self.reserve_bytes == 0 || !(due || much) {
             return;
         }
         self.checked_ns = Some(now_ns);

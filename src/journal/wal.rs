@@ -34,16 +34,25 @@ pub(crate) fn named_file(message: &str) -> Option<String> {
     named.into_iter().find(known).map(str::to_owned)
 }
 
+/// The manifest, when its frames do not check out. RocksDB reads some damaged manifests for ever, so
+/// this must be known before it opens them.
+pub(crate) fn damaged_manifest(dir: &Path) -> Option<PathBuf> {
+    let manifest = manifest(dir)?;
+    let damaged = fs::read(&manifest).is_ok_and(|bytes| first_bad_frame(&bytes).is_some());
+    damaged.then_some(manifest)
+}
+
+/// The manifest that CURRENT names, if there is one.
+fn manifest(dir: &Path) -> Option<PathBuf> {
+    let name = fs::read_to_string(dir.join("CURRENT")).ok()?;
+    let path = dir.join(name.strip_suffix('\n')?);
+    path.is_file().then_some(path)
+}
+
 /// The first log file of a database directory whose frames do not check out.
 pub(crate) fn first_damaged(dir: &Path) -> Option<PathBuf> {
-    let current = dir.join("CURRENT");
-    let manifest = fs::read_to_string(&current).ok().and_then(|name| {
-        let name = name.strip_suffix('\n')?;
-        let path = dir.join(name);
-        path.is_file().then_some(path)
-    });
-    let Some(manifest) = manifest else {
-        return Some(current);
+    let Some(manifest) = manifest(dir) else {
+        return Some(dir.join("CURRENT"));
     };
     let mut files = vec![manifest];
     let mut logs: Vec<PathBuf> = fs::read_dir(dir)
