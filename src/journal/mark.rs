@@ -186,10 +186,7 @@ mod tests {
             votes: 2,
             ..LogState::default()
         };
-        let found = [
-            Shard::new(0, log, 0),
-            Shard::new(1, LogState::default(), 0),
-        ];
+        let found = [Shard::new(0, log, 0), Shard::new(1, LogState::default(), 0)];
         marks.catch_up(&found);
         let caught_up = ShardMark {
             first: 1,

@@ -4,9 +4,10 @@
 //! Each command's amount occurs once in a run, so that a history says by itself which commands took
 //! effect and how often. Invariant: what stands in the books was received as a complete response.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -65,6 +66,8 @@ pub(crate) struct Teller {
     patience: Duration,
     /// Whether `internal` is an answer to be expected: the disk under the node fails.
     disk_fails: bool,
+    /// How often the node's power was switched; it is off when this is odd.
+    switched: Arc<AtomicU64>,
     books: Books,
 }
 
@@ -84,6 +87,7 @@ impl Teller {
             accounts,
             patience: Duration::from_secs(90),
             disk_fails: false,
+            switched: Arc::default(),
             books: Books {
                 teller: number,
                 ..Books::default()
@@ -129,10 +133,22 @@ impl Teller {
         });
     }
 
+    /// Sends once. An answer that arrives while the power is off counts for nothing: the process
+    /// outlives its simulated power cut for a moment, and a real one would not have said it.
+    fn ask(&mut self, request: &Request) -> io::Result<Response> {
+        let before = self.switched.load(Ordering::SeqCst);
+        let response = self.http.try_send(request)?;
+        let same_period = before == self.switched.load(Ordering::SeqCst);
+        if !(same_period && before.is_multiple_of(2)) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(response)
+    }
+
     fn until_answered(&mut self, request: &Request) -> Response {
         let deadline = Instant::now() + self.patience;
         loop {
-            let answer = self.http.try_send(request);
+            let answer = self.ask(request);
             match &answer {
                 Ok(response) if matches!(response.status, 200 | 201) => return response.clone(),
                 Ok(response) if self.may_refuse(response) => {}
@@ -161,7 +177,7 @@ impl Teller {
 
     fn read(&mut self) {
         let account = self.rng.random_range(0..self.accounts.len());
-        let Ok(response) = self.http.try_send(&client::fresh(&self.accounts[account])) else {
+        let Ok(response) = self.ask(&client::fresh(&self.accounts[account])) else {
             return;
         };
         if response.status == 200 {
@@ -182,10 +198,7 @@ impl Teller {
 
     fn overdraw(&mut self) {
         let account = self.rng.random_range(0..self.accounts.len());
-        let Ok(response) = self
-            .http
-            .try_send(&client::overdraw(&self.accounts[account]))
-        else {
+        let Ok(response) = self.ask(&client::overdraw(&self.accounts[account])) else {
             return;
         };
         match response.status {
@@ -214,6 +227,7 @@ impl Teller {
 #[derive(Debug)]
 pub(crate) struct Tellers {
     stop: Arc<AtomicBool>,
+    switched: Arc<AtomicU64>,
     threads: Vec<JoinHandle<Books>>,
 }
 
@@ -244,11 +258,24 @@ impl Tellers {
     }
 
     fn start_each(count: i64, rng: &mut StdRng, teller: impl Fn(i64, u64) -> Teller) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, switched) = (Arc::default(), Arc::default());
         let threads = (1..=count)
-            .map(|number| teller(number, rng.random()).work(Arc::clone(&stop)))
+            .map(|number| {
+                let mut teller = teller(number, rng.random());
+                teller.switched = Arc::clone(&switched);
+                teller.work(Arc::clone(&stop))
+            })
             .collect();
-        Self { stop, threads }
+        Self {
+            stop,
+            switched,
+            threads,
+        }
+    }
+
+    /// Says that the power is about to fail, or that it is back.
+    pub(crate) fn switch_power(&self) {
+        self.switched.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Panics when one of them had to give up, so that a long run ends early.
