@@ -50,7 +50,8 @@ microbench: setup ## The criterion benches of the parts
 # Two of them come from Debian: apt-get install postgresql redis-server
 .PHONY: compare
 compare: setup ## Measure Phalanx beside PostgreSQL, Redis and the RocksDB floor
-	$(CARGO) build --release --package phalanx --package phalanx-peers
+	$(CARGO) build --release --package phalanx
+	$(CARGO) build --release --package phalanx-peers
 	$(TARGET)/release/phalanx-peers compare \
 		--phalanx $(PHALANX) \
 		--json $(TARGET)/compare.json $(COMPARE_ARGS)

@@ -29,6 +29,9 @@ use super::service::handle;
 /// Requests of one HTTP/2 connection that may be in progress at the same time.
 const MAX_STREAMS: u32 = 64;
 
+/// Bytes that the library may hold of one HTTP/1.1 connection beside the head.
+const READ_BUFFER_BYTES: usize = 256 * 1024;
+
 /// Serves requests until the connection ends, or until `shutdown` is ready and the requests in
 /// progress are answered.
 pub(crate) async fn serve_connection(
@@ -63,8 +66,9 @@ pub(crate) async fn serve_connection(
         let connection = http1::Builder::new()
             // A client may close its sending side and still wait for the answer.
             .half_close(true)
-            // Heads arrive complete, the guard sees to that.
+            // Heads arrive complete and within the limit, the guard sees to that.
             .header_read_timeout(None)
+            .max_buf_size(READ_BUFFER_BYTES + app.limits.max_header_bytes)
             .serve_connection(TokioIo::new(guard), service);
         drive(connection, shutdown).await;
     }

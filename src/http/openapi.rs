@@ -97,106 +97,103 @@ fn general(route: Route) -> Value {
     }
 }
 
+/// What a route that only shows something is called.
+struct Shown {
+    id: &'static str,
+    tag: &'static str,
+    summary: &'static str,
+    media_type: &'static str,
+    parameters: Vec<Value>,
+    problems: &'static [&'static str],
+}
+
 /// The path item of a route that only shows something.
 fn simple(route: Route) -> Value {
-    let (id, tag, summary, media_type, parameters) = match route {
-        Route::Types => (
-            "listTypes",
-            "description",
-            "All aggregate types",
-            JSON,
-            vec![],
-        ),
-        Route::Type => (
-            "describeType",
-            "description",
-            "One aggregate type",
-            JSON,
-            path(&["type"]),
-        ),
-        Route::EventSchema => (
-            "eventSchema",
-            "description",
-            "The JSON Schema of an event's data",
-            "application/schema+json",
-            path(&["type", "event", "version"]),
-        ),
-        Route::Live => (
-            "live",
-            "operation",
-            "Is the process alive?",
-            JSON,
-            verbose(),
-        ),
-        Route::Ready => (
-            "ready",
-            "operation",
-            "Can the node take requests?",
-            JSON,
-            verbose(),
-        ),
-        Route::Started => (
-            "started",
-            "operation",
-            "Has the node been ready once?",
-            JSON,
-            verbose(),
-        ),
-        Route::Metrics => (
-            "metrics",
-            "operation",
-            "Prometheus metrics",
-            "text/plain",
-            vec![],
-        ),
-        Route::OpenApi => ("openapi", "description", "This document", JSON, vec![]),
-        Route::Docs => (
-            "docs",
-            "description",
-            "This document for people",
-            HTML,
-            vec![],
-        ),
-        Route::Problems => (
-            "listProblems",
-            "description",
-            "All problem codes",
-            HTML,
-            vec![],
-        ),
-        Route::Problem => (
-            "describeProblem",
-            "description",
-            "One problem code",
-            HTML,
-            path(&["code"]),
-        ),
-        Route::Landing => ("landing", "description", "Where to look", HTML, vec![]),
-        Route::Command | Route::State | Route::History | Route::None => return json!({}),
+    let Some(shown) = shown(route) else {
+        return json!({});
     };
-    let unavailable: &[&str] = match route {
-        Route::Ready | Route::Started => &["400", "503"],
-        Route::Type => &["400", "404"],
-        Route::EventSchema | Route::Problem => &["404"],
-        Route::Types | Route::Live => &["400"],
-        _ => &[],
-    };
-    let schema = if media_type == JSON || media_type == "application/schema+json" {
-        json!({"type": "object"})
-    } else {
-        json!({"type": "string"})
-    };
-    let mut responses = problems(unavailable);
-    responses.insert("200".to_owned(), answer("OK", media_type, &schema));
+    let is_object = matches!(shown.media_type, JSON | SCHEMA);
+    let schema = json!({"type": if is_object { "object" } else { "string" }});
+    let mut responses = problems(shown.problems);
+    responses.insert("200".to_owned(), answer("OK", shown.media_type, &schema));
     json!({"get": {
-        "operationId": id,
-        "tags": [tag],
-        "summary": summary,
-        "parameters": parameters,
+        "operationId": shown.id,
+        "tags": [shown.tag],
+        "summary": shown.summary,
+        "parameters": shown.parameters,
         "responses": responses,
     }})
 }
 
+fn shown(route: Route) -> Option<Shown> {
+    const ABOUT: &str = "description";
+    const RUN: &str = "operation";
+    let of = |id, tag, summary, media_type, parameters, problems| Shown {
+        id,
+        tag,
+        summary,
+        media_type,
+        parameters,
+        problems,
+    };
+    let health = |id, summary, problems| of(id, RUN, summary, JSON, verbose(), problems);
+    let page = |id, summary| of(id, ABOUT, summary, HTML, vec![], &[]);
+    Some(match route {
+        Route::Types => of(
+            "listTypes",
+            ABOUT,
+            "All aggregate types",
+            JSON,
+            vec![],
+            &["400"],
+        ),
+        Route::Type => {
+            let summary = "One aggregate type";
+            of(
+                "describeType",
+                ABOUT,
+                summary,
+                JSON,
+                path(&["type"]),
+                &["400", "404"],
+            )
+        }
+        Route::EventSchema => {
+            let parameters = path(&["type", "event", "version"]);
+            let summary = "The JSON Schema of an event's data";
+            of("eventSchema", ABOUT, summary, SCHEMA, parameters, &["404"])
+        }
+        Route::Live => health("live", "Is the process alive?", &["400"]),
+        Route::Ready => health("ready", "Can the node take requests?", &["400", "503"]),
+        Route::Started => health("started", "Has the node been ready once?", &["400", "503"]),
+        Route::Metrics => of(
+            "metrics",
+            RUN,
+            "Prometheus metrics",
+            "text/plain",
+            vec![],
+            &[],
+        ),
+        Route::OpenApi => of("openapi", ABOUT, "This document", JSON, vec![], &[]),
+        Route::Docs => page("docs", "This document for people"),
+        Route::Problems => page("listProblems", "All problem codes"),
+        Route::Problem => {
+            let parameters = path(&["code"]);
+            of(
+                "describeProblem",
+                ABOUT,
+                "One problem code",
+                HTML,
+                parameters,
+                &["404"],
+            )
+        }
+        Route::Landing => page("landing", "Where to look"),
+        Route::Command | Route::State | Route::History | Route::None => return None,
+    })
+}
+
+const SCHEMA: &str = "application/schema+json";
 const JSON: &str = "application/json";
 const HTML: &str = "text/html";
 

@@ -180,12 +180,10 @@ mod tests {
     fn a_mark_that_lagged_catches_up_with_the_disk_and_a_refused_shard_keeps_its_own() {
         let mut marks = Marks::new(2);
         marks.shards[1].end = 9;
-        let log = LogState {
-            first_index: Some(0),
-            written_end: 7,
-            votes: 2,
-            ..LogState::default()
-        };
+        let mut log = LogState::default();
+        log.first_index = Some(0);
+        log.written_end = 7;
+        log.votes = 2;
         let found = [Shard::new(0, log, 0), Shard::new(1, LogState::default(), 0)];
         marks.catch_up(&found);
         let caught_up = ShardMark {

@@ -108,9 +108,7 @@ pub(crate) fn build(
     let mut marks = opened.marks;
     marks.catch_up(&shards);
     let inline = disk.writes_inline();
-    let writer = || {
-        Mutex::new(Writer::new(marks.clone(), options.reserve_free_bytes))
-    };
+    let writer = || Mutex::new(Writer::new(marks.clone(), options.reserve_free_bytes));
     let retention_us = i64::try_from(options.idempotency_retention.as_micros()).unwrap_or(i64::MAX);
     let shared = Shared {
         inline: inline.then(writer),

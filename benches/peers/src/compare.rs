@@ -72,9 +72,6 @@ pub(crate) enum CompareError {
     /// The load generator failed or saw something unexpected.
     #[error("the measurement failed: {0}")]
     Measure(String),
-    /// The run was interrupted.
-    #[error("interrupted")]
-    Interrupted,
 }
 
 impl CompareError {
@@ -88,7 +85,7 @@ impl CompareError {
 }
 
 /// All samples: by contestant and workload, in the order of the rounds.
-pub(crate) type Samples = BTreeMap<&'static str, BTreeMap<&'static str, Vec<Sample>>>;
+type Samples = BTreeMap<&'static str, BTreeMap<&'static str, Vec<Sample>>>;
 
 /// Runs the comparison and prints the table.
 pub(crate) fn run(args: &Args) -> ExitCode {
@@ -104,30 +101,18 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     };
     let (contestants, skipped) = installed(args);
     let mut samples = Samples::new();
-    let mut failures = Vec::new();
-    for round in 0..args.rounds {
-        let first = round % contestants.len().max(1);
-        let turn = contestants
-            .iter()
-            .cycle()
-            .skip(first)
-            .take(contestants.len());
-        for &contestant in turn {
-            let name = contestant.name();
-            eprintln!("compare: round {} of {}: {name}", round + 1, args.rounds);
-            match runtime.block_on(one_turn(args, contestant, &mut samples)) {
-                Ok(()) => {}
-                Err(CompareError::Interrupted) => {
-                    eprintln!("compare: interrupted, everything is stopped and removed");
-                    return ExitCode::FAILURE;
-                }
-                Err(error) => {
-                    eprintln!("compare: FAILED {name}: {error}");
-                    failures.push(format!("{name}, round {}: {error}", round + 1));
-                }
-            }
+    // One wait for a signal over the whole run: dropping the rounds stops and removes everything.
+    let rounds = runtime.block_on(async {
+        tokio::select! {
+            biased;
+            () = interrupted() => None,
+            failures = all_rounds(args, &contestants, &mut samples) => Some(failures),
         }
-    }
+    });
+    let Some(failures) = rounds else {
+        eprintln!("compare: interrupted, everything is stopped and removed");
+        return ExitCode::FAILURE;
+    };
     if let Err(error) = table::print(args, &samples, &skipped, &failures) {
         eprintln!("compare: {error}");
         return ExitCode::FAILURE;
@@ -156,27 +141,39 @@ fn installed(args: &Args) -> (Vec<Contestant>, Vec<String>) {
     (here, skipped)
 }
 
+/// Measures everyone in each round; returns what failed.
+async fn all_rounds(args: &Args, contestants: &[Contestant], samples: &mut Samples) -> Vec<String> {
+    let mut failures = Vec::new();
+    for round in 0..args.rounds {
+        let first = round % contestants.len().max(1);
+        let turn = contestants.iter().cycle().skip(first);
+        for &contestant in turn.take(contestants.len()) {
+            let name = contestant.name();
+            eprintln!("compare: round {} of {}: {name}", round + 1, args.rounds);
+            if let Err(error) = one_turn(args, contestant, samples).await {
+                eprintln!("compare: FAILED {name}: {error}");
+                failures.push(format!("{name}, round {}: {error}", round + 1));
+            }
+        }
+    }
+    failures
+}
+
 /// Starts one contestant on an empty directory, measures every workload, stops it.
 async fn one_turn(
     args: &Args,
     contestant: Contestant,
     samples: &mut Samples,
 ) -> Result<(), CompareError> {
-    let work = async {
-        let running = contestant.start(args)?;
-        running.ready().await?;
-        for (number, workload) in WORKLOADS.iter().enumerate() {
-            let sample = measure::measure(args, &running, workload, number == 0).await?;
-            eprintln!("compare:   {:<20} {}", workload.name, sample.describe());
-            let of_contestant = samples.entry(contestant.name()).or_default();
-            of_contestant.entry(workload.name).or_default().push(sample);
-        }
-        Ok(())
-    };
-    tokio::select! {
-        result = work => result,
-        () = interrupted() => Err(CompareError::Interrupted),
+    let running = contestant.start(args)?;
+    running.ready().await?;
+    for (number, workload) in WORKLOADS.iter().enumerate() {
+        let sample = measure::measure(args, &running, workload, number == 0).await?;
+        eprintln!("compare:   {:<20} {}", workload.name, sample.describe());
+        let of_contestant = samples.entry(contestant.name()).or_default();
+        of_contestant.entry(workload.name).or_default().push(sample);
     }
+    Ok(())
 }
 
 /// Waits for Ctrl-C or SIGTERM. Without signals the run is simply not interruptible.

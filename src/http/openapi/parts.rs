@@ -130,7 +130,7 @@ pub(super) fn state_parameters(description: Option<&TypeDescription>) -> Vec<Val
         ),
         query(
             "at_sequence",
-            "The state after this many events.",
+            "The state after this many events; 404 `sequence-not-reached` when there are fewer.",
             &json!({"type": "integer", "minimum": 1}),
         ),
         query(
