@@ -57,6 +57,9 @@ pub(crate) enum DiskError {
     /// The operating system refused.
     #[error("{0}")]
     Io(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// There is no space for files other than the log's. The write was not begun.
+    #[error("{0}")]
+    NoSpace(String),
     /// The simulated machine is gone, and with it everybody who could be told.
     #[error("the simulated machine crashed")]
     Crashed,
@@ -69,7 +72,7 @@ impl DiskError {
 
     pub(crate) fn into_source(self) -> Arc<dyn std::error::Error + Send + Sync> {
         match self {
-            Self::Corrupt(_) | Self::Crashed => Arc::new(self),
+            Self::Corrupt(_) | Self::NoSpace(_) | Self::Crashed => Arc::new(self),
             Self::Io(source) => source,
         }
     }

@@ -157,6 +157,11 @@ impl Queue {
         self.wake.notify_one();
     }
 
+    /// Whether no more work is taken.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
     /// Takes everything, waiting for something to come. `true` says that nothing will follow.
     pub(crate) fn take(&self, taken: &mut Taken, patience: Patience) -> bool {
         let mut state = self.state.lock();

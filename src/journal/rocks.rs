@@ -185,8 +185,19 @@ impl Disk for RocksDisk {
 fn disk_error(error: rocksdb::Error) -> DiskError {
     match error.kind() {
         ErrorKind::Corruption => DiskError::Corrupt(error.into_string()),
+        ErrorKind::IOError if is_background_stall(error.as_ref()) => {
+            DiskError::NoSpace(error.into_string())
+        }
         _ => DiskError::io(error),
     }
+}
+
+/// Whether a write was turned away because a flush or compaction found no space. RocksDB answers
+/// with that older error, which names a table, before it touches the write-ahead log, and goes on by
+/// itself once there is space. An error of the write-ahead log itself names a log file.
+fn is_background_stall(text: &str) -> bool {
+    let of_log = |name: String| name.ends_with(".log");
+    text.contains("No space left on device") && wal::named_file(text).is_some_and(|n| !of_log(n))
 }
 
 /// Names the file that RocksDB could not open.
@@ -222,5 +233,26 @@ fn is_damage(kind: ErrorKind, text: &str) -> bool {
         ErrorKind::Corruption | ErrorKind::InvalidArgument | ErrorKind::NotSupported => true,
         ErrorKind::IOError | ErrorKind::NotFound => !SYSTEM.iter().any(|part| text.contains(part)),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_error_of_another_file_counts_as_a_stall() {
+        let error = |file| {
+            format!(
+                "IO error: No space left on device: While appending to file: /d/db/{file}: No space left on device"
+            )
+        };
+        assert!(is_background_stall(&error("000057.blob")));
+        assert!(is_background_stall(&error("MANIFEST-000005")));
+        assert!(!is_background_stall(&error("000058.log")));
+        assert!(!is_background_stall("IO error: No space left on device"));
+        assert!(!is_background_stall(
+            "IO error: While fdatasync: /d/db/000057.blob: Input/output error"
+        ));
     }
 }

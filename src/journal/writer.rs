@@ -5,6 +5,7 @@
 //! after the log entries they point to, and the mark never runs ahead of either.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::failpoints::crash_point;
@@ -21,6 +22,8 @@ use super::types::{Done, StorageFailure};
 
 /// How often to look at the free space while the disk is full and nobody writes.
 const FULL_POLL: Duration = Duration::from_millis(200);
+/// How often to try again while there is no space for tables.
+const STALL_POLL: Duration = Duration::from_millis(50);
 /// How long the mark may lag on disk behind what was written of it.
 const MARK_SYNC: Duration = Duration::from_secs(2);
 
@@ -193,7 +196,7 @@ impl Writer {
         }
         crash_point!("journal::before_write");
         if !self.batch.is_empty()
-            && let Err(error) = shared.disk.write(&self.batch, Durability::Synced)
+            && let Err(error) = self.write(shared, Durability::Synced)
         {
             self.fail(shared, "the write-ahead log", error);
             return;
@@ -212,6 +215,24 @@ impl Writer {
         }
         if let Err(error) = self.write_mark(shared) {
             self.fail(shared, "the high-water mark", error);
+        }
+    }
+
+    /// Writes the batch. While the disk has no room for tables, the write is not begun, so it waits;
+    /// a write that failed is never done again.
+    fn write(&self, shared: &Shared, durability: Durability) -> Result<(), DiskError> {
+        let mut waited = false;
+        loop {
+            match shared.disk.write(&self.batch, durability) {
+                Err(DiskError::NoSpace(reason)) if !shared.queue.is_closed() => {
+                    shared.full.store(true, Ordering::Relaxed);
+                    if !std::mem::replace(&mut waited, true) {
+                        tracing::error!(reason, "no space for tables; writes wait for it");
+                    }
+                    std::thread::sleep(STALL_POLL);
+                }
+                done => return done,
+            }
         }
     }
 
@@ -246,7 +267,7 @@ impl Writer {
             Ok(indexed) => indexed,
             Err(error) => return self.fail(shared, "the index", DiskError::io(error)),
         };
-        if let Err(error) = shared.disk.write(&self.batch, Durability::Lazy) {
+        if let Err(error) = self.write(shared, Durability::Lazy) {
             return self.fail(shared, "the index", error);
         }
         crash_point!("journal::after_index");
@@ -290,8 +311,13 @@ impl Writer {
             return;
         }
         let flushed = shared.disk.flush().and_then(|()| shared.disk.sync_mark());
-        if let Err(error) = flushed {
-            self.fail(shared, "the tables", error);
+        match flushed {
+            Ok(()) => {}
+            // Everything acknowledged is in the write-ahead log; the next start reads it from there.
+            Err(DiskError::NoSpace(reason)) => {
+                tracing::warn!(reason, "no space to flush the tables");
+            }
+            Err(error) => self.fail(shared, "the tables", error),
         }
     }
 }
