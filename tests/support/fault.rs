@@ -3,12 +3,16 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-/// Runs a command to its end.
+/// The longest that a tool may take, in seconds.
+const TOOL_SECONDS: &str = "60";
+
+/// Runs a command to its end; one that takes too long is killed.
 ///
 /// # Errors
-/// With what it wrote to standard error, when it cannot be started or fails.
+/// With what it wrote to standard error, when it cannot be started, fails or takes too long.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
-    let output: Output = Command::new(program)
+    let output: Output = Command::new("timeout")
+        .args(["--signal=KILL", TOOL_SECONDS, program])
         .args(arguments)
         .stdin(Stdio::null())
         .output()
