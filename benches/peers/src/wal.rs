@@ -12,7 +12,7 @@ use crate::group_commit::{Disk, GroupCommit};
 
 /// The file grows by this much at a time: more than a measurement writes, so that none pays for it.
 const STEP_BYTES: u64 = 256 * 1024 * 1024;
-const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 /// A log file.
 #[derive(Debug)]
