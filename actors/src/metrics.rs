@@ -3,7 +3,7 @@
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use metrics::{describe_counter, describe_gauge, describe_histogram};
 
-/// Commands by type and outcome (`accepted`, `rejected`, `replayed`, `failed`).
+/// Commands by type and outcome (`accepted`, `rejected`, `replayed`).
 pub const COMMANDS_TOTAL: &str = "phalanx_commands_total";
 /// Aggregates in memory.
 pub const AGGREGATES_RESIDENT: &str = "phalanx_actors_resident";
