@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::connection::{Connection, ExchangeError};
 use super::pacer::Schedule;
@@ -23,6 +23,8 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(20);
 /// When things happen in a run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Window {
+    /// No request begins before.
+    pub(super) start: Instant,
     /// From here on requests are recorded; before is warm-up.
     pub(super) measure_from: Instant,
     /// No request begins from here on.
@@ -61,8 +63,9 @@ impl Client {
         }
     }
 
-    /// Sends the next request when the last one is answered, until the window ends.
+    /// Sends the next request when the last one is answered, within the window.
     pub(super) async fn run_closed(mut self) {
+        sleep_until(self.window.start).await;
         let mut now = Instant::now();
         while now < self.window.end {
             now = self.request(now, now).await;

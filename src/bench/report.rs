@@ -289,7 +289,11 @@ mod tests {
         let end = measure_from + Duration::from_secs(1);
         let mut stats = Stats::new().unwrap();
         fill(&mut stats, end);
-        let window = Window { measure_from, end };
+        let window = Window {
+            start: measure_from,
+            measure_from,
+            end,
+        };
         let cpu_time = Some(Duration::from_millis(10));
         Report::new(
             &args,

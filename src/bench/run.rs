@@ -72,6 +72,7 @@ pub(super) fn measure_plan(plan: Plan) -> Result<Report, BenchError> {
     }
     let start = Instant::now() + HEAD_START;
     let window = Window {
+        start,
         measure_from: start + plan.args.warmup,
         end: start + plan.run_time(),
     };

@@ -1,5 +1,7 @@
 //! Puts a node together from settings and aggregate types.
 
+use std::io;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +13,7 @@ use phalanx_actors::sequencer::SequencerLimits;
 use phalanx_actors::shard::ShardHandle;
 use phalanx_actors::types::{RegistrationError, TypeRegistry};
 use phalanx_actors::{Aggregate, CommandModel, passivation};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -21,7 +23,7 @@ use crate::http::{self, HttpApp, HttpLimits};
 use crate::journal::{Identity, Journal, JournalOptions, Storage};
 use crate::replication::group::{Group, GroupOptions};
 use crate::replication::refused::Refused;
-use crate::settings::{HttpSettings, ReadMode, Settings};
+use crate::settings::{ReadMode, Settings};
 use crate::telemetry::metrics;
 
 /// Collects what a node is made of.
@@ -104,12 +106,10 @@ impl NodeBuilder {
         let prometheus = metrics::install().map_err(NodeError::Metrics)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let journal = open_journal(&settings, Arc::clone(&clock)).await?;
-        let listener = TcpListener::bind(settings.http.listen)
-            .await
-            .map_err(|source| NodeError::Listen {
-                address: settings.http.listen,
-                source,
-            })?;
+        let listener = listen(settings.http.listen).map_err(|source| NodeError::Listen {
+            address: settings.http.listen,
+            source,
+        })?;
         let http_address = listener.local_addr().map_err(NodeError::Runtime)?;
         let services = Arc::new(Services::new(
             Arc::new(journal.clone()),
@@ -140,7 +140,7 @@ impl NodeBuilder {
         let http = tokio::spawn(http::serve(
             listener,
             app,
-            http_limits(&settings.http),
+            HttpLimits::from(&settings.http),
             async move {
                 // An error means that the node is gone, which is a reason to stop as well.
                 let _stopped = stopping.wait_for(|stop| *stop).await;
@@ -261,6 +261,24 @@ async fn watch_health(journal: Journal, shards: Vec<ShardHandle>) {
     }
 }
 
+/// Connections that the system may hold until they are accepted. A shorter line drops the first
+/// packet of a burst, which then comes again a second later; the system caps it
+/// (`net.core.somaxconn`).
+const LISTEN_BACKLOG: u32 = 4096;
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // A restart need not wait for the connections of the process before it to be forgotten.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(LISTEN_BACKLOG)
+}
+
 async fn open_journal(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Journal, NodeError> {
     let identity = Identity {
         cluster_name: settings.cluster.name.clone(),
@@ -304,18 +322,5 @@ fn admission_limits(settings: &Settings) -> AdmissionLimits {
         node_bytes: actors.max_in_flight_bytes,
         shard_requests: actors.max_in_flight_per_shard,
         aggregate_requests: actors.max_in_flight_per_aggregate,
-    }
-}
-
-fn http_limits(settings: &HttpSettings) -> HttpLimits {
-    HttpLimits {
-        max_connections: settings.max_connections,
-        header_timeout_ms: settings.header_timeout_ms,
-        body_timeout_ms: settings.body_timeout_ms,
-        idle_timeout_ms: settings.idle_timeout_ms,
-        request_timeout_ms: settings.request_timeout_ms,
-        max_body_bytes: settings.max_body_bytes,
-        max_header_bytes: settings.max_header_bytes,
-        allow_http2: settings.allow_http2,
     }
 }
