@@ -42,6 +42,8 @@ pub enum ValueType {
     Stream = 8,
     /// How far each shard's log is known to be on disk.
     Mark = 9,
+    /// The incarnations of other nodes.
+    Peers = 10,
 }
 
 /// Why stored bytes could not be read.
