@@ -5,6 +5,7 @@
 
 mod builder;
 mod error;
+mod members;
 mod shutdown;
 
 use std::net::SocketAddr;

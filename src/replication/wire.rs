@@ -19,7 +19,6 @@ use openraft::raft::{
 use phalanx_actors::codec::{self, CodecError};
 use phalanx_actors::names::ShardId;
 use phalanx_actors::record::Record;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::types::{
