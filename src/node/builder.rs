@@ -125,7 +125,7 @@ impl NodeBuilder {
             rand::random(),
         );
         let mut background = started.background;
-        background.extend(members.listen);
+        background.extend(members.listen());
         background.push(tokio::spawn(passivation::run(
             services,
             started.shards.clone(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use phalanx_actors::ports::BoxFuture;
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::NodeError;
@@ -28,11 +29,23 @@ pub(super) struct Members {
     pub(super) transport: Transport,
     /// The groups that answer raft's calls.
     pub(super) raft: Arc<RaftCalls>,
-    /// Takes the connections of other members.
-    pub(super) listen: Option<JoinHandle<()>>,
+    listener: Option<TcpListener>,
 }
 
-/// Begins to connect and to listen.
+impl Members {
+    /// Begins to take the connections of other members; none in a cluster of one. Groups that
+    /// started before answer from the first call on.
+    pub(super) fn listen(self) -> Option<JoinHandle<()>> {
+        let services = Services {
+            raft: self.raft,
+            command: Arc::new(NotForwarded),
+        };
+        let listener = self.listener?;
+        Some(tokio::spawn(self.transport.serve(listener, services)))
+    }
+}
+
+/// Begins to connect, and takes the address at which other members connect.
 pub(super) fn connect(settings: &Settings, journal: &Journal) -> Result<Members, NodeError> {
     let mut others = addresses(settings);
     others.remove(&settings.node.id);
@@ -46,23 +59,16 @@ pub(super) fn connect(settings: &Settings, journal: &Journal) -> Result<Members,
         members: others,
     };
     let transport = Transport::start(who, options(settings)).map_err(NodeError::KnownMembers)?;
-    let raft = Arc::<RaftCalls>::default();
-    let listen = if alone {
-        None
-    } else {
-        let address = settings.cluster.listen;
-        let listener =
-            listen(address).map_err(|source| NodeError::ListenForMembers { address, source })?;
-        let services = Services {
-            raft: Arc::clone(&raft) as Arc<dyn Service>,
-            command: Arc::new(NotForwarded),
-        };
-        Some(tokio::spawn(transport.clone().serve(listener, services)))
-    };
+    let address = settings.cluster.listen;
+    let failed = |source| NodeError::ListenForMembers { address, source };
+    let listener = (!alone)
+        .then(|| listen(address))
+        .transpose()
+        .map_err(failed)?;
     Ok(Members {
         transport,
-        raft,
-        listen,
+        raft: Arc::default(),
+        listener,
     })
 }
 
