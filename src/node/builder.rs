@@ -24,6 +24,7 @@ use crate::domain::{Account, Order, Prescription, WorkshopDay};
 use crate::http::{self, HttpApp, HttpLimits};
 use crate::journal::{Identity, Journal, JournalOptions, Storage};
 use crate::replication::group::{Group, GroupOptions};
+use crate::replication::heartbeat;
 use crate::replication::refused::Refused;
 use crate::settings::{ReadMode, Settings};
 use crate::telemetry::metrics;
@@ -126,6 +127,10 @@ impl NodeBuilder {
         );
         let mut background = started.background;
         background.extend(members.listen());
+        background.push(tokio::spawn(heartbeat::beat(
+            started.groups.clone(),
+            Duration::from_millis(settings.raft.heartbeat_interval_ms),
+        )));
         background.push(tokio::spawn(passivation::run(
             services,
             started.shards.clone(),
@@ -242,7 +247,6 @@ async fn start_group(
             .collect(),
         preferred: replicas.first().copied().unwrap_or(settings.node.id),
         cluster_name: settings.cluster.name.clone(),
-        heartbeat_interval_ms: settings.raft.heartbeat_interval_ms,
         election_timeout_min_ms: settings.raft.election_timeout_min_ms,
         election_timeout_max_ms: settings.raft.election_timeout_max_ms,
         read_policy: match settings.cluster.reads {
