@@ -7,8 +7,15 @@
 //! Invariant: no message of a node whose cluster, id, incarnation, shard count or protocol version
 //! does not fit reaches a service.
 
+pub mod leaders;
+pub mod metrics;
+pub mod peers;
 pub mod placement;
+pub mod router;
+pub mod status;
+pub mod steward;
 pub mod transport;
+pub mod wire;
 
 /// A node's id, from 1. An id belongs to one data directory and is never used again.
 pub type NodeId = u64;

@@ -30,7 +30,7 @@ pub(crate) fn docs() -> Reply {
 /// What this node is and where to look.
 pub(crate) fn landing(app: &App) -> Reply {
     let mut types = String::new();
-    for description in app.model.types().iter() {
+    for description in app.router.types().iter() {
         let name = escape(description.name);
         let text = escape(description.description);
         // Writing to a string cannot fail.

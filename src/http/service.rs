@@ -212,7 +212,7 @@ pub(crate) fn stream(app: &App, aggregate_type: &str, id: &str) -> Result<Stream
 /// 404 `unknown-aggregate-type`.
 pub(crate) fn type_name(app: &App, segment: &str) -> Result<&'static str, Problem> {
     decode(segment)
-        .and_then(|name| app.model.types().get(&name))
+        .and_then(|name| app.router.types().get(&name))
         .map(|found| found.name)
         .ok_or_else(|| {
             Problem::new(

@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::routing::Routing;
 use super::{Node, NodeError, shutdown};
 use crate::domain::{Account, Order, Prescription, WorkshopDay};
 use crate::http::{self, HttpApp, HttpLimits};
@@ -136,7 +137,20 @@ impl NodeBuilder {
             started.shards.clone(),
         )));
         let (stop_http, mut stopping) = watch::channel(false);
-        let app = HttpApp::new(model.clone(), prometheus);
+        let routing = Routing::start(
+            &settings,
+            &journal,
+            model.clone(),
+            &started.shards,
+            &started.groups,
+            None,
+        );
+        background.extend(routing.background);
+        let app = HttpApp::new(
+            routing.router.clone(),
+            Arc::clone(&routing.steward),
+            prometheus,
+        );
         let http = tokio::spawn(http::serve(
             listener,
             app,
@@ -154,6 +168,8 @@ impl NodeBuilder {
         );
         Ok(Node {
             model,
+            router: routing.router,
+            steward: routing.steward,
             http_address,
             stop_http,
             http,

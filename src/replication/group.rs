@@ -4,6 +4,8 @@
 //! A shard serves only in a term of its own leadership, and only after an entry of that very term
 //! is applied: everything older is settled by then.
 
+mod status;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -111,6 +113,12 @@ impl Group {
         });
         group.bootstrap().await?;
         Ok(group)
+    }
+
+    /// The shard.
+    #[must_use]
+    pub fn shard(&self) -> ShardId {
+        self.shard
     }
 
     async fn bootstrap(&self) -> Result<(), GroupError> {

@@ -173,6 +173,7 @@ pub fn command(name: &str, body: &str) -> CommandRequest {
         command: name.to_owned(),
         body: body.to_owned().into(),
         idempotency_key: None,
+        key_is_new: false,
         precondition: Precondition::Any,
         representation: false,
         dry_run: false,
