@@ -1,17 +1,24 @@
 //! What the nodes of a cluster say to one another, and how.
 //!
-//! Owns the connections between nodes: who may connect (`handshake`, `pins`), how many at a time
-//! and in which order (`lanes`), and where each shard's copies live (`placement`). Refuses to know
+//! Owns the connections between nodes: who may connect (`handshake`, `pins`), how one is kept
+//! (`lanes`), what travels on it and in which order (`calls`, `frame`), how it is answered
+//! (`server`), and where each shard's copies live (`placement`). Refuses to know
 //! what is in a message: raft and the router register a [`transport::Service`] each.
 //!
 //! Invariant: no message of a node whose cluster, id, incarnation, shard count or protocol version
 //! does not fit reaches a service.
 
+mod calls;
+mod frame;
+pub mod handshake;
+mod lanes;
 pub mod leaders;
 pub mod metrics;
 pub mod peers;
+mod pins;
 pub mod placement;
 pub mod router;
+mod server;
 pub mod status;
 pub mod steward;
 pub mod transport;

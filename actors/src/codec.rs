@@ -42,6 +42,8 @@ pub enum ValueType {
     Stream = 8,
     /// How far each shard's log is known to be on disk.
     Mark = 9,
+    /// The incarnations of other nodes.
+    Peers = 10,
     /// A request that one node hands to another. From 64 on, values travel and are never stored.
     Question = 64,
     /// The answer to a [`ValueType::Question`].
