@@ -14,6 +14,7 @@ mod answers;
 mod app;
 mod body;
 mod chunks;
+mod cluster;
 mod code;
 mod command;
 mod conditions;

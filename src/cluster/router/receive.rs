@@ -71,7 +71,7 @@ enum Way {
 
 impl Router {
     /// Answers a question of another node.
-    async fn receive(&self, from: NodeId, request: Bytes) -> Result<Bytes, String> {
+    pub(super) async fn receive(&self, from: NodeId, request: Bytes) -> Result<Bytes, String> {
         let (heading, asked) = wire::read_question(&request).map_err(|error| error.to_string())?;
         let Some(cluster) = &self.0.cluster else {
             return Err("this node is no member of a cluster of several".to_owned());
