@@ -6,6 +6,7 @@
 mod builder;
 mod error;
 mod groups;
+mod members;
 mod routing;
 mod shutdown;
 
@@ -17,6 +18,7 @@ use phalanx_actors::CommandModel;
 use phalanx_actors::shard::ShardHandle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 pub use self::builder::NodeBuilder;
 pub use self::error::NodeError;
@@ -72,16 +74,18 @@ impl Node {
         self.http_address
     }
 
-    /// Stops: hand over what this node leads, refuse new requests, finish what is in flight, flush, close. What is not finished
-    /// within the grace period has an unknown outcome, as after a crash.
+    /// Stops: hand over what this node leads, refuse new requests, finish what is in flight, flush,
+    /// close. What is not finished within the grace period has an unknown outcome, as after a
+    /// crash.
     ///
     /// # Errors
     /// [`NodeError::Unfinished`] when requests were still in flight at the end of the period.
     pub async fn shutdown(self) -> Result<(), NodeError> {
+        let deadline = Instant::now() + self.grace;
         tracing::info!(in_flight = self.model.in_flight(), "shutting down");
         if self.router.has_peers() {
             // Still admitting: until another node leads, nobody else can answer.
-            let drained = tokio::time::timeout(self.grace, self.steward.drain_this()).await;
+            let drained = tokio::time::timeout_at(deadline, self.steward.drain_this()).await;
             match drained {
                 Ok(drained) => {
                     for kept in &drained.kept {
@@ -94,7 +98,7 @@ impl Node {
         self.model.stop_admitting();
         // Nobody listens any more only if the server has ended already.
         let _ended = self.stop_http.send(true);
-        let finished = tokio::time::timeout(self.grace, async {
+        let finished = tokio::time::timeout_at(deadline, async {
             let mut poll = tokio::time::interval(Duration::from_millis(5));
             while self.model.in_flight() > 0 {
                 poll.tick().await;

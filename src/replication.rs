@@ -7,7 +7,10 @@
 pub mod group;
 pub mod log_store;
 mod network;
+mod pipeline;
 pub mod refused;
 pub mod responder;
+pub mod service;
 pub mod state_machine;
 pub mod types;
+mod wire;

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::NodeId;
 use super::frame::{Frame, Tag};
@@ -101,6 +102,7 @@ impl Calls {
             calls: Arc::clone(self),
             answer,
             timeout,
+            deadline: Instant::now() + timeout,
         })
     }
 
@@ -173,6 +175,7 @@ pub struct Pending {
     calls: Arc<Calls>,
     answer: oneshot::Receiver<Answer>,
     timeout: Duration,
+    deadline: Instant,
 }
 
 impl Pending {
@@ -181,21 +184,22 @@ impl Pending {
     /// # Errors
     /// See [`CallError`].
     pub async fn answer(mut self) -> Result<Bytes, CallError> {
+        self.wait().await
+    }
+
+    /// Waits for the answer, which is given once. Safe to cancel.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn wait(&mut self) -> Result<Bytes, CallError> {
         let to = self.calls.to;
-        match tokio::time::timeout(self.timeout, &mut self.answer).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(CallError::Unknown {
-                to,
-                reason: "the connection was dropped".to_owned(),
-            }),
-            Err(_) => {
-                let left = self.calls.left.load(Ordering::Acquire);
-                let reason = format!("no answer within {} ms", self.timeout.as_millis());
-                // A frame that has not left yet may still do so.
-                tracing::debug!(to, id = self.id, left, "a call's time is up");
-                Err(CallError::Unknown { to, reason })
-            }
-        }
+        let reason = match tokio::time::timeout_at(self.deadline, &mut self.answer).await {
+            Ok(Ok(answer)) => return answer,
+            Ok(Err(_)) => "the connection was dropped".to_owned(),
+            // Its frame may not have left yet, but still may.
+            Err(_) => format!("no answer within {} ms", self.timeout.as_millis()),
+        };
+        Err(CallError::Unknown { to, reason })
     }
 }
 

@@ -268,10 +268,11 @@ impl Steward {
                 kept,
             };
         }
-        self.groups.stand_aside();
         let deadline = Instant::now() + DRAIN_WAIT - MOVE_WAIT;
         let mut moved = Vec::new();
         loop {
+            // Each time: a group that has just started lets itself be elected a moment later.
+            self.groups.stand_aside();
             let views = self.views().await;
             let mut moves = FuturesUnordered::new();
             let mut outcomes = Vec::new();

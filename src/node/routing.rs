@@ -8,12 +8,11 @@ use phalanx_actors::shard::ShardHandle;
 use tokio::task::JoinHandle;
 
 use super::groups::NodeGroups;
+use super::members::{self, Members};
 use crate::cluster::leaders::Leaders;
 use crate::cluster::peers::{NoPeers, Peers};
-use crate::cluster::placement::place;
 use crate::cluster::router::{Router, RouterLimits};
 use crate::cluster::steward::{Membership, Steward};
-use crate::cluster::transport::Transport;
 use crate::journal::Journal;
 use crate::replication::group::Group;
 use crate::settings::Settings;
@@ -26,23 +25,17 @@ pub(super) struct Routing {
 }
 
 impl Routing {
-    /// Starts to follow the groups. Without a transport the node is a cluster of one.
+    /// Starts to follow the groups and to answer other members. A node that listens for none is a
+    /// cluster of one.
     pub(super) fn start(
         settings: &Settings,
         journal: &Journal,
         model: CommandModel,
         shards: &[ShardHandle],
         groups: &[Arc<Group>],
-        transport: Option<Transport>,
+        members: &Members,
     ) -> Self {
-        let membership = membership(settings, journal);
-        let members: Vec<u64> = membership.members.iter().map(|(id, _)| *id).collect();
-        let factor = settings.cluster.effective_replication_factor();
-        let leaders = Arc::new(Leaders::new(place(
-            settings.cluster.shards,
-            &members,
-            factor,
-        )));
+        let leaders = Arc::new(Leaders::new(members::placement(settings)));
         let node_groups = NodeGroups::new(shards, groups, Arc::clone(&leaders));
         let mut background: Vec<JoinHandle<()>> = groups
             .iter()
@@ -51,10 +44,10 @@ impl Routing {
         // A leader hears from its followers once per heartbeat; this is as long as they wait for it.
         let silence = Duration::from_millis(settings.raft.election_timeout_max_ms);
         background.push(tokio::spawn(node_groups.clone().watch(silence)));
-        let (router, peers): (Router, Arc<dyn Peers>) = match transport {
+        let (router, peers): (Router, Arc<dyn Peers>) = match &members.listen {
             None => (Router::alone(model), Arc::new(NoPeers)),
-            Some(transport) => {
-                let peers: Arc<dyn Peers> = Arc::new(transport);
+            Some(_) => {
+                let peers: Arc<dyn Peers> = Arc::new(members.transport.clone());
                 let limits = RouterLimits {
                     leader_wait: Duration::from_millis(settings.cluster.leader_wait_ms),
                     isolated_wait: Duration::from_millis(settings.cluster.isolated_wait_ms),
@@ -64,11 +57,12 @@ impl Routing {
             }
         };
         let steward = Arc::new(Steward::new(
-            membership,
+            membership(settings, journal),
             peers,
             leaders,
             Arc::new(node_groups),
         ));
+        members.requests.open(router.clone(), Arc::clone(&steward));
         Self {
             router,
             steward,
@@ -78,18 +72,10 @@ impl Routing {
 }
 
 fn membership(settings: &Settings, journal: &Journal) -> Membership {
-    let cluster = &settings.cluster;
-    let peers = cluster
-        .peers
-        .iter()
-        .map(|peer| (peer.id, peer.address.clone()));
-    let mut members: Vec<(u64, String)> = peers.collect();
-    members.push((settings.node.id, cluster.advertised_address()));
-    members.sort_unstable();
     Membership {
-        name: cluster.name.clone(),
+        name: settings.cluster.name.clone(),
         me: settings.node.id,
         incarnation: journal.incarnation().to_string(),
-        members,
+        members: members::addresses(settings).into_iter().collect(),
     }
 }
