@@ -21,6 +21,7 @@ use super::members::{self, Members};
 use super::routing::Routing;
 use super::{Node, NodeError, shutdown};
 use crate::cluster::NodeId;
+use crate::cluster::router::Receiver;
 use crate::domain::{Account, Order, Prescription, WorkshopDay};
 use crate::http::{self, HttpApp, HttpLimits};
 use crate::journal::{Identity, Journal, JournalOptions, Storage};
@@ -134,7 +135,10 @@ impl NodeBuilder {
             &members,
         );
         let mut background = started.background;
-        background.extend(members.listen);
+        background.extend(members.listen(Receiver::new(
+            routing.router.clone(),
+            Arc::clone(&routing.steward),
+        )));
         background.push(tokio::spawn(passivation::run(
             services,
             started.shards.clone(),

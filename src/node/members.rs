@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::NodeError;
@@ -14,9 +15,7 @@ use super::builder::listen;
 use crate::cluster::NodeId;
 use crate::cluster::placement::place;
 use crate::cluster::router::Receiver;
-use crate::cluster::transport::{
-    Service, Services, Transport, TransportIdentity, TransportOptions,
-};
+use crate::cluster::transport::{Services, Transport, TransportIdentity, TransportOptions};
 use crate::journal::Journal;
 use crate::replication::service::RaftCalls;
 use crate::settings::Settings;
@@ -27,13 +26,28 @@ pub(super) struct Members {
     pub(super) transport: Transport,
     /// The groups that answer raft's calls.
     pub(super) raft: Arc<RaftCalls>,
-    /// The router that answers what other members hand on, once there is one.
-    pub(super) requests: Arc<Receiver>,
-    /// Takes the connections of other members.
-    pub(super) listen: Option<JoinHandle<()>>,
+    listener: Option<TcpListener>,
 }
 
-/// Begins to connect and to listen.
+impl Members {
+    /// Whether there are no other members.
+    pub(super) fn is_alone(&self) -> bool {
+        self.listener.is_none()
+    }
+
+    /// Begins to take the connections of other members; none in a cluster of one. Groups that
+    /// started before answer from the first call on, and so does the router.
+    pub(super) fn listen(self, requests: Receiver) -> Option<JoinHandle<()>> {
+        let services = Services {
+            raft: self.raft,
+            command: Arc::new(requests),
+        };
+        let listener = self.listener?;
+        Some(tokio::spawn(self.transport.serve(listener, services)))
+    }
+}
+
+/// Begins to connect, and takes the address at which other members connect.
 pub(super) fn connect(settings: &Settings, journal: &Journal) -> Result<Members, NodeError> {
     let mut others = addresses(settings);
     others.remove(&settings.node.id);
@@ -47,25 +61,16 @@ pub(super) fn connect(settings: &Settings, journal: &Journal) -> Result<Members,
         members: others,
     };
     let transport = Transport::start(who, options(settings)).map_err(NodeError::KnownMembers)?;
-    let raft = Arc::<RaftCalls>::default();
-    let requests = Arc::new(Receiver::new(settings.node.id));
-    let listen = if alone {
-        None
-    } else {
-        let address = settings.cluster.listen;
-        let listener =
-            listen(address).map_err(|source| NodeError::ListenForMembers { address, source })?;
-        let services = Services {
-            raft: Arc::clone(&raft) as Arc<dyn Service>,
-            command: Arc::clone(&requests) as Arc<dyn Service>,
-        };
-        Some(tokio::spawn(transport.clone().serve(listener, services)))
-    };
+    let address = settings.cluster.listen;
+    let failed = |source| NodeError::ListenForMembers { address, source };
+    let listener = (!alone)
+        .then(|| listen(address))
+        .transpose()
+        .map_err(failed)?;
     Ok(Members {
         transport,
-        raft,
-        requests,
-        listen,
+        raft: Arc::default(),
+        listener,
     })
 }
 

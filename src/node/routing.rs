@@ -25,8 +25,7 @@ pub(super) struct Routing {
 }
 
 impl Routing {
-    /// Starts to follow the groups and to answer other members. A node that listens for none is a
-    /// cluster of one.
+    /// Starts to follow the groups.
     pub(super) fn start(
         settings: &Settings,
         journal: &Journal,
@@ -44,17 +43,16 @@ impl Routing {
         // A leader hears from its followers once per heartbeat; this is as long as they wait for it.
         let silence = Duration::from_millis(settings.raft.election_timeout_max_ms);
         background.push(tokio::spawn(node_groups.clone().watch(silence)));
-        let (router, peers): (Router, Arc<dyn Peers>) = match &members.listen {
-            None => (Router::alone(model), Arc::new(NoPeers)),
-            Some(_) => {
-                let peers: Arc<dyn Peers> = Arc::new(members.transport.clone());
-                let limits = RouterLimits {
-                    leader_wait: Duration::from_millis(settings.cluster.leader_wait_ms),
-                    isolated_wait: Duration::from_millis(settings.cluster.isolated_wait_ms),
-                };
-                let (peers_too, leaders) = (Arc::clone(&peers), Arc::clone(&leaders));
-                (Router::new(model, peers_too, leaders, limits), peers)
-            }
+        let (router, peers): (Router, Arc<dyn Peers>) = if members.is_alone() {
+            (Router::alone(model), Arc::new(NoPeers))
+        } else {
+            let peers: Arc<dyn Peers> = Arc::new(members.transport.clone());
+            let limits = RouterLimits {
+                leader_wait: Duration::from_millis(settings.cluster.leader_wait_ms),
+                isolated_wait: Duration::from_millis(settings.cluster.isolated_wait_ms),
+            };
+            let (peers_too, leaders) = (Arc::clone(&peers), Arc::clone(&leaders));
+            (Router::new(model, peers_too, leaders, limits), peers)
         };
         let steward = Arc::new(Steward::new(
             membership(settings, journal),
@@ -62,7 +60,6 @@ impl Routing {
             leaders,
             Arc::new(node_groups),
         ));
-        members.requests.open(router.clone(), Arc::clone(&steward));
         Self {
             router,
             steward,

@@ -237,6 +237,7 @@ impl Group {
     /// of `term`, an entry of that very term included.
     async fn serve(&self, shard: &ShardHandle, term: u64) {
         if let Some(last_position) = self.settled(shard, term).await {
+            tracing::info!(shard = self.shard, term, last_position, "leads the shard");
             shard.lead(term, last_position);
         }
     }

@@ -4,7 +4,7 @@
 //! says "not here" to the rest. It refuses to try twice: attempts belong to the node where the
 //! request came in.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,38 +19,18 @@ use crate::cluster::steward::Steward;
 use crate::cluster::transport::{CallError, CallKind, Service};
 use crate::cluster::wire::{self, Asked, Heading, Led, Said};
 
-/// Answers peers on behalf of a router and a steward. Peers connect before there is either; until
-/// then they hear that this node serves nothing.
-#[derive(Debug)]
+/// Answers peers on behalf of a router and a steward.
+#[derive(Debug, Clone)]
 pub struct Receiver {
-    me: NodeId,
-    parts: OnceLock<(Router, Arc<Steward>)>,
+    router: Router,
+    steward: Arc<Steward>,
 }
 
 impl Receiver {
-    /// A receiver of node `me` that is not open yet.
+    /// Answers questions from `router` and housekeeping from `steward`.
     #[must_use]
-    pub fn new(me: NodeId) -> Self {
-        let parts = OnceLock::new();
-        Self { me, parts }
-    }
-
-    /// Answers questions from `router` and housekeeping from `steward` from now on.
-    pub fn open(&self, router: Router, steward: Arc<Steward>) {
-        // A node opens it once, when it is put together.
-        let _opened_before = self.parts.set((router, steward));
-    }
-
-    fn closed(&self, kind: CallKind) -> Result<Bytes, String> {
-        let reason = format!("node {} is starting", self.me);
-        match kind {
-            CallKind::Command | CallKind::Read | CallKind::History | CallKind::Past => {
-                let leader = None;
-                let said = Said::NotHere { leader, reason };
-                wire::said(self.me, &said).map_err(|error| error.to_string())
-            }
-            _ => Err(reason),
-        }
+    pub fn new(router: Router, steward: Arc<Steward>) -> Self {
+        Self { router, steward }
     }
 }
 
@@ -61,16 +41,13 @@ impl Service for Receiver {
         kind: CallKind,
         request: Bytes,
     ) -> BoxFuture<'static, Result<Bytes, String>> {
-        let Some((router, steward)) = self.parts.get() else {
-            return Box::pin(std::future::ready(self.closed(kind)));
-        };
         match kind {
             CallKind::Command | CallKind::Read | CallKind::History | CallKind::Past => {
-                let router = router.clone();
+                let router = self.router.clone();
                 Box::pin(async move { router.receive(from, request).await })
             }
             CallKind::Status | CallKind::Transfer | CallKind::Drain => {
-                let steward = Arc::clone(steward);
+                let steward = Arc::clone(&self.steward);
                 Box::pin(async move { steward.receive(kind, &request).await })
             }
             CallKind::Vote | CallKind::PreVote | CallKind::Append | CallKind::TakeOver => Box::pin(
