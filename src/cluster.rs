@@ -12,10 +12,17 @@ mod calls;
 mod frame;
 pub mod handshake;
 mod lanes;
+pub mod leaders;
+pub mod metrics;
+pub mod peers;
 mod pins;
 pub mod placement;
+pub mod router;
 mod server;
+pub mod status;
+pub mod steward;
 pub mod transport;
+pub mod wire;
 
 /// A node's id, from 1. An id belongs to one data directory and is never used again.
 pub type NodeId = u64;

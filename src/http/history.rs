@@ -66,10 +66,11 @@ async fn read(
     from: u64,
     page: usize,
 ) -> Result<Vec<RecordedEvent>, Problem> {
-    let events = app.model.history(stream, from, page + 1).await?;
+    let within = app.limits.answer_within();
+    let events = app.router.history(stream, from, page + 1, within).await?;
     // Beyond the end of an aggregate there is an empty page; without an aggregate there is none.
-    let exists =
-        !events.is_empty() || from > 1 && !app.model.history(stream, 1, 1).await?.is_empty();
+    let exists = !events.is_empty()
+        || from > 1 && !app.router.history(stream, 1, 1, within).await?.is_empty();
     if exists {
         Ok(events)
     } else {
@@ -97,7 +98,7 @@ fn batch(stream: &StreamName, events: &[RecordedEvent]) -> BytesMut {
 
 fn put_event(out: &mut BytesMut, stream: &StreamName, event: &RecordedEvent) {
     let (kind, id) = (stream.aggregate_type(), stream.id());
-    let name = event.event_type;
+    let name = &*event.event_type;
     let head = format!(
         "{{\"specversion\":\"1.0\",\"id\":\"{kind}/{id}/{number}\",\
          \"source\":\"/v1/aggregates/{kind}/{id}\",\"type\":\"{name}\",\"subject\":\"{id}\",\
@@ -144,7 +145,7 @@ mod tests {
     fn an_event_has_the_attributes_of_the_contract() {
         let stream = StreamName::new("account", "a-1").unwrap();
         let event = RecordedEvent {
-            event_type: "MoneyDeposited",
+            event_type: "MoneyDeposited".into(),
             sequence_number: 3,
             position: Position {
                 shard: 12,

@@ -80,6 +80,13 @@ impl HttpLimits {
         Duration::from_millis(self.body_timeout_ms)
     }
 
+    /// Time within which whoever asks for the answer should have it, or know why not: a little
+    /// before [`Self::request_timeout`], when nobody would hear the reason any more.
+    pub(crate) fn answer_within(&self) -> Duration {
+        let time = self.request_timeout();
+        time - (time / 10).min(Duration::from_millis(100))
+    }
+
     /// Time for an answer.
     pub(crate) fn request_timeout(&self) -> Duration {
         Duration::from_millis(self.request_timeout_ms)

@@ -18,8 +18,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::members::{self, Members};
+use super::routing::Routing;
 use super::{Node, NodeError, shutdown};
 use crate::cluster::NodeId;
+use crate::cluster::router::Receiver;
 use crate::domain::{Account, Order, Prescription, WorkshopDay};
 use crate::http::{self, HttpApp, HttpLimits};
 use crate::journal::{Identity, Journal, JournalOptions, Storage};
@@ -125,11 +127,22 @@ impl NodeBuilder {
             Arc::clone(&services),
             rand::random(),
         );
+        let routing = Routing::start(
+            &settings,
+            &journal,
+            model.clone(),
+            &started.shards,
+            &started.groups,
+            &members,
+        );
         let mut background = started.background;
-        background.extend(members.listen());
         background.push(tokio::spawn(heartbeat::beat(
             started.groups.clone(),
             Duration::from_millis(settings.raft.heartbeat_interval_ms),
+        )));
+        background.extend(members.listen(Receiver::new(
+            routing.router.clone(),
+            Arc::clone(&routing.steward),
         )));
         background.push(tokio::spawn(passivation::run(
             services,
@@ -141,7 +154,12 @@ impl NodeBuilder {
             started.shards.clone(),
         )));
         let (stop_http, mut stopping) = watch::channel(false);
-        let app = HttpApp::new(model.clone(), prometheus);
+        background.extend(routing.background);
+        let app = HttpApp::new(
+            routing.router.clone(),
+            Arc::clone(&routing.steward),
+            prometheus,
+        );
         let http = tokio::spawn(http::serve(
             listener,
             app,
@@ -159,6 +177,8 @@ impl NodeBuilder {
         );
         Ok(Node {
             model,
+            router: routing.router,
+            steward: routing.steward,
             http_address,
             stop_http,
             http,

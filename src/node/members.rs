@@ -7,8 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use phalanx_actors::ports::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -16,9 +14,8 @@ use super::NodeError;
 use super::builder::listen;
 use crate::cluster::NodeId;
 use crate::cluster::placement::place;
-use crate::cluster::transport::{
-    CallKind, Service, Services, Transport, TransportIdentity, TransportOptions,
-};
+use crate::cluster::router::Receiver;
+use crate::cluster::transport::{Services, Transport, TransportIdentity, TransportOptions};
 use crate::journal::Journal;
 use crate::replication::service::RaftCalls;
 use crate::settings::Settings;
@@ -33,12 +30,17 @@ pub(super) struct Members {
 }
 
 impl Members {
+    /// Whether there are no other members.
+    pub(super) fn is_alone(&self) -> bool {
+        self.listener.is_none()
+    }
+
     /// Begins to take the connections of other members; none in a cluster of one. Groups that
-    /// started before answer from the first call on.
-    pub(super) fn listen(self) -> Option<JoinHandle<()>> {
+    /// started before answer from the first call on, and so does the router.
+    pub(super) fn listen(self, requests: Receiver) -> Option<JoinHandle<()>> {
         let services = Services {
             raft: self.raft,
-            command: Arc::new(NotForwarded),
+            command: Arc::new(requests),
         };
         let listener = self.listener?;
         Some(tokio::spawn(self.transport.serve(listener, services)))
@@ -100,21 +102,5 @@ fn options(settings: &Settings) -> TransportOptions {
         keepalive_timeout: Duration::from_millis(transport.keepalive_timeout_ms),
         calls_in_flight: transport.max_calls_in_flight,
         max_message_bytes: transport.max_message_bytes,
-    }
-}
-
-/// Refuses calls that are not raft's.
-#[derive(Debug)]
-struct NotForwarded;
-
-impl Service for NotForwarded {
-    fn handle(
-        &self,
-        _from: NodeId,
-        kind: CallKind,
-        _request: Bytes,
-    ) -> BoxFuture<'static, Result<Bytes, String>> {
-        let text = format!("this release does not answer {kind:?} calls of other nodes");
-        Box::pin(std::future::ready(Err(text)))
     }
 }

@@ -4,6 +4,8 @@
 //! A shard serves only in a term of its own leadership, and only after an entry of that very term
 //! is applied: everything older is settled by then.
 
+mod status;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
