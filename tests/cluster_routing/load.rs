@@ -97,7 +97,9 @@ impl Client {
         // Without a key, only what was certainly not stored may be sent again.
         let again = match &sent {
             Ok(_) => false,
-            Err(refused) => keyed || refused.contains("not_applied"),
+            Err(reason) => {
+                keyed || reason.contains("not_applied") || reason.contains("Connection refused")
+            }
         };
         if again {
             retried = true;
