@@ -5,6 +5,7 @@
 //! votes and index.
 
 pub mod group;
+pub mod heartbeat;
 pub mod log_store;
 mod network;
 mod pipeline;

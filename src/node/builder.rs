@@ -26,6 +26,7 @@ use crate::domain::{Account, Order, Prescription, WorkshopDay};
 use crate::http::{self, HttpApp, HttpLimits};
 use crate::journal::{Identity, Journal, JournalOptions, Storage};
 use crate::replication::group::{Group, GroupOptions};
+use crate::replication::heartbeat;
 use crate::replication::refused::Refused;
 use crate::settings::{ReadMode, Settings};
 use crate::telemetry::metrics;
@@ -135,6 +136,10 @@ impl NodeBuilder {
             &members,
         );
         let mut background = started.background;
+        background.push(tokio::spawn(heartbeat::beat(
+            started.groups.clone(),
+            Duration::from_millis(settings.raft.heartbeat_interval_ms),
+        )));
         background.extend(members.listen(Receiver::new(
             routing.router.clone(),
             Arc::clone(&routing.steward),
@@ -263,7 +268,6 @@ async fn start_group(
             .collect(),
         preferred: replicas.first().copied().unwrap_or(settings.node.id),
         cluster_name: settings.cluster.name.clone(),
-        heartbeat_interval_ms: settings.raft.heartbeat_interval_ms,
         election_timeout_min_ms: settings.raft.election_timeout_min_ms,
         election_timeout_max_ms: settings.raft.election_timeout_max_ms,
         read_policy: match settings.cluster.reads {
