@@ -215,7 +215,7 @@ impl Steward {
             return Err(MoveError::NoLeader { shard });
         };
         if led.node == self.membership.me {
-            return self.move_away(led, shard, to).await;
+            return as_asked(self.move_away(led, shard, to).await?, to);
         }
         let request = wire::housekeeping(&(shard, to)).unwrap_or_default();
         self.ask(led.node, CallKind::Transfer, request, MOVE_WAIT * 2)
@@ -421,7 +421,10 @@ impl Steward {
                     wire::read_housekeeping(request).map_err(|error| error.to_string())?;
                 let led = self.leaders.known(shard).led();
                 let outcome = match led.filter(|led| led.node == self.membership.me) {
-                    Some(led) => self.move_away(led, shard, to).await,
+                    Some(led) => self
+                        .move_away(led, shard, to)
+                        .await
+                        .and_then(|moved| as_asked(moved, to)),
                     None => Err(MoveError::NoLeader { shard }),
                 };
                 wire::housekeeping(&outcome)
@@ -431,4 +434,13 @@ impl Steward {
         };
         answer.map_err(|error| error.to_string())
     }
+}
+
+/// A move that somebody asked for has to end where it was to end.
+fn as_asked(moved: Moved, to: NodeId) -> Result<Moved, MoveError> {
+    if moved.to == to {
+        return Ok(moved);
+    }
+    let (shard, leader) = (moved.shard, moved.to);
+    Err(MoveError::Elsewhere { shard, to, leader })
 }
