@@ -41,6 +41,7 @@ pub struct Node {
     groups: Vec<Arc<Group>>,
     journal: Journal,
     grace: Duration,
+    linger: Duration,
 }
 
 impl Node {
@@ -74,8 +75,8 @@ impl Node {
         self.http_address
     }
 
-    /// Stops: hand over what this node leads, refuse new requests, finish what is in flight, flush,
-    /// close. What is not finished within the grace period has an unknown outcome, as after a
+    /// Stops: hand over what this node leads, take no connections, refuse new requests, finish what
+    /// is in flight, flush, close. What is not finished within the grace period has an unknown outcome, as after a
     /// crash.
     ///
     /// # Errors
@@ -95,9 +96,13 @@ impl Node {
                 Err(_) => tracing::warn!("the grace period ended before all was handed over"),
             }
         }
-        self.model.stop_admitting();
         // Nobody listens any more only if the server has ended already.
         let _ended = self.stop_http.send(true);
+        // Clients hear of it with their next answers; until then they are still served.
+        let mut http = self.http;
+        let lingered = deadline.min(Instant::now() + self.linger);
+        let _ended = tokio::time::timeout_at(lingered, &mut http).await;
+        self.model.stop_admitting();
         let finished = tokio::time::timeout_at(deadline, async {
             let mut poll = tokio::time::interval(Duration::from_millis(5));
             while self.model.in_flight() > 0 {
@@ -107,7 +112,9 @@ impl Node {
         .await;
         let unfinished = self.model.in_flight();
         // Idle keep-alive connections are closed by the server; what is left is cut.
-        let _cut = tokio::time::timeout(Duration::from_millis(500), self.http).await;
+        if !http.is_finished() {
+            let _cut = tokio::time::timeout(Duration::from_millis(500), http).await;
+        }
         for task in &self.background {
             task.abort();
         }

@@ -3,6 +3,8 @@
 //! Refuses to know more than the node says: it renders the answers of `GET /v1/cluster` and
 //! `GET /v1/shards`. Invariant: `--json` prints both as they were received.
 
+mod tour;
+
 use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,7 +13,7 @@ use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::get::get;
+use super::ask::get;
 use super::output;
 use crate::cluster::status::{ClusterView, MemberRole, MemberState, MemberView, ShardView};
 
@@ -28,6 +30,8 @@ pub(super) struct Arguments {
 enum Command {
     /// Show the members, the shards and who leads what
     Status(StatusArguments),
+    /// Start three nodes here, use them, kill one, go on, and stop them again
+    Tour(tour::Arguments),
 }
 
 #[derive(Debug, Args)]
@@ -49,6 +53,7 @@ impl Arguments {
     pub(super) fn run(self) -> ExitCode {
         match self.command {
             Command::Status(arguments) => arguments.run(),
+            Command::Tour(arguments) => arguments.run(),
         }
     }
 }

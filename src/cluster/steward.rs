@@ -4,6 +4,7 @@
 //! membership. Invariant: a leader is moved only to a connected voter that is not draining and has
 //! nearly all of the log, so a move never waits for somebody to catch up.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -214,7 +215,7 @@ impl Steward {
             return Err(MoveError::NoLeader { shard });
         };
         if led.node == self.membership.me {
-            return self.move_away(led, shard, to).await;
+            return as_asked(self.move_away(led, shard, to).await?, to);
         }
         let request = wire::housekeeping(&(shard, to)).unwrap_or_default();
         self.ask(led.node, CallKind::Transfer, request, MOVE_WAIT * 2)
@@ -276,11 +277,16 @@ impl Steward {
             let views = self.views().await;
             let mut moves = FuturesUnordered::new();
             let mut outcomes = Vec::new();
+            let mut planned = BTreeMap::new();
             for shard in self.leaders.led_by(me) {
                 if moves.len() >= MOVES_AT_ONCE {
                     outcomes.extend(moves.next().await);
                 }
-                moves.push(self.move_somewhere(shard, &views));
+                let to = self.best_for(shard, &views, &planned);
+                if let Some(to) = to {
+                    *planned.entry(to).or_insert(0) += 1;
+                }
+                moves.push(self.move_somewhere(shard, to));
             }
             outcomes.extend(moves.collect::<Vec<_>>().await);
             let mut kept = Vec::new();
@@ -304,32 +310,45 @@ impl Steward {
         }
     }
 
-    /// Hands a shard that this node leads to the best of its other voters.
-    async fn move_somewhere(&self, shard: ShardId, views: &[NodeView]) -> Result<Moved, Kept> {
-        let kept = |reason: String| Kept { shard, reason };
-        let Some(led) = self.leaders.known(shard).led() else {
-            return Err(kept("it has no leader at the moment".to_owned()));
-        };
+    /// The best of a shard's other voters to lead it. `planned` counts what each node is about to get
+    /// besides.
+    fn best_for(
+        &self,
+        shard: ShardId,
+        views: &[NodeView],
+        planned: &BTreeMap<NodeId, usize>,
+    ) -> Option<NodeId> {
         let own = self.groups.shards();
         let view = own.iter().find(|view| view.shard == shard);
         let voters = view.map(|view| view.voters.as_slice()).unwrap_or_default();
         let followers = view.map(|v| v.followers.as_slice()).unwrap_or_default();
         let candidates = voters.iter().filter(|voter| {
             let ready = |view: &NodeView| view.node == **voter && !view.draining;
-            **voter != led.node && views.iter().any(ready)
+            **voter != self.membership.me && views.iter().any(ready)
         });
         let best = candidates.min_by_key(|voter| {
             let follower = followers.iter().find(|f| f.node == **voter);
             let lag = follower.map_or(u64::MAX, |follower| follower.lag);
+            let leads = self.leaders.led_by(**voter).len();
+            let more = planned.get(voter).copied().unwrap_or_default();
             // Those that are nearly there are equally good; among them the one with least to do.
-            (lag / MOST_LAG, self.leaders.led_by(**voter).len())
+            (lag / MOST_LAG, leads + more)
         });
-        let Some(to) = best else {
-            return Err(kept("no other voter can be asked".to_owned()));
+        best.copied()
+    }
+
+    /// Hands a shard that this node leads to the voter that was chosen.
+    async fn move_somewhere(&self, shard: ShardId, to: Option<NodeId>) -> Result<Moved, Kept> {
+        let kept = |reason: &str| Kept {
+            shard,
+            reason: reason.to_owned(),
         };
-        self.move_away(led, shard, *to)
+        let led = self.leaders.known(shard).led();
+        let led = led.ok_or_else(|| kept("it has no leader at the moment"))?;
+        let to = to.ok_or_else(|| kept("no other voter can be asked"))?;
+        self.move_away(led, shard, to)
             .await
-            .map_err(|error| kept(error.to_string()))
+            .map_err(|error| kept(&error.to_string()))
     }
 
     /// Hands a shard that this node leads to another voter, and waits until that one leads.
@@ -402,7 +421,10 @@ impl Steward {
                     wire::read_housekeeping(request).map_err(|error| error.to_string())?;
                 let led = self.leaders.known(shard).led();
                 let outcome = match led.filter(|led| led.node == self.membership.me) {
-                    Some(led) => self.move_away(led, shard, to).await,
+                    Some(led) => self
+                        .move_away(led, shard, to)
+                        .await
+                        .and_then(|moved| as_asked(moved, to)),
                     None => Err(MoveError::NoLeader { shard }),
                 };
                 wire::housekeeping(&outcome)
@@ -412,4 +434,13 @@ impl Steward {
         };
         answer.map_err(|error| error.to_string())
     }
+}
+
+/// A move that somebody asked for has to end where it was to end.
+fn as_asked(moved: Moved, to: NodeId) -> Result<Moved, MoveError> {
+    if moved.to == to {
+        return Ok(moved);
+    }
+    let (shard, leader) = (moved.shard, moved.to);
+    Err(MoveError::Elsewhere { shard, to, leader })
 }

@@ -52,6 +52,8 @@ pub(crate) struct App {
     pub(crate) documents: Documents,
     /// Set once the node has been ready.
     pub(crate) started: AtomicBool,
+    /// Set once the listener is closed: each answer is its connection's last.
+    pub(crate) closing: AtomicBool,
 }
 
 impl App {
@@ -73,6 +75,7 @@ impl App {
             reasons,
             documents,
             started: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
         }
     }
 }

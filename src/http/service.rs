@@ -4,10 +4,11 @@
 //! request's headers or body is ever logged.
 
 use std::borrow::Cow;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{ALLOW, HOST};
+use http::header::{ALLOW, CONNECTION, HOST};
 use http::{HeaderValue, Method, Request, StatusCode, Version, request};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
@@ -34,10 +35,14 @@ pub(crate) async fn handle(
     let target = Target::find(parts.uri.path());
     let route = target.map_or(Route::None, Target::route);
     let answer = dispatch(app, connection, &parts, target, body).await;
-    let reply = answer.unwrap_or_else(|problem| {
+    let mut reply = answer.unwrap_or_else(|problem| {
         let path = parts.uri.path();
         problem_reply(*problem, path, &parts)
     });
+    if app.closing.load(Ordering::Relaxed) && parts.version < Version::HTTP_2 {
+        let close = HeaderValue::from_static("close");
+        reply.headers_mut().insert(CONNECTION, close);
+    }
     app.metrics
         .answered(route, reply.status(), started.elapsed());
     reply

@@ -187,6 +187,7 @@ impl NodeBuilder {
             groups: started.groups,
             journal,
             grace: Duration::from_millis(settings.node.shutdown_grace_ms),
+            linger: Duration::from_millis(settings.http.shutdown_linger_ms),
         })
     }
 }

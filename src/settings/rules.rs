@@ -46,6 +46,7 @@ pub(super) const RANGES: &[(&str, i128, i128)] = &[
     ("http.body_timeout_ms", 10, 600_000),
     ("http.idle_timeout_ms", 10, 3_600_000),
     ("http.request_timeout_ms", 10, 600_000),
+    ("http.shutdown_linger_ms", 0, 60_000),
     ("http.max_body_bytes", 1024, 67_108_864),
     ("http.max_header_bytes", 8192, 1_048_576),
     ("cluster.shards", 1, 4096),

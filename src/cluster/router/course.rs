@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use phalanx_actors::admission::Permit;
+use phalanx_actors::model::shutting_down;
 use phalanx_actors::names::{ShardId, StreamName};
 use phalanx_actors::request::{Accepted, Answer, Failure, FailureKind};
 use tokio::sync::watch;
@@ -131,6 +132,9 @@ impl<'a> Course<'a> {
             let said = self.router.here(self.stream, self.question, None).await;
             return Step::Said(said, me);
         }
+        if self.attempts == 1 && !self.tainted && model.is_stopping() {
+            return Step::Said(Said::Answer(Answer::Failed(shutting_down())), me);
+        }
         if self.permit.is_none() {
             match model.admit_elsewhere(self.stream, self.question.weight()) {
                 Ok(permit) => self.permit = Some(permit),
@@ -142,19 +146,15 @@ impl<'a> Course<'a> {
             Some(led) if self.cluster.peers.is_connected(led.node) => {
                 self.ask(led.node, led.term, 0, news).await
             }
-            Some(led) => match self.bystander(Some(led.node)) {
-                Some(node) => self.ask(node, led.term, 1, news).await,
-                None => Step::Nobody(format!(
-                    "node {} leads shard {}, and this node has no connection to it",
-                    led.node, self.shard
-                )),
-            },
-            None => match self.bystander(None) {
-                // In an election the others know no more; they are asked now and then only.
-                Some(node) if self.pause >= LONGEST_PAUSE || !self.is_voter(me) => {
-                    self.ask(node, known.term, 1, news).await
-                }
-                Some(_) | None => Step::Nobody(no_leader(self.shard).detail),
+            led => match self.bystander(led.map(|led| led.node)) {
+                Some(node) => self.ask(node, known.term, 1, news).await,
+                None => Step::Nobody(match led {
+                    Some(led) => format!(
+                        "node {} leads shard {}, and this node has no connection to it",
+                        led.node, self.shard
+                    ),
+                    None => no_leader(self.shard).detail,
+                }),
             },
         }
     }
@@ -357,7 +357,14 @@ impl<'a> Course<'a> {
     }
 
     /// A connected node other than the leader that can hand a request on; another one each time.
+    /// In an election, or when a leader has just died, the others know no more than this node. So
+    /// they are asked at first, in case that only this node is cut off, and then now and then.
     fn bystander(&self, leader: Option<NodeId>) -> Option<NodeId> {
+        let me = self.router.node_id();
+        let first = self.attempts == 1 && (leader.is_some() || !self.is_voter(me));
+        if !first && self.pause < LONGEST_PAUSE {
+            return None;
+        }
         let connected: Vec<NodeId> = self
             .cluster
             .peers

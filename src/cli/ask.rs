@@ -1,4 +1,4 @@
-//! One HTTP GET to a node, for commands that ask one question and end.
+//! One HTTP request to a node, for commands that ask a question and end.
 //!
 //! Plain HTTP/1.1 over one connection that is closed behind it. Refuses redirects, TLS and answers
 //! over 64 MiB.
@@ -12,7 +12,7 @@ const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum GetError {
+pub(super) enum AskError {
     /// Not an address of a node.
     #[error("`{url}` is no address of a node: expected http://host:port")]
     Url {
@@ -28,7 +28,7 @@ pub(super) enum GetError {
         #[source]
         source: std::io::Error,
     },
-    /// It answers, but not with 200.
+    /// It answers, but not with 200 or 201.
     #[error("{url} answers {status}: {text}")]
     Status {
         /// Whom.
@@ -41,15 +41,37 @@ pub(super) enum GetError {
 }
 
 /// The body of the answer to `GET path`, each step within `patience`.
-pub(super) fn get(url: &str, path: &str, patience: Duration) -> Result<Vec<u8>, GetError> {
-    let authority = authority(url).ok_or_else(|| GetError::Url {
+pub(super) fn get(url: &str, path: &str, patience: Duration) -> Result<Vec<u8>, AskError> {
+    ask(url, &format!("GET {path}"), None, patience)
+}
+
+/// The body of the answer to `POST path` with JSON, each step within `patience`.
+pub(super) fn post(
+    url: &str,
+    path: &str,
+    json: &str,
+    patience: Duration,
+) -> Result<Vec<u8>, AskError> {
+    ask(url, &format!("POST {path}"), Some(json), patience)
+}
+
+fn ask(url: &str, line: &str, json: Option<&str>, patience: Duration) -> Result<Vec<u8>, AskError> {
+    let authority = authority(url).ok_or_else(|| AskError::Url {
         url: url.to_owned(),
     })?;
-    let failed = |source| GetError::Io {
+    let failed = |source| AskError::Io {
         url: url.to_owned(),
         source,
     };
-    let answer = exchange(&authority, path, patience).map_err(failed)?;
+    let mut request = format!("{line} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n");
+    if let Some(json) = json {
+        let length = json.len();
+        request +=
+            &format!("Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{json}");
+    } else {
+        request += "\r\n";
+    }
+    let answer = exchange(&authority, &request, patience).map_err(failed)?;
     let cut = || {
         let text = "the answer is cut short";
         failed(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, text))
@@ -69,10 +91,10 @@ pub(super) fn get(url: &str, path: &str, patience: Duration) -> Result<Vec<u8>, 
     if length.is_some_and(|length| body.len() < length) {
         return Err(cut());
     }
-    if status.split(' ').nth(1) == Some("200") {
+    if matches!(status.split(' ').nth(1), Some("200" | "201")) {
         Ok(body.to_vec())
     } else {
-        Err(GetError::Status {
+        Err(AskError::Status {
             url: url.to_owned(),
             status: status.to_owned(),
             text: String::from_utf8_lossy(body).into_owned(),
@@ -97,16 +119,13 @@ fn authority(url: &str) -> Option<String> {
     })
 }
 
-fn exchange(authority: &str, path: &str, patience: Duration) -> std::io::Result<Vec<u8>> {
+fn exchange(authority: &str, request: &str, patience: Duration) -> std::io::Result<Vec<u8>> {
     let mut last = std::io::Error::other("the name leads to no address");
     for address in authority.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, patience) {
             Ok(mut socket) => {
                 socket.set_read_timeout(Some(patience))?;
                 socket.set_write_timeout(Some(patience))?;
-                let request = format!(
-                    "GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n"
-                );
                 socket.write_all(request.as_bytes())?;
                 let mut answer = Vec::new();
                 socket.take(MAX_BYTES).read_to_end(&mut answer)?;
