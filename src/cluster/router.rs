@@ -36,13 +36,15 @@ use super::metrics::ForwardMetrics;
 use super::peers::Peers;
 use super::wire::{HistoryPage, PAGE_BYTES, Question, Said, history_weight};
 
-/// How long a request waits, and for what.
+/// How long a request waits, and for what; and how long an answer may be.
 #[derive(Debug, Clone, Copy)]
 pub struct RouterLimits {
     /// Without a leader of the shard that can be asked.
     pub leader_wait: Duration,
     /// Without a leader while no majority of the shard's voters is connected.
     pub isolated_wait: Duration,
+    /// The longest answer in bytes that goes to another node.
+    pub answer_bytes: usize,
 }
 
 /// See the file's description. Cheap to clone.

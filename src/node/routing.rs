@@ -50,6 +50,8 @@ impl Routing {
             let limits = RouterLimits {
                 leader_wait: Duration::from_millis(settings.cluster.leader_wait_ms),
                 isolated_wait: Duration::from_millis(settings.cluster.isolated_wait_ms),
+                // The rest is for what surrounds a message.
+                answer_bytes: settings.transport.max_message_bytes.saturating_sub(1024),
             };
             let (peers_too, leaders) = (Arc::clone(&peers), Arc::clone(&leaders));
             (Router::new(model, peers_too, leaders, limits), peers)

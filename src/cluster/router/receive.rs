@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use phalanx_actors::names::ShardId;
 use phalanx_actors::ports::BoxFuture;
-use phalanx_actors::request::{Answer, FailureKind};
+use phalanx_actors::request::{Answer, EventView, FailureKind};
 
 use super::course::{BEGIN_WAIT, superseded};
 use super::{Cluster, Router};
@@ -90,7 +90,36 @@ impl Router {
             Way::On(node) => return self.hand_on(cluster, node, heading, &asked, left).await,
             Way::Soon | Way::None => not_here(cluster, shard),
         };
-        wire::said(self.node_id(), &said).map_err(|error| error.to_string())
+        self.fitting(said, cluster.limits.answer_bytes)
+    }
+
+    /// Writes an answer so that it fits into a message. One that does not would end the connection,
+    /// and every other call on it.
+    fn fitting(&self, mut said: Said, most: usize) -> Result<Bytes, String> {
+        let write = |said: &Said| wire::said(self.node_id(), said).map_err(|e| e.to_string());
+        let message = write(&said)?;
+        if message.len() <= most {
+            return Ok(message);
+        }
+        let reason = format!(
+            "the answer has {} bytes; transport.max_message_bytes lets {most} go to another node",
+            message.len()
+        );
+        tracing::warn!(%reason, "an answer is too long for another node");
+        let Said::Answer(Answer::Accepted(accepted)) = &mut said else {
+            return write(&Said::failed(FailureKind::Internal, reason));
+        };
+        // It is stored, so it is answered: without the events' data, which the client may read.
+        let bare = |event: &EventView| EventView {
+            data: None,
+            ..event.clone()
+        };
+        accepted.events = accepted.events.iter().map(bare).collect();
+        let message = write(&said)?;
+        if message.len() <= most {
+            return Ok(message);
+        }
+        write(&Said::failed(FailureKind::OutcomeUnknown, reason))
     }
 
     fn way(

@@ -110,6 +110,7 @@ struct Cell {
 const LIMITS: RouterLimits = RouterLimits {
     leader_wait: Duration::from_millis(200),
     isolated_wait: Duration::from_millis(40),
+    answer_bytes: 2 * 1024 * 1024,
 };
 const WITHIN: Duration = Duration::from_secs(5);
 
@@ -525,4 +526,21 @@ async fn a_node_that_shuts_down_takes_nothing_for_others() {
     support::eventually(|| !cell.net(2).calls.lock().is_empty()).await;
     cell.elect(3, 2).await;
     assert_eq!(accepted(sent.await.unwrap()).sequence_number, 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_long_to_travel_goes_without_its_data() {
+    let cell = Cell::new().await;
+    let many = |times| CommandRequest {
+        representation: true,
+        ..support::command("AddMany", &format!(r#"{{"amount":1,"times":{times}}}"#))
+    };
+    let short = accepted(cell.send(2, many(10)).await);
+    assert!(short.events.iter().all(|event| event.data.is_some()));
+    // About 20 bytes an event with its data, half of that without.
+    let long = accepted(cell.send(2, many(120_000)).await);
+    assert_eq!(long.events.len(), 120_000);
+    assert!(long.events.iter().all(|event| event.data.is_none()));
+    let here = accepted(cell.send(1, many(120_000)).await);
+    assert!(here.events.iter().all(|event| event.data.is_some()));
 }
