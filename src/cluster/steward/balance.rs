@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use phalanx_actors::names::ShardId;
 
-use super::{MOVES_AT_ONCE, Steward};
+use super::Steward;
+use super::moves::MOVES_AT_ONCE;
 use crate::cluster::NodeId;
 
 /// A node with this many more leaders than another one gives it some.
