@@ -4,6 +4,7 @@
 //! membership. Invariant: a leader is moved only to a connected voter that is not draining and has
 //! nearly all of the log, so a move never waits for somebody to catch up.
 
+mod balance;
 mod moves;
 
 use std::fmt::Debug;

@@ -8,7 +8,7 @@
 //! for entries to go with; when their answer comes, it is answered as well. The answer says at least
 //! as much: the follower was there at a later moment than the one that is credited.
 //!
-//! Invariants: at most [`DEPTH`] requests are on their way, and those of one lane have their answers before one
+//! Invariants: at most [`DEPTH`] requests and about [`DEPTH_BYTES`] are on their way, and those of one lane have their answers before one
 //! takes another lane, so that a follower never sees entries overtake each other.
 
 use std::collections::VecDeque;
@@ -28,6 +28,8 @@ use crate::cluster::transport::{CallError, CallKind, Lane, Pending};
 
 /// Requests on their way to one follower of one shard.
 const DEPTH: usize = 16;
+/// Their bytes, together; one more request may go beyond.
+const DEPTH_BYTES: usize = 2 << 20;
 /// A message with more bytes of entries catches up and takes the bulk lane: beside the heartbeats
 /// and new entries of the other shards, not before them.
 const BULK_BYTES: usize = 256 * 1024;
@@ -56,6 +58,7 @@ struct Ready {
 /// A request that was sent.
 struct Sent {
     pending: Pending,
+    bytes: usize,
     /// Requests without entries that its answer answers as well: what they ended with.
     carried: Vec<Option<RaftLogId>>,
     prev: Option<RaftLogId>,
@@ -72,6 +75,7 @@ pub(crate) struct Pipeline<S> {
     held: Option<Ready>,
     lane: Lane,
     sent: VecDeque<Sent>,
+    sent_bytes: usize,
     /// Whether anything was sent: the first request is always wanted at once.
     began: bool,
     items: VecDeque<Item>,
@@ -91,6 +95,7 @@ where
             held: None,
             lane: Lane::Raft,
             sent: VecDeque::new(),
+            sent_bytes: 0,
             began: false,
             items: VecDeque::new(),
             broken: false,
@@ -116,7 +121,8 @@ where
             if let Err(error) = self.send_held() {
                 return Some(self.end(error));
             }
-            let room = self.held.is_none() && self.sent.len() < DEPTH;
+            let room =
+                self.held.is_none() && self.sent.len() < DEPTH && self.sent_bytes < DEPTH_BYTES;
             let reading = room && self.input.is_some();
             let due = self.news.as_ref().filter(|_| room).map(|news| {
                 // Nothing more comes that could carry it.
@@ -221,13 +227,16 @@ where
             Lane::Raft | Lane::Command => self.way.patience,
         };
         let kind = CallKind::Append;
+        let bytes = held.bytes.len();
         let pending = self
             .way
             .transport
             .begin(self.way.target, held.lane, kind, held.bytes, patience)
             .map_err(failed)?;
+        self.sent_bytes += bytes;
         self.sent.push_back(Sent {
             pending,
+            bytes,
             carried: std::mem::take(&mut self.carried),
             prev: held.prev,
             last: held.last,
@@ -240,6 +249,7 @@ where
         let Some(sent) = self.sent.pop_front() else {
             return;
         };
+        self.sent_bytes -= sent.bytes;
         let answer = answer
             .map_err(failed)
             .and_then(|bytes| wire::append_answer_from_bytes(&bytes).map_err(unreadable));

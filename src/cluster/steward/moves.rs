@@ -19,7 +19,7 @@ const MOVE_WAIT: Duration = Duration::from_secs(2);
 /// How long a whole drain may take.
 const DRAIN_WAIT: Duration = Duration::from_secs(8);
 /// Leaders that move at the same time.
-const MOVES_AT_ONCE: usize = 3;
+pub(super) const MOVES_AT_ONCE: usize = 3;
 /// The most entries that a new leader may lack when it is told to take over.
 const MOST_LAG: u64 = 256;
 
