@@ -231,18 +231,21 @@ fn activating(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("activate");
     let mut next = 0;
     group.throughput(Throughput::Elements(TOGETHER));
-    group.bench_function(format!("{TOGETHER} reads of passive aggregates"), |bencher| {
-        bencher.iter(|| {
-            // Far apart, so that none is still in memory from an earlier round.
-            let reads = (0..TOGETHER).map(|_| {
-                next = (next + 7919) % AGGREGATES;
-                model.read(account(next))
+    group.bench_function(
+        format!("{TOGETHER} reads of passive aggregates"),
+        |bencher| {
+            bencher.iter(|| {
+                // Far apart, so that none is still in memory from an earlier round.
+                let reads = (0..TOGETHER).map(|_| {
+                    next = (next + 7919) % AGGREGATES;
+                    model.read(account(next))
+                });
+                for answer in runtime.block_on(join_all(reads)) {
+                    assert!(matches!(answer, Answer::State(_)), "{answer:?}");
+                }
             });
-            for answer in runtime.block_on(join_all(reads)) {
-                assert!(matches!(answer, Answer::State(_)), "{answer:?}");
-            }
-        });
-    });
+        },
+    );
     group.finish();
     runtime.block_on(node.shutdown()).unwrap();
 }

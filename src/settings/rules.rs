@@ -47,6 +47,7 @@ pub(super) const RANGES: &[(&str, i128, i128)] = &[
     ("http.idle_timeout_ms", 10, 3_600_000),
     ("http.request_timeout_ms", 10, 600_000),
     ("http.max_body_bytes", 1024, 67_108_864),
+    ("http.max_history_bytes", 1024, 67_108_864),
     ("http.max_header_bytes", 8192, 1_048_576),
     ("cluster.shards", 1, 4096),
     ("cluster.replication_factor", 1, 9),
