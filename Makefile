@@ -38,6 +38,10 @@ check: setup ## Format, lints, documentation and dependencies, warnings denied
 	$(CARGO) clippy --release --workspace --all-targets --features phalanx/failpoints -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --no-deps --workspace --document-private-items
 
+.PHONY: cluster
+cluster: build ## Start three nodes, use them, kill a leader, go on, stop them again
+	$(PHALANX) cluster tour
+
 .PHONY: bench
 bench: build ## Drive a running node; BENCH_ARGS="URL --clients 64 ..."
 	$(PHALANX) bench $(BENCH_ARGS)

@@ -136,6 +136,7 @@ fn command(name: &str, body: &'static str) -> CommandRequest {
         command: name.to_owned(),
         body: Bytes::from_static(body.as_bytes()),
         idempotency_key: None,
+        key_is_new: false,
         precondition: Precondition::Any,
         representation: false,
         dry_run: false,

@@ -7,7 +7,9 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong arguments or settings. Invariant: results go to standard
 //! output and messages to standard error; a reader that went away is no error.
 
+mod ask;
 mod check_config;
+mod cluster;
 mod completions;
 mod output;
 mod serve;
@@ -53,6 +55,8 @@ enum Command {
     Serve(serve::Arguments),
     /// Check the settings and print every key, its value and where it came from
     CheckConfig(check_config::Arguments),
+    /// Ask a running node about its cluster
+    Cluster(cluster::Arguments),
     /// Drive a server with commands and fresh reads, and measure it
     Bench(Box<crate::bench::Args>),
     /// Print a completion script for a shell
@@ -75,6 +79,7 @@ where
     match cli.command {
         Command::Serve(arguments) => arguments.run(serve),
         Command::CheckConfig(arguments) => arguments.run(),
+        Command::Cluster(arguments) => arguments.run(),
         Command::Bench(arguments) => crate::bench::run(*arguments),
         Command::Completions(arguments) => arguments.run::<Cli>(),
     }

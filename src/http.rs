@@ -2,7 +2,7 @@
 //!
 //! It owns the socket, the rules of HTTP, and the mapping between the command model's words and
 //! HTTP's. It refuses to know how commands are decided or where events are stored: all it holds of
-//! the node is a [`CommandModel`]. Invariants: every error is a problem document with exactly one
+//! the node is a [`Router`] and a [`Steward`]. Invariants: every error is a problem document with exactly one
 //! status; nothing waits without a limit; header values and bodies never reach a log.
 //!
 //! ```text
@@ -14,6 +14,7 @@ mod answers;
 mod app;
 mod body;
 mod chunks;
+mod cluster;
 mod code;
 mod command;
 mod conditions;
@@ -46,4 +47,4 @@ pub use app::HttpApp;
 pub use limits::HttpLimits;
 
 #[cfg(doc)]
-use phalanx_actors::model::CommandModel;
+use crate::cluster::{router::Router, steward::Steward};

@@ -5,6 +5,7 @@
 
 pub mod bench;
 pub mod cli;
+pub mod cluster;
 pub mod domain;
 pub mod failpoints;
 pub mod http;

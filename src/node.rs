@@ -5,6 +5,9 @@
 
 mod builder;
 mod error;
+mod groups;
+mod members;
+mod routing;
 mod shutdown;
 
 use std::net::SocketAddr;
@@ -15,9 +18,12 @@ use phalanx_actors::CommandModel;
 use phalanx_actors::shard::ShardHandle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 pub use self::builder::NodeBuilder;
 pub use self::error::NodeError;
+use crate::cluster::router::Router;
+use crate::cluster::steward::Steward;
 use crate::journal::Journal;
 use crate::replication::group::Group;
 
@@ -25,6 +31,8 @@ use crate::replication::group::Group;
 #[derive(Debug)]
 pub struct Node {
     model: CommandModel,
+    router: Router,
+    steward: Arc<Steward>,
     http_address: SocketAddr,
     stop_http: watch::Sender<bool>,
     http: JoinHandle<()>,
@@ -33,6 +41,7 @@ pub struct Node {
     groups: Vec<Arc<Group>>,
     journal: Journal,
     grace: Duration,
+    linger: Duration,
 }
 
 impl Node {
@@ -48,23 +57,53 @@ impl Node {
         &self.model
     }
 
+    /// The way to all aggregates of the cluster.
+    #[must_use]
+    pub fn router(&self) -> &Router {
+        &self.router
+    }
+
+    /// Members, shards, and who leads them.
+    #[must_use]
+    pub fn steward(&self) -> &Arc<Steward> {
+        &self.steward
+    }
+
     /// Where HTTP is served.
     #[must_use]
     pub fn http_address(&self) -> SocketAddr {
         self.http_address
     }
 
-    /// Stops: refuse new requests, finish what is in flight, flush, close. What is not finished
-    /// within the grace period has an unknown outcome, as after a crash.
+    /// Stops: hand over what this node leads, take no connections, refuse new requests, finish what
+    /// is in flight, flush, close. What is not finished within the grace period has an unknown outcome, as after a
+    /// crash.
     ///
     /// # Errors
     /// [`NodeError::Unfinished`] when requests were still in flight at the end of the period.
     pub async fn shutdown(self) -> Result<(), NodeError> {
+        let deadline = Instant::now() + self.grace;
         tracing::info!(in_flight = self.model.in_flight(), "shutting down");
-        self.model.stop_admitting();
+        if self.router.has_peers() {
+            // Still admitting: until another node leads, nobody else can answer.
+            let drained = tokio::time::timeout_at(deadline, self.steward.drain_this()).await;
+            match drained {
+                Ok(drained) => {
+                    for kept in &drained.kept {
+                        tracing::warn!(shard = kept.shard, reason = %kept.reason, "not handed over");
+                    }
+                }
+                Err(_) => tracing::warn!("the grace period ended before all was handed over"),
+            }
+        }
         // Nobody listens any more only if the server has ended already.
         let _ended = self.stop_http.send(true);
-        let finished = tokio::time::timeout(self.grace, async {
+        // Clients hear of it with their next answers; until then they are still served.
+        let mut http = self.http;
+        let lingered = deadline.min(Instant::now() + self.linger);
+        let _ended = tokio::time::timeout_at(lingered, &mut http).await;
+        self.model.stop_admitting();
+        let finished = tokio::time::timeout_at(deadline, async {
             let mut poll = tokio::time::interval(Duration::from_millis(5));
             while self.model.in_flight() > 0 {
                 poll.tick().await;
@@ -73,7 +112,9 @@ impl Node {
         .await;
         let unfinished = self.model.in_flight();
         // Idle keep-alive connections are closed by the server; what is left is cut.
-        let _cut = tokio::time::timeout(Duration::from_millis(500), self.http).await;
+        if !http.is_finished() {
+            let _cut = tokio::time::timeout(Duration::from_millis(500), http).await;
+        }
         for task in &self.background {
             task.abort();
         }

@@ -5,9 +5,13 @@
 //! votes and index.
 
 pub mod group;
+pub mod heartbeat;
 pub mod log_store;
 mod network;
+mod pipeline;
 pub mod refused;
 pub mod responder;
+pub mod service;
 pub mod state_machine;
 pub mod types;
+mod wire;

@@ -21,6 +21,7 @@ mod origin;
 mod raft;
 mod rules;
 mod schema;
+mod transport;
 mod tree;
 
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,7 @@ pub use self::log::{LogFormat, LogSettings};
 pub use self::node::NodeSettings;
 pub use self::origin::Origin;
 pub use self::raft::RaftSettings;
+pub use self::transport::TransportSettings;
 
 /// Everything that can be set on one node, one field per section of the file.
 ///
@@ -49,6 +51,8 @@ pub struct Settings {
     pub http: HttpSettings,
     /// `[cluster]`: the other members and how the data is divided.
     pub cluster: ClusterSettings,
+    /// `[transport]`: the connections between members.
+    pub transport: TransportSettings,
     /// `[raft]`: the timing and the batching of replication.
     pub raft: RaftSettings,
     /// `[journal]`: the files on disk and the memory they use.

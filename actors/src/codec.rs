@@ -42,6 +42,14 @@ pub enum ValueType {
     Stream = 8,
     /// How far each shard's log is known to be on disk.
     Mark = 9,
+    /// The incarnations of other nodes.
+    Peers = 10,
+    /// A request that one node hands to another. From 64 on, values travel and are never stored.
+    Question = 64,
+    /// The answer to a [`ValueType::Question`].
+    Said = 65,
+    /// How a node sees the cluster, or what it is asked to change there.
+    Housekeeping = 66,
 }
 
 /// Why stored bytes could not be read.

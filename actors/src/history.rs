@@ -2,6 +2,8 @@
 //!
 //! Nothing here touches an actor; it sees committed events only.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 
@@ -20,7 +22,7 @@ pub enum At {
 #[derive(Debug, Clone)]
 pub struct RecordedEvent {
     /// Its name.
-    pub event_type: &'static str,
+    pub event_type: Cow<'static, str>,
     /// Its place in the stream.
     pub sequence_number: u64,
     /// Its place in the shard.

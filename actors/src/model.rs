@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::actor::Key;
 use crate::admission::Permit;
 use crate::fold::LoadError;
 pub use crate::history::{At, HistoryPage, RecordedEvent};
 use crate::incarnation::{Incarnation, Services, overloaded};
-use crate::names::StreamName;
+use crate::names::{ShardId, StreamName};
 use crate::request::{Answer, CommandRequest, Failure, FailureKind, StateView};
 use crate::sequencer::Reply;
 use crate::shard::ShardHandle;
@@ -94,6 +95,56 @@ impl CommandModel {
         self.0.stopping.store(true, Ordering::Release);
     }
 
+    /// Whether new requests are refused.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.0.stopping.load(Ordering::Acquire)
+    }
+
+    /// The term in which this node serves a shard; `None` when it does not.
+    #[must_use]
+    pub fn serving_term(&self, shard: ShardId) -> Option<u64> {
+        let handle = usize::try_from(shard)
+            .ok()
+            .and_then(|at| self.0.shards.get(at));
+        handle.and_then(|handle| handle.serving()).map(|i| i.term())
+    }
+
+    /// Waits until this node serves a shard in this term or a later one.
+    pub async fn began(&self, shard: ShardId, term: u64) {
+        match usize::try_from(shard)
+            .ok()
+            .and_then(|at| self.0.shards.get(at))
+        {
+            Some(handle) => handle.began(term).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Why this node refuses a shard, if it does.
+    #[must_use]
+    pub fn refusal(&self, shard: ShardId) -> Option<String> {
+        let handle = usize::try_from(shard)
+            .ok()
+            .and_then(|at| self.0.shards.get(at));
+        handle.and_then(ShardHandle::refusal)
+    }
+
+    /// Takes the permit of a request that another node will answer: it is in flight here as well.
+    ///
+    /// # Errors
+    /// When no permit is free or the node is shutting down.
+    pub fn admit_elsewhere(&self, stream: &StreamName, bytes: usize) -> Result<Permit, Failure> {
+        if self.is_stopping() {
+            return Err(shutting_down());
+        }
+        let services = &self.0.services;
+        services
+            .admission
+            .admit(self.handle(stream)?.load(), bytes)
+            .map_err(|exhausted| overloaded(services, exhausted))
+    }
+
     /// Each part that must work before this node should get traffic, and why it does not yet.
     #[must_use]
     pub fn readiness(&self) -> Vec<(String, Result<(), String>)> {
@@ -116,14 +167,25 @@ impl CommandModel {
 
     /// Decides a command. Dropping the future does not undo the command.
     pub async fn command(&self, stream: StreamName, request: CommandRequest) -> Answer {
-        let bytes = request.body.len() + request.command.len() + 256;
-        let (incarnation, erased, reply, receiver) = match self.admit(&stream, bytes).await {
+        self.command_in(None, stream, request).await
+    }
+
+    /// Decides a command if this node leads its shard in `term` (in any term for `None`). Whoever
+    /// names a term knows that the command can take effect in no other one.
+    pub async fn command_in(
+        &self,
+        term: Option<u64>,
+        stream: StreamName,
+        mut request: CommandRequest,
+    ) -> Answer {
+        let bytes = weight(&request);
+        let (incarnation, erased, reply, receiver) = match self.admit(&stream, term, bytes).await {
             Ok(admitted) => admitted,
             Err(failure) => return Answer::Failed(failure),
         };
-        let key = match &request.idempotency_key {
-            Some(key) => (key.clone(), false),
-            None => (self.generate_key(), true),
+        let key = match request.idempotency_key.take() {
+            Some(key) => Key::new(key, request.key_is_new, true),
+            None => Key::new(self.generate_key(), true, false),
         };
         erased.command(&incarnation, &stream, request, key, reply);
         drop(incarnation);
@@ -137,7 +199,7 @@ impl CommandModel {
 
     /// Reads an aggregate's state from memory.
     pub async fn read(&self, stream: StreamName) -> Answer {
-        let (incarnation, erased, reply, receiver) = match self.admit(&stream, 256).await {
+        let (incarnation, erased, reply, receiver) = match self.admit(&stream, None, 256).await {
             Ok(admitted) => admitted,
             Err(failure) => return Answer::Failed(failure),
         };
@@ -154,6 +216,7 @@ impl CommandModel {
     async fn admit(
         &self,
         stream: &StreamName,
+        term: Option<u64>,
         bytes: usize,
     ) -> Result<
         (
@@ -166,6 +229,12 @@ impl CommandModel {
     > {
         let erased = self.erased(stream)?;
         let (handle, incarnation) = self.serving(stream)?;
+        if term.is_some_and(|term| term != incarnation.term()) {
+            return Err(Failure::new(
+                FailureKind::NoLeader,
+                "the shard has changed its leader; nothing was stored",
+            ));
+        }
         let services = &self.0.services;
         let permit = services
             .admission
@@ -213,11 +282,8 @@ impl CommandModel {
     }
 
     fn serving(&self, stream: &StreamName) -> Result<(&ShardHandle, Arc<Incarnation>), Failure> {
-        if self.0.stopping.load(Ordering::Acquire) {
-            return Err(Failure::new(
-                FailureKind::ShuttingDown,
-                "the node is shutting down; nothing was stored",
-            ));
+        if self.is_stopping() {
+            return Err(shutting_down());
         }
         let handle = self.handle(stream)?;
         if let Some(incarnation) = handle.serving() {
@@ -243,7 +309,9 @@ impl CommandModel {
             .ok_or_else(|| Failure::new(FailureKind::Internal, "a shard without a handle"))
     }
 
-    fn generate_key(&self) -> String {
+    /// An idempotency key that nobody has used.
+    #[must_use]
+    pub fn generate_key(&self) -> String {
         let number = self.0.next_key.fetch_add(1, Ordering::Relaxed);
         format!("~{:x}-{number:x}", self.0.key_seed)
     }
@@ -262,7 +330,7 @@ impl CommandModel {
     ) -> Result<HistoryPage, Failure> {
         let erased = self.erased(stream)?;
         let expected_bytes = limit.saturating_mul(EXPECTED_EVENT_BYTES).min(max_bytes);
-        let (shard, _permit) = self.settled(stream, expected_bytes).await?;
+        let (shard, _, _permit) = self.settled(stream, expected_bytes).await?;
         let journal = &self.0.services.journal;
         let mut page = HistoryPage::default();
         let mut next = from_sequence.max(1);
@@ -314,16 +382,21 @@ impl CommandModel {
         at: At,
     ) -> Result<Option<StateView>, Failure> {
         let erased = self.erased(stream)?;
-        let (shard, _permit) = self.settled(stream, EXPECTED_EVENT_BYTES).await?;
-        erased
+        let (shard, term, _permit) = self.settled(stream, EXPECTED_EVENT_BYTES).await?;
+        let found = erased
             .state_at(&*self.0.services.journal, shard, stream, at)
             .await
-            .map_err(|error| error.into_failure(stream))
+            .map_err(|error| error.into_failure(stream))?;
+        Ok(found.map(|view| StateView { term, ..view }))
     }
 
     /// Takes a permit for reading the past, and waits until the index shows everything that anybody
-    /// was told about this shard.
-    async fn settled(&self, stream: &StreamName, bytes: usize) -> Result<(u32, Permit), Failure> {
+    /// was told about this shard; gives the shard and the term in which it is served.
+    async fn settled(
+        &self,
+        stream: &StreamName,
+        bytes: usize,
+    ) -> Result<(ShardId, u64, Permit), Failure> {
         let (handle, incarnation) = self.serving(stream)?;
         let services = &self.0.services;
         let permit = services
@@ -335,6 +408,19 @@ impl CommandModel {
             .journal
             .wait_indexed(handle.shard(), released)
             .await;
-        Ok((handle.shard(), permit))
+        Ok((handle.shard(), incarnation.term(), permit))
     }
+}
+
+/// Bytes that a command counts for while it is in flight.
+#[must_use]
+pub fn weight(request: &CommandRequest) -> usize {
+    request.body.len() + request.command.len() + 256
+}
+
+fn shutting_down() -> Failure {
+    Failure::new(
+        FailureKind::ShuttingDown,
+        "the node is shutting down; nothing was stored",
+    )
 }

@@ -109,6 +109,9 @@ pub type ProposedCallback = Box<dyn FnOnce(Proposed) + Send>;
 /// Commits batches of one shard in the leader's own term.
 pub trait Replicator: Debug + Send + Sync + 'static {
     /// Proposes a batch if this node still leads in `term`. Batches commit in the order of calls.
+    ///
+    /// Returns once the batch is in the leader's log, or `done` was told that it never will be:
+    /// whoever waits for that before the next call can leave no hole between two batches.
     fn propose(&self, term: u64, batch: Batch, done: ProposedCallback) -> BoxFuture<'_, ()>;
 
     /// Whether this node may answer reads in `term` now: one check serves every read that was

@@ -3,6 +3,7 @@
 //! Transport is somebody else's: these types know no HTTP, but each failure has one [`FailureKind`]
 //! that a transport maps to exactly one status.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,15 +12,19 @@ use serde_json::value::RawValue;
 
 use crate::names::{Position, StreamName};
 
-/// A command on its way to its aggregate.
-#[derive(Debug)]
+/// A command on its way to its aggregate. A copy shares the body.
+#[derive(Debug, Clone)]
 pub struct CommandRequest {
     /// The command's name, as in the URL.
     pub command: String,
     /// Its fields: a JSON object.
     pub body: Bytes,
-    /// The client's idempotency key; `None` when it sent none.
+    /// The idempotency key, the client's or one that the router made up; `None` lets the command
+    /// model make one up, which nobody can retry with.
     pub idempotency_key: Option<String>,
+    /// Nobody can have used this key before, so it need not be looked up in the journal. Only
+    /// whoever made it up may say so, and only for its first attempt.
+    pub key_is_new: bool,
     /// What must hold for the command to run.
     pub precondition: Precondition,
     /// Whether the reply carries the events' data.
@@ -67,7 +72,7 @@ pub struct Accepted {
 #[derive(Debug, Clone)]
 pub struct EventView {
     /// The event's name.
-    pub event_type: &'static str,
+    pub event_type: Cow<'static, str>,
     /// Its place in the stream.
     pub sequence_number: u64,
     /// Its fields as JSON; `None` where the client did not ask for them.

@@ -5,8 +5,10 @@
 //! state is `Reply::release`, which wants a [`Committed`] receipt, and only this file makes one.
 //!
 //! Records get tickets 1, 2, 3 ... as they are appended; commits arrive in the same order. A reply
-//! carries the ticket of the last record that its content depends on. If that is committed already
-//! the reply leaves at once; otherwise it waits in line.
+//! carries the ticket of the last record that its content depends on, and waits in line until that
+//! is committed. What was derived from state (reads, rejections, commands without events) then
+//! waits at the read gate: a leader that was deposed without noticing must not answer from a state
+//! that others have moved on from. Stored replies depend on their record alone and pass it by.
 //!
 //! One failed proposal closes the sequencer for good: state beyond it was never real. A new
 //! incarnation of the shard starts from the log.
@@ -87,10 +89,10 @@ const NOTHING: std::ops::RangeInclusive<u64> = 1..=0;
 enum Held {
     /// The reply to the command whose record has this ticket.
     Command(Reply, Answer),
-    /// A rejection or another answer that depends on earlier records.
-    Dependent(Reply, Answer),
-    /// A read; it passes the read gate after the commit.
-    Read(Reply, Answer),
+    /// A stored reply that is given again.
+    Replay(Reply, Answer),
+    /// An answer from state; it passes the read gate after the commit.
+    Derived(Reply, Answer),
     /// A snapshot of what is then committed state.
     Snapshot(StreamName, Vec<u8>),
 }
@@ -250,17 +252,22 @@ impl Sequencer {
         Some((ticket, accepted))
     }
 
-    /// Answers as soon as everything up to `ticket` is committed.
+    /// Answers as soon as everything up to `ticket` is committed; unless the answer is a stored reply,
+    /// leadership is confirmed after that as well.
     pub fn answer_after(&self, ticket: u64, answer: Answer, reply: Reply) {
-        if let Some((reply, answer)) = self.hold(ticket, reply, answer, Held::Dependent) {
-            reply.release(answer, &Committed(()));
+        if matches!(&answer, Answer::Accepted(accepted) if accepted.replayed) {
+            if let Some((reply, answer)) = self.hold(ticket, reply, answer, Held::Replay) {
+                reply.release(answer, &Committed(()));
+            }
+        } else {
+            self.read_after(ticket, answer, reply);
         }
     }
 
-    /// Answers a read as soon as everything up to `ticket` is committed and this node's leadership
-    /// was confirmed after that.
+    /// Answers from state as soon as everything up to `ticket` is committed and this node's
+    /// leadership was confirmed after that.
     pub fn read_after(&self, ticket: u64, answer: Answer, reply: Reply) {
-        if let Some((reply, answer)) = self.hold(ticket, reply, answer, Held::Read) {
+        if let Some((reply, answer)) = self.hold(ticket, reply, answer, Held::Derived) {
             self.pass_gate(vec![(reply, answer)]);
         }
     }
@@ -392,10 +399,10 @@ impl Sequencer {
         let receipt = Committed(());
         for (_, held) in released {
             match held {
-                Held::Command(reply, answer) | Held::Dependent(reply, answer) => {
+                Held::Command(reply, answer) | Held::Replay(reply, answer) => {
                     reply.release(answer, &receipt);
                 }
-                Held::Read(reply, answer) => reads.push((reply, answer)),
+                Held::Derived(reply, answer) => reads.push((reply, answer)),
                 Held::Snapshot(stream, snapshot) => {
                     self.journal.save_snapshot(self.shard, &stream, snapshot);
                 }
@@ -432,7 +439,7 @@ impl Sequencer {
         }
     }
 
-    /// Lets reads through the gate, one check for all that wait. One task per incarnation runs
+    /// Lets answers from state through the gate, one check for all that wait. One task per incarnation runs
     /// this.
     pub async fn run_gate(self: Arc<Self>) {
         loop {
@@ -495,10 +502,8 @@ impl Sequencer {
             match held {
                 Held::Command(reply, _) if uncertain => reply.fail(unknown()),
                 // A retry that joined the command shares its fate.
-                Held::Dependent(reply, Answer::Accepted(first)) if uncertain && first.replayed => {
-                    reply.fail(unknown());
-                }
-                Held::Command(reply, _) | Held::Dependent(reply, _) | Held::Read(reply, _) => {
+                Held::Replay(reply, _) if uncertain => reply.fail(unknown()),
+                Held::Command(reply, _) | Held::Replay(reply, _) | Held::Derived(reply, _) => {
                     reply.fail(closed());
                 }
                 Held::Snapshot(..) => {}

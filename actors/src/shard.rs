@@ -58,6 +58,8 @@ struct Shared {
     serving: RwLock<Option<Arc<Incarnation>>>,
     refusal: RwLock<Option<String>>,
     abandoned: Notify,
+    /// Wakes those who wait for an incarnation.
+    began: Notify,
 }
 
 impl ShardHandle {
@@ -77,6 +79,7 @@ impl ShardHandle {
             serving: RwLock::new(None),
             refusal: RwLock::new(None),
             abandoned: Notify::new(),
+            began: Notify::new(),
         });
         let state = ShardState {
             shared: Arc::clone(&shared),
@@ -132,6 +135,17 @@ impl ShardHandle {
     /// The incarnation that serves now.
     pub fn serving(&self) -> Option<Arc<Incarnation>> {
         self.shared.serving.read().clone()
+    }
+
+    /// Waits until an incarnation serves in this term or a later one.
+    pub async fn began(&self, term: u64) {
+        loop {
+            let began = self.shared.began.notified();
+            if self.serving().is_some_and(|serving| serving.term() >= term) {
+                return;
+            }
+            began.await;
+        }
     }
 
     /// Waits until an incarnation ended by itself, not because this node stepped down. It proposes
@@ -278,6 +292,7 @@ impl ShardState {
             myself.get_cell(),
         );
         *self.shared.serving.write() = Some(incarnation);
+        self.shared.began.notify_waiters();
         tracing::debug!(shard = self.shared.shard, term, last_position, "serving");
     }
 

@@ -15,7 +15,7 @@ fn bytes(accepted: &Accepted) -> String {
         .iter()
         .map(|e| {
             (
-                e.event_type,
+                e.event_type.clone(),
                 e.sequence_number,
                 e.data.as_ref().map(|d| d.get()),
             )

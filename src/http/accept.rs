@@ -6,6 +6,7 @@ use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,8 +28,8 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_millis(250);
 /// Wait after `accept` failed for want of file handles or memory: trying again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves HTTP on `listener` until `shutdown` is ready; then takes no more connections, finishes
-/// the requests in progress, closes, and returns.
+/// Serves HTTP on `listener` until `shutdown` is ready; then takes no more connections, answers one
+/// more request of each, closes those that send none for a while, and returns.
 ///
 /// The caller bounds the winding down: dropping the future leaves connections to the runtime.
 pub async fn serve(
@@ -64,6 +65,7 @@ pub async fn serve(
             }
         }
     }
+    app.closing.store(true, Ordering::Relaxed);
     drop(listener);
     // Nobody listens when there is no connection.
     winding_down.send(true).ok();
@@ -79,6 +81,7 @@ fn take(
     mut wind_down: watch::Receiver<bool>,
 ) {
     let app = app.clone();
+    let linger = app.limits.shutdown_linger();
     tokio::spawn(async move {
         let open = app.metrics.connections.clone();
         open.increment(1.0);
@@ -87,6 +90,10 @@ fn take(
         let told = async {
             // An error means that the accept loop is gone, which is as good a reason.
             wind_down.wait_for(|down| *down).await.ok();
+            // A connection that were closed between two requests would take the next one, which
+            // its client may be sending now, along with it. An answer that says it is the last
+            // one does not.
+            tokio::time::sleep(linger).await;
         };
         serve_connection(socket, app, told).await;
         open.decrement(1.0);

@@ -4,7 +4,11 @@ use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use metrics_exporter_prometheus::PrometheusHandle;
-use phalanx_actors::model::CommandModel;
+
+use std::sync::Arc;
+
+use crate::cluster::router::Router;
+use crate::cluster::steward::Steward;
 
 use super::metrics::HttpMetrics;
 use super::reasons::Reasons;
@@ -14,25 +18,32 @@ use super::{HttpLimits, openapi, types};
 /// What the HTTP layer serves.
 #[derive(Debug, Clone)]
 pub struct HttpApp {
-    /// Commands, reads and histories.
-    pub model: CommandModel,
+    /// Commands, reads and histories, of this node and of others.
+    pub router: Router,
+    /// Members, shards, and who leads them.
+    pub steward: Arc<Steward>,
     /// Renders `/metrics`. Its recorder must be installed before [`super::serve`] is called, and
     /// its owner folds samples together from time to time (`run_upkeep`).
     pub metrics: PrometheusHandle,
 }
 
 impl HttpApp {
-    /// Serves `model`, and `metrics` at `/metrics`.
+    /// Serves what `router` reaches and `steward` tells, and `metrics` at `/metrics`.
     #[must_use]
-    pub fn new(model: CommandModel, metrics: PrometheusHandle) -> Self {
-        Self { model, metrics }
+    pub fn new(router: Router, steward: Arc<Steward>, metrics: PrometheusHandle) -> Self {
+        Self {
+            router,
+            steward,
+            metrics,
+        }
     }
 }
 
 /// The shared parts, made once per node.
 #[derive(Debug)]
 pub(crate) struct App {
-    pub(crate) model: CommandModel,
+    pub(crate) router: Router,
+    pub(crate) steward: Arc<Steward>,
     pub(crate) node_id: u64,
     pub(crate) prometheus: PrometheusHandle,
     pub(crate) limits: HttpLimits,
@@ -41,26 +52,30 @@ pub(crate) struct App {
     pub(crate) documents: Documents,
     /// Set once the node has been ready.
     pub(crate) started: AtomicBool,
+    /// Set once the listener is closed: each answer is its connection's last.
+    pub(crate) closing: AtomicBool,
 }
 
 impl App {
     /// Prepares what does not change while the node runs.
     pub(crate) fn new(app: HttpApp, limits: HttpLimits) -> Self {
-        let registry = app.model.types();
+        let registry = app.router.types();
         let reasons = Reasons::new(registry);
         let documents = Documents {
             types: types::render_all(registry).into(),
             openapi: openapi::document(registry).to_string().into(),
         };
         Self {
-            node_id: app.model.node_id(),
-            model: app.model,
+            node_id: app.router.node_id(),
+            router: app.router,
+            steward: app.steward,
             prometheus: app.metrics,
             limits,
             metrics: HttpMetrics::new(),
             reasons,
             documents,
             started: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
         }
     }
 }

@@ -149,6 +149,12 @@ codes! {
          This node joins such requests: the second one gets the first one's reply. So it sends this \
          code to nobody, but other nodes of a cluster may."
         "Send the request again with the same key after a moment.";
+    TransferRefused "transfer-refused" CONFLICT true NotApplied
+        "The shard stays where it is"
+        "The member in `to` cannot lead the shard now: it is not one of its voters, is draining, \
+         cannot be asked, or lacks too much of the log. `detail` says which."
+        "Choose another member: /v1/shards lists the voters and how far each is, /v1/cluster the \
+         members. One that lacks entries catches up by itself.";
     SequenceMismatch "sequence-mismatch" PRECONDITION_FAILED false NotApplied
         "The aggregate is at another sequence number"
         "If-Match or If-None-Match stated a condition that does not hold: somebody else changed \
@@ -230,6 +236,16 @@ codes! {
          events may or may not be stored."
         "Send the same command with the same Idempotency-Key again: it takes effect at most once, \
          and the answer says what happened. Without a key, read the history first.";
+    TransferTimeout "transfer-timeout" GATEWAY_TIMEOUT true Unknown
+        "The member did not take over in time"
+        "The leader handed the shard over, and within two seconds nobody was known to lead it. The \
+         old leader, the chosen one or another voter will."
+        "Look at /v1/shards for the leader, and ask again if it is not the one you want.";
+    MemberUnreachable "member-unreachable" GATEWAY_TIMEOUT true Unknown
+        "The member cannot be asked"
+        "The member that would have to act is not connected to this node, or did not answer in \
+         time. /v1/cluster says how each member is reached."
+        "Ask again, at that member itself if this node cannot reach it. Asking twice does no harm.";
     StorageFull "storage-full" INSUFFICIENT_STORAGE true NotApplied
         "The disk is full"
         "The node has less free space than its reserve and stores nothing more. Reads go on."

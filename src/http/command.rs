@@ -3,7 +3,6 @@
 //! Checks what transport can check, in the order: type, id, command, query, headers, size. What
 //! the fields mean is for the command model.
 
-use bytes::Bytes;
 use http::header::{CONTENT_TYPE, ETAG, LOCATION};
 use http::{HeaderValue, StatusCode, request};
 use hyper::body::Incoming;
@@ -34,10 +33,10 @@ pub(crate) struct Address<'p> {
 /// A command that is ready to be sent, once or more often.
 struct Command {
     stream: StreamName,
-    name: String,
-    body: Bytes,
-    headers: CommandHeaders,
-    dry_run: bool,
+    /// With the first sequence number that the condition allows.
+    request: CommandRequest,
+    /// The others.
+    others: Vec<u64>,
 }
 
 /// Answers a command.
@@ -67,21 +66,29 @@ pub(crate) async fn answer(
         &mut timer,
     )
     .await;
+    let prefer = headers.prefer;
     let command = Command {
         stream,
-        name,
-        body: body?,
-        headers,
-        dry_run,
+        request: CommandRequest {
+            command: name,
+            body: body?,
+            idempotency_key: headers.idempotency_key,
+            key_is_new: false,
+            precondition: headers.condition.first,
+            representation: prefer == Some(Return::Representation),
+            dry_run,
+            traceparent: headers.trace.map(|trace| trace.as_str().to_owned()),
+        },
+        others: headers.condition.others,
     };
     let answered = send(app, &mut timer, &command).await;
     *connection.timer.lock() = timer;
     crash_point!("http::before_reply");
-    Ok(render_accepted(&answered?, command.headers.prefer))
+    Ok(render_accepted(&answered?, prefer))
 }
 
 fn command_name(app: &App, stream: &StreamName, segment: &str) -> Result<String, Problem> {
-    let described = app.model.types().get(stream.aggregate_type());
+    let described = app.router.types().get(stream.aggregate_type());
     decode(segment)
         .filter(|name| {
             described.is_some_and(|d| d.commands.iter().any(|c| c.name == name.as_ref()))
@@ -101,17 +108,26 @@ async fn send(
     timer: &mut LazyTimer,
     command: &Command,
 ) -> Result<Accepted, Box<Problem>> {
-    let condition = &command.headers.condition;
+    let Command {
+        stream,
+        request,
+        others,
+    } = command;
     let limit = app.limits.request_timeout();
+    let within = app.limits.answer_within();
     let work = async {
-        let mut answer = once(app, command, condition.first).await;
+        let mut answer = app.router.command(stream, request, within).await;
         // A sequence number never comes back, so each is tried at most once.
-        for _ in &condition.others {
+        for _ in others {
             match answer {
                 Answer::SequenceMismatch {
                     current_sequence_number: current,
-                } if condition.others.contains(&current) => {
-                    answer = once(app, command, Precondition::AtSequence(current)).await;
+                } if others.contains(&current) => {
+                    let request = CommandRequest {
+                        precondition: Precondition::AtSequence(current),
+                        ..request.clone()
+                    };
+                    answer = app.router.command(stream, &request, within).await;
                 }
                 _ => break,
             }
@@ -121,22 +137,8 @@ async fn send(
     match timer.within(limit, work).await {
         Ok(Answer::Accepted(accepted)) => Ok(accepted),
         Ok(other) => Err(Box::new(refusal(other))),
-        Err(_) => Err(Box::new(timed_out(!command.dry_run, limit))),
+        Err(_) => Err(Box::new(timed_out(!request.dry_run, limit))),
     }
-}
-
-async fn once(app: &App, command: &Command, precondition: Precondition) -> Answer {
-    let headers = &command.headers;
-    let request = CommandRequest {
-        command: command.name.clone(),
-        body: command.body.clone(),
-        idempotency_key: headers.idempotency_key.clone(),
-        precondition,
-        representation: headers.prefer == Some(Return::Representation),
-        dry_run: command.dry_run,
-        traceparent: headers.trace.map(|trace| trace.as_str().to_owned()),
-    };
-    app.model.command(command.stream.clone(), request).await
 }
 
 fn render_accepted(accepted: &Accepted, prefer: Option<Return>) -> Reply {

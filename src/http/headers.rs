@@ -99,6 +99,20 @@ impl CommandHeaders {
     }
 }
 
+/// Checks that a body is JSON and not compressed.
+///
+/// # Errors
+/// 415.
+pub(crate) fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
+    for value in headers.get_all(CONTENT_TYPE) {
+        check_json(value)?;
+    }
+    for value in headers.get_all(CONTENT_ENCODING) {
+        check_plain(value)?;
+    }
+    Ok(())
+}
+
 /// What a read's headers say.
 #[derive(Debug, Default)]
 pub(crate) struct ReadHeaders<'a> {

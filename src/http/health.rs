@@ -26,7 +26,7 @@ pub(crate) fn live(parts: &request::Parts) -> Answered {
 /// Whether the node can take requests.
 pub(crate) fn ready(app: &App, parts: &request::Parts) -> Answered {
     let verbose = verbose(parts)?;
-    let checks = app.model.readiness();
+    let checks = app.router.readiness();
     if checks.iter().all(|(_, result)| result.is_ok()) {
         app.started.store(true, Ordering::Relaxed);
         return Ok(passed("ready", verbose.then_some(checks)));
@@ -37,7 +37,7 @@ pub(crate) fn ready(app: &App, parts: &request::Parts) -> Answered {
 /// Whether the node has been ready once.
 pub(crate) fn started(app: &App, parts: &request::Parts) -> Answered {
     let verbose = verbose(parts)?;
-    let checks = app.model.readiness();
+    let checks = app.router.readiness();
     let ready = checks.iter().all(|(_, result)| result.is_ok());
     if ready {
         app.started.store(true, Ordering::Relaxed);

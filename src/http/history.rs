@@ -66,10 +66,19 @@ async fn read(
     limit: usize,
 ) -> Result<HistoryPage, Problem> {
     let max_bytes = app.limits.max_history_bytes;
-    let page = app.model.history(stream, from, limit, max_bytes).await?;
+    let within = app.limits.answer_within();
+    let router = &app.router;
+    let page = router
+        .history(stream, from, limit, max_bytes, within)
+        .await?;
     // Beyond the end of an aggregate there is an empty page; without an aggregate there is none.
     let exists = !page.events.is_empty()
-        || from > 1 && !app.model.history(stream, 1, 1, 1).await?.events.is_empty();
+        || from > 1
+            && !router
+                .history(stream, 1, 1, 1, within)
+                .await?
+                .events
+                .is_empty();
     if exists {
         Ok(page)
     } else {
@@ -97,7 +106,7 @@ fn batch(stream: &StreamName, events: &[RecordedEvent]) -> BytesMut {
 
 fn put_event(out: &mut BytesMut, stream: &StreamName, event: &RecordedEvent) {
     let (kind, id) = (stream.aggregate_type(), stream.id());
-    let name = event.event_type;
+    let name = &*event.event_type;
     let head = format!(
         "{{\"specversion\":\"1.0\",\"id\":\"{kind}/{id}/{number}\",\
          \"source\":\"/v1/aggregates/{kind}/{id}\",\"type\":\"{name}\",\"subject\":\"{id}\",\
@@ -144,7 +153,7 @@ mod tests {
     fn an_event_has_the_attributes_of_the_contract() {
         let stream = StreamName::new("account", "a-1").unwrap();
         let event = RecordedEvent {
-            event_type: "MoneyDeposited",
+            event_type: "MoneyDeposited".into(),
             sequence_number: 3,
             position: Position {
                 shard: 12,

@@ -22,6 +22,8 @@ pub struct HttpLimits {
     pub idle_timeout_ms: u64,
     /// From the complete request to its answer.
     pub request_timeout_ms: u64,
+    /// From the end of the listener to the end of connections that are silent.
+    pub shutdown_linger_ms: u64,
     /// The largest body.
     pub max_body_bytes: usize,
     /// Stored bytes of the events of one page of a history.
@@ -40,6 +42,7 @@ impl From<&HttpSettings> for HttpLimits {
             body_timeout_ms: settings.body_timeout_ms,
             idle_timeout_ms: settings.idle_timeout_ms,
             request_timeout_ms: settings.request_timeout_ms,
+            shutdown_linger_ms: settings.shutdown_linger_ms,
             max_body_bytes: settings.max_body_bytes,
             max_history_bytes: settings.max_history_bytes,
             max_header_bytes: settings.max_header_bytes,
@@ -81,6 +84,18 @@ impl HttpLimits {
     /// Time for a body.
     pub(crate) fn body_timeout(&self) -> Duration {
         Duration::from_millis(self.body_timeout_ms)
+    }
+
+    /// Time within which whoever asks for the answer should have it, or know why not: a little
+    /// before [`Self::request_timeout`], when nobody would hear the reason any more.
+    pub(crate) fn answer_within(&self) -> Duration {
+        let time = self.request_timeout();
+        time - (time / 10).min(Duration::from_millis(100))
+    }
+
+    /// Time for a last request of a connection while the node stops.
+    pub(crate) fn shutdown_linger(&self) -> Duration {
+        Duration::from_millis(self.shutdown_linger_ms)
     }
 
     /// Time for an answer.

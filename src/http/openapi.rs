@@ -81,9 +81,13 @@ fn general(route: Route) -> Value {
             "parameters": with(path(&["type", "id"]), events_parameters()),
             "responses": events_answers(),
         }}),
+        Route::Transfer => transfer(),
+        Route::Drain => drain(),
         Route::Types
         | Route::Type
         | Route::EventSchema
+        | Route::Cluster
+        | Route::Shards
         | Route::Live
         | Route::Ready
         | Route::Started
@@ -163,6 +167,22 @@ fn shown(route: Route) -> Option<Shown> {
             let summary = "The JSON Schema of an event's data";
             of("eventSchema", ABOUT, summary, SCHEMA, parameters, &["404"])
         }
+        Route::Cluster => of(
+            "readCluster",
+            RUN,
+            "The members and how this node reaches them",
+            JSON,
+            vec![],
+            &["400"],
+        ),
+        Route::Shards => of(
+            "listShards",
+            RUN,
+            "Every shard: its voters, its leader, how far each copy is",
+            JSON,
+            vec![],
+            &["400"],
+        ),
         Route::Live => health("live", "Is the process alive?", &["400"]),
         Route::Ready => health("ready", "Can the node take requests?", &["400", "503"]),
         Route::Started => health("started", "Has the node been ready once?", &["400", "503"]),
@@ -189,8 +209,50 @@ fn shown(route: Route) -> Option<Shown> {
             )
         }
         Route::Landing => page("landing", "Where to look"),
-        Route::Command | Route::State | Route::History | Route::None => return None,
+        Route::Command
+        | Route::State
+        | Route::History
+        | Route::Transfer
+        | Route::Drain
+        | Route::None => return None,
     })
+}
+
+fn transfer() -> Value {
+    let to = json!({"type": "integer", "description": "The id of a member."});
+    let fields = json!({
+        "type": "object",
+        "required": ["to"],
+        "properties": {"to": to},
+        "additionalProperties": false,
+    });
+    let moved = json!({"$ref": "#/components/schemas/Moved"});
+    let mut responses = problems(&["400", "404", "408", "409", "413", "415", "503", "504"]);
+    responses.insert("200".to_owned(), answer("It is led there.", JSON, &moved));
+    json!({"post": {
+        "operationId": "transferShard",
+        "tags": ["operation"],
+        "summary": "Let another member lead a shard",
+        "description": "Goes to the shard's leader from whichever node is asked.",
+        "parameters": path(&["shard"]),
+        "requestBody": body(&fields),
+        "responses": responses,
+    }})
+}
+
+fn drain() -> Value {
+    let drained = json!({"$ref": "#/components/schemas/Drained"});
+    let mut responses = problems(&["400", "404", "504"]);
+    let description = "What was handed over, and what could not be.";
+    responses.insert("200".to_owned(), answer(description, JSON, &drained));
+    json!({"post": {
+        "operationId": "drainNode",
+        "tags": ["operation"],
+        "summary": "Let other members lead all that this one leads",
+        "description": "It takes no leadership until it is restarted, and goes on to take requests.",
+        "parameters": path(&["node"]),
+        "responses": responses,
+    }})
 }
 
 const SCHEMA: &str = "application/schema+json";

@@ -30,7 +30,7 @@ pub(crate) fn docs() -> Reply {
 /// What this node is and where to look.
 pub(crate) fn landing(app: &App) -> Reply {
     let mut types = String::new();
-    for description in app.model.types().iter() {
+    for description in app.router.types().iter() {
         let name = escape(description.name);
         let text = escape(description.description);
         // Writing to a string cannot fail.
@@ -51,6 +51,8 @@ pub(crate) fn landing(app: &App) -> Reply {
              <li><a href=\"/openapi.json\">/openapi.json</a> the same for programs</li>\
              <li><a href=\"/v1/types\">/v1/types</a> commands, events, states, justifications</li>\
              <li><a href=\"/problems\">/problems</a> what can go wrong, and what to do</li>\
+             <li><a href=\"/v1/cluster\">/v1/cluster</a>, <a href=\"/v1/shards\">/v1/shards</a> \
+             members, and who leads what</li>\
              <li><a href=\"/metrics\">/metrics</a> for Prometheus</li>\
              <li><a href=\"/livez?verbose\">/livez</a>, <a href=\"/readyz?verbose\">/readyz</a>, \
              <a href=\"/startupz?verbose\">/startupz</a> health</li></ul>",

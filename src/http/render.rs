@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn a_reply_has_the_form_of_the_contract() {
         let event = |number, data: Option<&str>| EventView {
-            event_type: "MoneyDeposited",
+            event_type: "MoneyDeposited".into(),
             sequence_number: number,
             data: data.map(|d| RawValue::from_string(d.to_owned()).unwrap()),
         };

@@ -19,6 +19,14 @@ pub(crate) enum Route {
     Type,
     /// The JSON Schema of an event.
     EventSchema,
+    /// The members of the cluster.
+    Cluster,
+    /// The shards and who leads them.
+    Shards,
+    /// Hands a shard to another member.
+    Transfer,
+    /// Hands over all that a member leads.
+    Drain,
     /// Is the process alive?
     Live,
     /// Can it take requests?
@@ -48,13 +56,17 @@ const POST: &str = "POST, OPTIONS";
 
 impl Route {
     /// Every route, in the order of the variants.
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Command,
         Self::State,
         Self::History,
         Self::Types,
         Self::Type,
         Self::EventSchema,
+        Self::Cluster,
+        Self::Shards,
+        Self::Transfer,
+        Self::Drain,
         Self::Live,
         Self::Ready,
         Self::Started,
@@ -76,6 +88,10 @@ impl Route {
             Self::Types => "/v1/types",
             Self::Type => "/v1/types/{type}",
             Self::EventSchema => "/v1/types/{type}/events/{event}/{version}",
+            Self::Cluster => "/v1/cluster",
+            Self::Shards => "/v1/shards",
+            Self::Transfer => "/v1/shards/{shard}/transfer",
+            Self::Drain => "/v1/nodes/{node}/drain",
             Self::Live => "/livez",
             Self::Ready => "/readyz",
             Self::Started => "/startupz",
@@ -92,12 +108,14 @@ impl Route {
     /// The methods that it answers: the value of `Allow`.
     pub(crate) fn allow(self) -> &'static str {
         match self {
-            Self::Command => POST,
+            Self::Command | Self::Transfer | Self::Drain => POST,
             Self::State
             | Self::History
             | Self::Types
             | Self::Type
             | Self::EventSchema
+            | Self::Cluster
+            | Self::Shards
             | Self::Live
             | Self::Ready
             | Self::Started
@@ -136,6 +154,12 @@ pub(crate) enum Target<'p> {
         event: &'p str,
         version: &'p str,
     },
+    Transfer {
+        shard: &'p str,
+    },
+    Drain {
+        node: &'p str,
+    },
     Problem {
         code: &'p str,
     },
@@ -152,11 +176,21 @@ impl<'p> Target<'p> {
         if let Some(rest) = path.strip_prefix("/v1/types/") {
             return Self::of_type(rest);
         }
+        if let Some(rest) = path.strip_prefix("/v1/shards/") {
+            let shard = rest.strip_suffix("/transfer")?;
+            return (!shard.contains('/')).then_some(Self::Transfer { shard });
+        }
+        if let Some(rest) = path.strip_prefix("/v1/nodes/") {
+            let node = rest.strip_suffix("/drain")?;
+            return (!node.contains('/')).then_some(Self::Drain { node });
+        }
         if let Some(code) = path.strip_prefix("/problems/") {
             return (!code.contains('/')).then_some(Self::Problem { code });
         }
         Some(Self::Fixed(match path {
             "/v1/types" => Route::Types,
+            "/v1/cluster" => Route::Cluster,
+            "/v1/shards" => Route::Shards,
             "/livez" => Route::Live,
             "/readyz" => Route::Ready,
             "/startupz" => Route::Started,
@@ -210,6 +244,8 @@ impl<'p> Target<'p> {
             Self::History { .. } => Route::History,
             Self::Type { .. } => Route::Type,
             Self::EventSchema { .. } => Route::EventSchema,
+            Self::Transfer { .. } => Route::Transfer,
+            Self::Drain { .. } => Route::Drain,
             Self::Problem { .. } => Route::Problem,
             Self::Fixed(route) => route,
         }
@@ -249,6 +285,10 @@ mod tests {
             "/v1/types/account/events/Opened",
             "/v1/views/accounts",
             "/v1/events",
+            "/v1/shards/1",
+            "/v1/shards/1/2/transfer",
+            "/v1/nodes/1",
+            "/v1/nodes/1/drain/",
             "/livez/",
             "/LIVEZ",
             "//livez",

@@ -4,10 +4,11 @@
 //! request's headers or body is ever logged.
 
 use std::borrow::Cow;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{ALLOW, HOST};
+use http::header::{ALLOW, CONNECTION, HOST};
 use http::{HeaderValue, Method, Request, StatusCode, Version, request};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
@@ -21,7 +22,7 @@ use super::problem::Problem;
 use super::response::{Reply, reply};
 use super::routes::{Route, Target};
 use super::trace::new_trace_id;
-use super::{command, headers, health, history, pages, state, types};
+use super::{cluster, command, headers, health, history, pages, state, types};
 
 /// Answers one request.
 pub(crate) async fn handle(
@@ -34,10 +35,14 @@ pub(crate) async fn handle(
     let target = Target::find(parts.uri.path());
     let route = target.map_or(Route::None, Target::route);
     let answer = dispatch(app, connection, &parts, target, body).await;
-    let reply = answer.unwrap_or_else(|problem| {
+    let mut reply = answer.unwrap_or_else(|problem| {
         let path = parts.uri.path();
         problem_reply(*problem, path, &parts)
     });
+    if app.closing.load(Ordering::Relaxed) && parts.version < Version::HTTP_2 {
+        let close = HeaderValue::from_static("close");
+        reply.headers_mut().insert(CONNECTION, close);
+    }
     app.metrics
         .answered(route, reply.status(), started.elapsed());
     reply
@@ -70,6 +75,12 @@ async fn dispatch(
         Some(Target::State { aggregate_type, id }) if is_get(&parts.method) => {
             state::answer(app, connection, parts, aggregate_type, id).await
         }
+        Some(Target::Transfer { shard }) if parts.method == Method::POST => {
+            cluster::transfer(app, connection, parts, shard, body).await
+        }
+        Some(Target::Drain { node }) if parts.method == Method::POST => {
+            cluster::drain(app, parts, node).await
+        }
         target => show(app, connection, parts, target).await,
     }
 }
@@ -101,7 +112,7 @@ async fn show(
             .insert(ALLOW, HeaderValue::from_static(allow));
         return Ok(reply);
     }
-    if !is_get(&parts.method) || target.route() == Route::Command {
+    if !allow.starts_with("GET") || !is_get(&parts.method) {
         return Err(Box::new(Problem::method(allow)));
     }
     match target {
@@ -115,9 +126,14 @@ async fn show(
             version,
         } => types::event_schema(app, aggregate_type, event, version),
         Target::Problem { code } => pages::problem(parts, code),
+        Target::Fixed(Route::Cluster) => cluster::members(app, parts).await,
+        Target::Fixed(Route::Shards) => cluster::shards(app, parts).await,
         Target::Fixed(route) => fixed(app, parts, route),
         // Handled before; here only with a method that is refused above.
-        Target::Command { .. } | Target::State { .. } => Err(Box::new(Problem::method(allow))),
+        Target::Command { .. }
+        | Target::State { .. }
+        | Target::Transfer { .. }
+        | Target::Drain { .. } => Err(Box::new(Problem::method(allow))),
     }
 }
 
@@ -137,6 +153,10 @@ fn fixed(app: &App, parts: &request::Parts, route: Route) -> Answered {
         | Route::History
         | Route::Type
         | Route::EventSchema
+        | Route::Cluster
+        | Route::Shards
+        | Route::Transfer
+        | Route::Drain
         | Route::Problem
         | Route::None => Err(Box::new(Problem::new(Code::NotFound, "no such page"))),
     }
@@ -212,7 +232,7 @@ pub(crate) fn stream(app: &App, aggregate_type: &str, id: &str) -> Result<Stream
 /// 404 `unknown-aggregate-type`.
 pub(crate) fn type_name(app: &App, segment: &str) -> Result<&'static str, Problem> {
     decode(segment)
-        .and_then(|name| app.model.types().get(&name))
+        .and_then(|name| app.router.types().get(&name))
         .map(|found| found.name)
         .ok_or_else(|| {
             Problem::new(

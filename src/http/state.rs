@@ -52,14 +52,14 @@ pub(crate) async fn answer(
     let limit = app.limits.request_timeout();
     let read = async {
         match past {
-            None => fresh(app, stream).await,
+            None => fresh(app, &stream).await,
             Some(at) => of_the_past(app, &stream, at).await,
         }
     };
     let view = timer.within(limit, read).await;
     *connection.timer.lock() = timer;
-    let view = view.unwrap_or_else(|_| Err(Box::new(timed_out(false, limit))))?;
-    Ok(render_state(app, &view, &headers)?)
+    let (view, node) = view.unwrap_or_else(|_| Err(Box::new(timed_out(false, limit))))?;
+    Ok(render_state(node, &view, &headers)?)
 }
 
 /// Admits a fresh read, or says what it lacks.
@@ -82,7 +82,7 @@ fn justify(
             "a position has the form shard:number, as in 12:90817",
         )
     })?;
-    if position.shard != stream.shard(app.model.shards()) {
+    if position.shard != stream.shard(app.router.shards()) {
         return Err(Problem::query(
             "after",
             "the position belongs to another shard than this aggregate",
@@ -101,10 +101,11 @@ fn timestamp(text: &str) -> Result<Timestamp, Problem> {
     })
 }
 
-async fn fresh(app: &App, stream: StreamName) -> Result<StateView, Box<Problem>> {
-    match app.model.read(stream).await {
-        Answer::State(view) => Ok(view),
-        other => Err(Box::new(read_refusal(other))),
+/// The state from memory, and the node that holds it.
+async fn fresh(app: &App, stream: &StreamName) -> Result<(StateView, u64), Box<Problem>> {
+    match app.router.read(stream, app.limits.answer_within()).await {
+        (Answer::State(view), node) => Ok((view, node)),
+        (other, _) => Err(Box::new(read_refusal(other))),
     }
 }
 
@@ -120,17 +121,24 @@ fn read_refusal(answer: Answer) -> Problem {
     }
 }
 
-async fn of_the_past(app: &App, stream: &StreamName, at: At) -> Result<StateView, Box<Problem>> {
-    let found = app.model.state_at(stream, at).await;
-    let view = found
-        .map_err(|failure| read_refusal(Answer::Failed(failure)))?
-        .ok_or_else(|| {
-            let detail = match at {
-                At::Sequence(_) => "no event has happened to this aggregate yet",
-                At::Time(_) => "no event had happened to this aggregate by that time",
-            };
-            Problem::new(Code::AggregateNotFound, detail)
-        })?;
+async fn of_the_past(
+    app: &App,
+    stream: &StreamName,
+    at: At,
+) -> Result<(StateView, u64), Box<Problem>> {
+    let within = app.limits.answer_within();
+    let (found, node) = app
+        .router
+        .state_at(stream, at, within)
+        .await
+        .map_err(|failure| read_refusal(Answer::Failed(failure)))?;
+    let view = found.ok_or_else(|| {
+        let detail = match at {
+            At::Sequence(_) => "no event has happened to this aggregate yet",
+            At::Time(_) => "no event had happened to this aggregate by that time",
+        };
+        Problem::new(Code::AggregateNotFound, detail)
+    })?;
     match at {
         At::Sequence(number) if view.sequence_number < number => {
             let current = view.sequence_number;
@@ -140,11 +148,11 @@ async fn of_the_past(app: &App, stream: &StreamName, at: At) -> Result<StateView
                     .with("current_sequence_number", current),
             ))
         }
-        At::Sequence(_) | At::Time(_) => Ok(view),
+        At::Sequence(_) | At::Time(_) => Ok((view, node)),
     }
 }
 
-fn render_state(app: &App, view: &StateView, headers: &ReadHeaders<'_>) -> Result<Reply, Problem> {
+fn render_state(node: u64, view: &StateView, headers: &ReadHeaders<'_>) -> Result<Reply, Problem> {
     let current = view.sequence_number;
     if headers
         .if_match
@@ -153,7 +161,7 @@ fn render_state(app: &App, view: &StateView, headers: &ReadHeaders<'_>) -> Resul
     {
         return Err(sequence_mismatch(current));
     }
-    let rendered = render::state(view, app.node_id);
+    let rendered = render::state(view, node);
     let unchanged = headers
         .if_none_match
         .as_ref()

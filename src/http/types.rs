@@ -21,14 +21,14 @@ pub(crate) fn all(app: &App, parts: &request::Parts) -> Answered {
 pub(crate) fn one(app: &App, parts: &request::Parts, segment: &str) -> Answered {
     let name = type_name(app, segment)?;
     let [] = query::parse(parts.uri.query(), [])?;
-    let description = app.model.types().get(name).map(describe);
+    let description = app.router.types().get(name).map(describe);
     Ok(json_reply(description.unwrap_or_default().to_string()))
 }
 
 /// Answers with the JSON Schema of one event: what `dataschema` in a history points to.
 pub(crate) fn event_schema(app: &App, kind: &str, event: &str, version: &str) -> Answered {
     let name = type_name(app, kind)?;
-    let schema = app.model.types().get(name).and_then(|description| {
+    let schema = app.router.types().get(name).and_then(|description| {
         let event = decode(event)?;
         let current = description.event_schema_version.to_string();
         let found = description.events.iter().find(|e| e.name == event)?;

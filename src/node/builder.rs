@@ -17,11 +17,16 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::members::{self, Members};
+use super::routing::Routing;
 use super::{Node, NodeError, shutdown};
+use crate::cluster::NodeId;
+use crate::cluster::router::Receiver;
 use crate::domain::{Account, Order, Prescription, WorkshopDay};
 use crate::http::{self, HttpApp, HttpLimits};
 use crate::journal::{Identity, Journal, JournalOptions, Storage};
 use crate::replication::group::{Group, GroupOptions};
+use crate::replication::heartbeat;
 use crate::replication::refused::Refused;
 use crate::settings::{ReadMode, Settings};
 use crate::telemetry::metrics;
@@ -99,10 +104,6 @@ impl NodeBuilder {
         if self.types.iter().next().is_none() {
             return Err(NodeError::NoTypes);
         }
-        if !settings.cluster.peers.is_empty() {
-            let count = settings.cluster.peers.len();
-            return Err(NodeError::Peers { count });
-        }
         let prometheus = metrics::install().map_err(NodeError::Metrics)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let journal = open_journal(&settings, Arc::clone(&clock)).await?;
@@ -117,7 +118,8 @@ impl NodeBuilder {
             residency_limits(&settings),
             Admission::new(admission_limits(&settings)),
         ));
-        let started = start_shards(&settings, &journal, &services).await?;
+        let members = members::connect(&settings, &journal)?;
+        let started = start_shards(&settings, &journal, &services, &members).await?;
         let model = CommandModel::new(
             settings.node.id,
             self.types,
@@ -125,7 +127,23 @@ impl NodeBuilder {
             Arc::clone(&services),
             rand::random(),
         );
+        let routing = Routing::start(
+            &settings,
+            &journal,
+            model.clone(),
+            &started.shards,
+            &started.groups,
+            &members,
+        );
         let mut background = started.background;
+        background.push(tokio::spawn(heartbeat::beat(
+            started.groups.clone(),
+            Duration::from_millis(settings.raft.heartbeat_interval_ms),
+        )));
+        background.extend(members.listen(Receiver::new(
+            routing.router.clone(),
+            Arc::clone(&routing.steward),
+        )));
         background.push(tokio::spawn(passivation::run(
             services,
             started.shards.clone(),
@@ -136,7 +154,12 @@ impl NodeBuilder {
             started.shards.clone(),
         )));
         let (stop_http, mut stopping) = watch::channel(false);
-        let app = HttpApp::new(model.clone(), prometheus);
+        background.extend(routing.background);
+        let app = HttpApp::new(
+            routing.router.clone(),
+            Arc::clone(&routing.steward),
+            prometheus,
+        );
         let http = tokio::spawn(http::serve(
             listener,
             app,
@@ -154,6 +177,8 @@ impl NodeBuilder {
         );
         Ok(Node {
             model,
+            router: routing.router,
+            steward: routing.steward,
             http_address,
             stop_http,
             http,
@@ -162,6 +187,7 @@ impl NodeBuilder {
             groups: started.groups,
             journal,
             grace: Duration::from_millis(settings.node.shutdown_grace_ms),
+            linger: Duration::from_millis(settings.http.shutdown_linger_ms),
         })
     }
 }
@@ -178,18 +204,25 @@ async fn start_shards(
     settings: &Settings,
     journal: &Journal,
     services: &Arc<Services>,
+    members: &Members,
 ) -> Result<Started, NodeError> {
     let mut started = Started::default();
+    let placed = members::placement(settings);
     let limits = SequencerLimits {
         batch_commands: settings.raft.max_batch_commands,
         batch_bytes: settings.raft.max_batch_bytes,
         proposals_in_flight: settings.raft.proposals_in_flight,
     };
-    for shard in 0..settings.cluster.shards {
-        let group = start_group(settings, journal, shard).await;
+    for (shard, replicas) in (0..).zip(placed) {
+        let here = replicas.contains(&settings.node.id);
+        let group = if here {
+            Some(start_group(settings, journal, members, shard, &replicas).await)
+        } else {
+            None
+        };
         let replicator: Arc<dyn Replicator> = match &group {
-            Ok(group) => Arc::clone(group) as Arc<dyn Replicator>,
-            Err(_) => Arc::new(Refused),
+            Some(Ok(group)) => Arc::clone(group) as Arc<dyn Replicator>,
+            Some(Err(_)) | None => Arc::new(Refused),
         };
         let handle = ShardHandle::start(shard, Arc::clone(services), replicator, limits)
             .await
@@ -198,15 +231,18 @@ async fn start_shards(
                 reason: error.to_string(),
             })?;
         match group {
-            Ok(group) => {
+            Some(Ok(group)) => {
+                members.raft.add(Arc::clone(&group));
                 let watch = Arc::clone(&group).watch(handle.clone());
                 started.background.push(tokio::spawn(watch));
                 started.groups.push(group);
             }
-            Err(reason) => {
+            Some(Err(reason)) => {
                 tracing::error!(shard, %reason, "the shard is refused");
                 handle.refuse(reason);
             }
+            // Others keep this shard.
+            None => {}
         }
         started.shards.push(handle);
     }
@@ -217,16 +253,21 @@ async fn start_shards(
 async fn start_group(
     settings: &Settings,
     journal: &Journal,
+    members: &Members,
     shard: u32,
+    replicas: &[NodeId],
 ) -> Result<Arc<Group>, String> {
     journal
         .shard_health(shard)
         .map_err(|error| error.to_string())?;
     let options = GroupOptions {
         node_id: settings.node.id,
-        address: settings.cluster.advertised_address(),
+        voters: members::addresses(settings)
+            .into_iter()
+            .filter(|(id, _)| replicas.contains(id))
+            .collect(),
+        preferred: replicas.first().copied().unwrap_or(settings.node.id),
         cluster_name: settings.cluster.name.clone(),
-        heartbeat_interval_ms: settings.raft.heartbeat_interval_ms,
         election_timeout_min_ms: settings.raft.election_timeout_min_ms,
         election_timeout_max_ms: settings.raft.election_timeout_max_ms,
         read_policy: match settings.cluster.reads {
@@ -235,7 +276,7 @@ async fn start_group(
         },
         bootstrap: settings.cluster.bootstrap,
     };
-    Group::start(shard, journal.clone(), options)
+    Group::start(shard, journal.clone(), members.transport.clone(), options)
         .await
         .map_err(|error| error.to_string())
 }
@@ -266,7 +307,7 @@ async fn watch_health(journal: Journal, shards: Vec<ShardHandle>) {
 /// (`net.core.somaxconn`).
 const LISTEN_BACKLOG: u32 = 4096;
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()?
     } else {

@@ -15,15 +15,18 @@ pub enum NodeError {
     /// There is nothing to serve.
     #[error("no aggregate types are registered; call NodeBuilder::aggregate")]
     NoTypes,
-    /// The settings name other nodes.
-    #[error(
-        "cluster.peers names {count} other nodes, and this release runs clusters of one node only; \
-         remove the [[cluster.peers]] sections"
-    )]
-    Peers {
-        /// How many.
-        count: usize,
+    /// The address for other members is taken or not ours.
+    #[error("failed to listen for members on cluster.listen = {address}: {source}")]
+    ListenForMembers {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
     },
+    /// The incarnations of other members, noted in the data directory, cannot be read.
+    #[error("failed to read which members are known: {0}")]
+    KnownMembers(#[source] std::io::Error),
     /// The data directory cannot be used.
     #[error("failed to open the data directory: {0}")]
     Journal(#[from] OpenError),

@@ -4,23 +4,35 @@
 //! A shard serves only in a term of its own leadership, and only after an entry of that very term
 //! is applied: everything older is settled by then.
 
-use std::collections::BTreeMap;
+mod status;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{InitializeError, RaftError};
 use openraft::{BasicNode, Config, Raft, ReadPolicy, ServerState, SnapshotPolicy};
 use phalanx_actors::names::ShardId;
 use phalanx_actors::ports::{Batch, BoxFuture, ProposedCallback, Replicator};
 use phalanx_actors::shard::ShardHandle;
+use tokio::time::Instant;
 
 use super::log_store::ShardLog;
-use super::network::Alone;
+use super::network::Network;
 use super::responder::ProposalResponder;
 use super::state_machine::ShardIndex;
 use super::types::{CommandBatch, Committed, NodeId, TypeConfig};
+use super::wire;
+use crate::cluster::transport::Transport;
 use crate::failpoints::crash_point;
 use crate::journal::Journal;
+
+/// How long an answer of a follower may take, in leases. A disk that stalls is no reason to send
+/// everything again; a connection that is dead is found by its keepalive.
+const APPEND_PATIENCE: u32 = 5;
 
 type ShardRaft = Raft<TypeConfig, ShardIndex>;
 
@@ -29,12 +41,12 @@ type ShardRaft = Raft<TypeConfig, ShardIndex>;
 pub struct GroupOptions {
     /// This node.
     pub node_id: NodeId,
-    /// Where other nodes reach it.
-    pub address: String,
+    /// The voters of an empty group, with the addresses at which nodes reach them.
+    pub voters: BTreeMap<NodeId, String>,
+    /// Which of them should lead when it can.
+    pub preferred: NodeId,
     /// Names the cluster in openraft's logs.
     pub cluster_name: String,
-    /// Between heartbeats of a leader.
-    pub heartbeat_interval_ms: u64,
     /// Silence after which the quickest follower stands for election.
     pub election_timeout_min_ms: u64,
     /// Silence after which the slowest does.
@@ -73,6 +85,8 @@ pub struct Group {
     options: GroupOptions,
     raft: ShardRaft,
     journal: Journal,
+    /// Until when this node keeps the promises of the process before it; see [`Group::vote`].
+    promised_until: Instant,
 }
 
 impl fmt::Debug for Group {
@@ -91,6 +105,7 @@ impl Group {
     pub async fn start(
         shard: ShardId,
         journal: Journal,
+        transport: Transport,
         options: GroupOptions,
     ) -> Result<Arc<Self>, GroupError> {
         let failed = |reason: String| GroupError::Raft { shard, reason };
@@ -100,45 +115,94 @@ impl Group {
         let log = ShardLog::new(journal.clone(), shard);
         let index = ShardIndex::open(journal.clone(), shard)
             .map_err(|source| GroupError::Storage { shard, source })?;
-        let raft = ShardRaft::new(options.node_id, Arc::new(config), Alone::new(), log, index)
+        let lease = Duration::from_millis(options.election_timeout_max_ms);
+        let network = Network::new(shard, transport, lease * APPEND_PATIENCE);
+        let raft = ShardRaft::new(options.node_id, Arc::new(config), network, log, index)
             .await
             .map_err(|error| failed(error.to_string()))?;
+        let initialized = raft
+            .is_initialized()
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        let now = Instant::now();
         let group = Arc::new(Self {
             shard,
             options,
             raft,
             journal,
+            promised_until: if initialized { now + lease } else { now },
         });
-        group.bootstrap().await?;
+        group.begin(initialized, lease).await?;
         Ok(group)
     }
 
-    async fn bootstrap(&self) -> Result<(), GroupError> {
+    /// The shard.
+    #[must_use]
+    pub fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    /// Sees to it that there will be an election.
+    async fn begin(self: &Arc<Self>, initialized: bool, lease: Duration) -> Result<(), GroupError> {
         let failed = |reason: String| GroupError::Raft {
             shard: self.shard,
             reason,
         };
-        let initialized = self
-            .raft
-            .is_initialized()
-            .await
-            .map_err(|error| failed(error.to_string()))?;
-        if !initialized && self.options.bootstrap {
-            let node = BasicNode::new(self.options.address.clone());
-            let members = BTreeMap::from([(self.options.node_id, node)]);
-            self.raft
-                .initialize(members)
-                .await
-                .map_err(|error| failed(error.to_string()))?;
-        } else if initialized {
-            // The only voter need not wait for anybody's silence.
+        if !initialized {
+            if self.options.bootstrap {
+                if self.options.preferred == self.options.node_id {
+                    self.initialize().await?;
+                } else {
+                    tokio::spawn(Arc::clone(self).initialize_later(lease * 2));
+                }
+            }
+            self.raft.runtime_config().elect(true);
+            return Ok(());
+        }
+        let me = self.options.node_id;
+        let voters: BTreeSet<NodeId> = self.raft.voter_ids().collect();
+        if voters == BTreeSet::from([me]) {
+            // The only voter has made no promise to anybody and need not wait for silence.
+            self.raft.runtime_config().elect(true);
             self.raft
                 .trigger()
                 .elect(false)
                 .await
                 .map_err(|error| failed(error.to_string()))?;
+            return Ok(());
         }
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::time::sleep_until(this.promised_until).await;
+            this.raft.runtime_config().elect(true);
+        });
         Ok(())
+    }
+
+    /// Founds the group. Every voter does so with the same voters, which makes it safe; whoever
+    /// comes second finds a log or a vote, and that is as good.
+    async fn initialize(&self) -> Result<(), GroupError> {
+        let members: BTreeMap<NodeId, BasicNode> = self
+            .options
+            .voters
+            .iter()
+            .map(|(id, address)| (*id, BasicNode::new(address.clone())))
+            .collect();
+        match self.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(GroupError::Raft {
+                shard: self.shard,
+                reason: error.to_string(),
+            }),
+        }
+    }
+
+    /// Leaves the preferred leader the first move, so that leaders are spread from the start.
+    async fn initialize_later(self: Arc<Self>, grace: Duration) {
+        tokio::time::sleep(grace).await;
+        if let Err(error) = self.initialize().await {
+            tracing::error!(shard = self.shard, %error, "failed to found the group");
+        }
     }
 
     /// Tells the shard about leadership until the group is shut down.
@@ -151,7 +215,7 @@ impl Group {
                 (leading, now.vote.leader_id.term)
             };
             if leading {
-                self.take_over(&shard, term).await;
+                self.serve(&shard, term).await;
             } else {
                 shard.step_down();
             }
@@ -167,31 +231,12 @@ impl Group {
         }
     }
 
-    /// Starts to serve once an entry of this term is applied.
-    async fn take_over(&self, shard: &ShardHandle, term: u64) {
-        let applied = self
-            .raft
-            .wait(None)
-            .metrics(
-                |m| {
-                    m.current_term > term
-                        || m.last_applied
-                            .is_some_and(|id| **id.committed_leader_id() == term)
-                },
-                "an entry of this term is applied",
-            )
-            .await;
-        match applied {
-            Ok(m) if m.current_term == term && m.state == ServerState::Leader => {
-                match self.journal.last_position(self.shard) {
-                    Ok(last_position) => shard.lead(term, last_position),
-                    Err(error) => shard.refuse(error.to_string()),
-                }
-            }
-            Ok(_) => {}
-            Err(error) => {
-                tracing::warn!(shard = self.shard, term, %error, "a new leader cannot apply");
-            }
+    /// Starts to serve once everything is applied that was in the log when this node became leader
+    /// of `term`, an entry of that very term included.
+    async fn serve(&self, shard: &ShardHandle, term: u64) {
+        if let Some(last_position) = self.settled(shard, term).await {
+            tracing::info!(shard = self.shard, term, last_position, "leads the shard");
+            shard.lead(term, last_position);
         }
     }
 
@@ -208,42 +253,117 @@ impl Group {
             }
             now.vote.leader_id.term
         };
-        // Goes the way of the proposals, so it sees all of them.
+        if let Some(last_position) = self.settled(shard, term).await {
+            shard.lead_again(term, last_position);
+        }
+    }
+
+    /// Waits until the whole log, as it is now, is applied, and gives the last position in it.
+    /// `None` when this node does not lead in `term` any more, or cannot serve.
+    async fn settled(&self, shard: &ShardHandle, term: u64) -> Option<u64> {
+        // Goes the way of the proposals, so it sees all of them. A leader's own first entry is in
+        // its log by the time that it is seen to lead.
         let log_end = self
             .raft
-            .with_raft_state(|state| state.log_ids.last().map(|log_id| log_id.index()))
+            .with_raft_state(|state| state.log_ids.last().copied())
             .await;
         let log_end = match log_end {
-            Ok(log_end) => log_end,
+            Ok(log_end) => log_end?,
             Err(error) => {
                 tracing::error!(shard = self.shard, %error, "the raft group stopped");
-                return;
+                return None;
             }
         };
-        let settled = self
+        if **log_end.committed_leader_id() != term {
+            // Whoever leads now is told in the usual way.
+            return None;
+        }
+        let applied = self
             .raft
             .wait(None)
             .metrics(
                 |m| {
                     m.current_term != term
                         || m.state != ServerState::Leader
-                        || m.last_applied.map(|id| id.index()) >= log_end
+                        || m.last_applied >= Some(log_end)
                 },
-                "what was proposed is applied",
+                "what is in the log is applied",
             )
             .await;
-        match settled {
+        match applied {
             Ok(m) if m.current_term == term && m.state == ServerState::Leader => {
                 match self.journal.last_position(self.shard) {
-                    Ok(last_position) => shard.lead_again(term, last_position),
-                    Err(error) => shard.refuse(error.to_string()),
+                    Ok(last_position) => Some(last_position),
+                    Err(error) => {
+                        shard.refuse(error.to_string());
+                        None
+                    }
                 }
             }
-            Ok(_) => {}
+            Ok(_) => None,
             Err(error) => {
                 tracing::error!(shard = self.shard, term, %error, "the raft group stopped");
+                None
             }
         }
+    }
+
+    /// Tells the followers that this node still leads, if it does.
+    pub(crate) async fn heartbeat(&self) {
+        let leads = {
+            let metrics = self.raft.server_metrics();
+            let now = metrics.borrow_watched();
+            now.state == ServerState::Leader
+        };
+        if leads && let Err(error) = self.raft.trigger().heartbeat().await {
+            tracing::debug!(shard = self.shard, %error, "no heartbeat: the raft group stopped");
+        }
+    }
+
+    /// Takes entries or a heartbeat from a leader. Its first step hands them to the group.
+    pub(crate) async fn append(&self, request: Bytes) -> Result<Bytes, String> {
+        let request = wire::append_from_bytes(request).map_err(text)?;
+        let answer = self.raft.append_entries(request).await.map_err(text)?;
+        wire::append_answer_to_bytes(&answer).map_err(text)
+    }
+
+    /// Votes, but not while the process before this one may have promised a leader not to. That
+    /// promise, the lease by which a leader answers reads, is not on disk; openraft forgets it.
+    pub(crate) async fn vote(&self, request: &[u8]) -> Result<Bytes, String> {
+        let request = wire::vote_ask_from_bytes(request).map_err(text)?;
+        // A leader that hands over has given its lease up.
+        if !request.leadership_transfer {
+            self.keep_promises()?;
+        }
+        let answer = self.raft.vote(request).await.map_err(text)?;
+        wire::vote_answer_to_bytes(&answer).map_err(text)
+    }
+
+    /// Says whether it would vote.
+    pub(crate) async fn pre_vote(&self, request: &[u8]) -> Result<Bytes, String> {
+        let request = wire::vote_ask_from_bytes(request).map_err(text)?;
+        self.keep_promises()?;
+        let answer = self.raft.pre_vote(request).await.map_err(text)?;
+        wire::vote_answer_to_bytes(&answer).map_err(text)
+    }
+
+    fn keep_promises(&self) -> Result<(), String> {
+        if Instant::now() < self.promised_until {
+            return Err(format!(
+                "shard {}: this node started a moment ago and keeps what it promised the leader \
+                 before",
+                self.shard
+            ));
+        }
+        Ok(())
+    }
+
+    /// Stands for election because the leader wants it to.
+    pub(crate) async fn take_over(&self, request: &[u8]) -> Result<Bytes, String> {
+        let request = wire::take_over_from_bytes(request).map_err(text)?;
+        let answer = self.raft.handle_transfer_leader(request).await;
+        let refusal = answer.map_err(text)?.err().map(text);
+        wire::take_over_answer_to_bytes(refusal).map_err(text)
     }
 
     /// Stops the group.
@@ -256,10 +376,11 @@ impl Group {
 
 impl Replicator for Group {
     fn propose(&self, term: u64, batch: Batch, done: ProposedCallback) -> BoxFuture<'_, ()> {
-        let responder = ProposalResponder::new(done);
+        let (batch, entered) = CommandBatch::proposed(batch.records);
+        let responder = ProposalResponder::new(done, Arc::clone(&entered));
         let request = self
             .raft
-            .write(CommandBatch(batch.records))
+            .write(batch)
             .with_leader(Committed::from(term))
             .responder(responder);
         Box::pin(async move {
@@ -267,7 +388,9 @@ impl Replicator for Group {
             if let Err(error) = request.await {
                 // The responder is dropped and reports an unknown outcome.
                 tracing::error!(shard = self.shard, %error, "the raft group stopped");
+                return;
             }
+            entered.wait().await;
         })
     }
 
@@ -287,15 +410,28 @@ impl Replicator for Group {
     }
 }
 
+fn text(error: impl fmt::Display) -> String {
+    error.to_string()
+}
+
 fn config(shard: ShardId, options: &GroupOptions) -> Config {
     Config {
         cluster_name: format!("{}/{shard}", options.cluster_name),
-        heartbeat_interval: options.heartbeat_interval_ms,
+        // Heartbeats are sent by `heartbeat::beat`. openraft looks at its clocks 64 times in 13 of
+        // these intervals; more often than needed for elections would only wake up the processor.
+        enable_heartbeat: false,
+        heartbeat_interval: options.election_timeout_min_ms.saturating_sub(1).max(1),
         election_timeout_min: options.election_timeout_min_ms,
         election_timeout_max: options.election_timeout_max_ms,
         // The log is the event log and stays whole.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,
+        // A restart begins a new term, so that a term belongs to one life of one process.
+        enable_leader_restore: Some(false),
+        // A node that was cut off asks whether it would win before it disturbs anybody.
+        enable_pre_vote: Some(true),
+        // Until the promises of the process before have run out; see `Group::begin`.
+        enable_elect: false,
         ..Config::default()
     }
 }

@@ -18,8 +18,9 @@ use tokio::sync::oneshot;
 use super::types::{self, CommandBatch, RaftEntry, RaftLogId, RaftVote, TypeConfig};
 use crate::journal::{Done, Journal, LogEntry, LogPayload, StorageFailure};
 
-/// Bytes that one read for replication or applying may bring into memory.
-const READ_BYTES: usize = 4 << 20;
+/// Bytes that one read for replication or applying may bring into memory. One more entry may follow,
+/// so a message of replication is never larger than this and `raft.max_batch_bytes`.
+const READ_BYTES: usize = 1 << 20;
 
 /// See the file's description. Cheap to clone; clones read the same log.
 #[derive(Debug, Clone)]
@@ -176,7 +177,12 @@ impl RaftLogStorage<TypeConfig> for ShardLog {
 fn to_stored(entry: RaftEntry) -> Result<LogEntry, CodecError> {
     let log_id = entry.log_id();
     let payload = match entry.payload {
-        EntryPayload::Normal(CommandBatch(records)) => LogPayload::Records(records),
+        EntryPayload::Normal(batch) => {
+            if let Some(entered) = batch.entered {
+                entered.signal();
+            }
+            LogPayload::Records(batch.records)
+        }
         other => LogPayload::Other(types::payload_to_bytes(&other)?.unwrap_or_default()),
     };
     Ok(LogEntry {
@@ -189,7 +195,7 @@ fn to_stored(entry: RaftEntry) -> Result<LogEntry, CodecError> {
 fn from_stored(entry: LogEntry) -> io::Result<RaftEntry> {
     let log_id = types::log_id_from_bytes(&entry.meta).map_err(codec_error)?;
     let payload = match entry.payload {
-        LogPayload::Records(records) => EntryPayload::Normal(CommandBatch(records)),
+        LogPayload::Records(records) => EntryPayload::Normal(CommandBatch::received(records)),
         LogPayload::Other(bytes) => types::payload_from_bytes(&bytes).map_err(codec_error)?,
     };
     Ok(RaftEntry::new(log_id, payload))

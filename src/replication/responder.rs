@@ -7,6 +7,7 @@
 use std::any::Any;
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use openraft::OptionalSend;
 use openraft::errors::ClientWriteError;
@@ -14,12 +15,13 @@ use openraft::raft::ClientWriteResult;
 use openraft::raft::responder::Responder;
 use phalanx_actors::ports::{Proposed, ProposedCallback};
 
-use super::types::{RaftLogId, TypeConfig};
+use super::types::{Entered, RaftLogId, TypeConfig};
 use crate::failpoints::crash_point;
 
 /// See the file's description.
 pub struct ProposalResponder<T> {
     done: Option<ProposedCallback>,
+    entered: Option<Arc<Entered>>,
     _result: PhantomData<fn() -> T>,
 }
 
@@ -30,9 +32,10 @@ impl<T> fmt::Debug for ProposalResponder<T> {
 }
 
 impl<T> ProposalResponder<T> {
-    pub(crate) fn new(done: ProposedCallback) -> Self {
+    pub(crate) fn new(done: ProposedCallback, entered: Arc<Entered>) -> Self {
         Self {
             done: Some(done),
+            entered: Some(entered),
             _result: PhantomData,
         }
     }
@@ -40,6 +43,10 @@ impl<T> ProposalResponder<T> {
     fn report(&mut self, outcome: Proposed) {
         if let Some(done) = self.done.take() {
             done(outcome);
+        }
+        // After the outcome is known, so that nothing is proposed behind a refusal.
+        if let Some(entered) = self.entered.take() {
+            entered.signal();
         }
     }
 }

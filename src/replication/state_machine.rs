@@ -93,7 +93,7 @@ impl RaftStateMachine<TypeConfig> for ShardIndex {
             let log_id = entry.log_id();
             match entry.payload {
                 EntryPayload::Blank => {}
-                EntryPayload::Normal(CommandBatch(batch)) => {
+                EntryPayload::Normal(CommandBatch { records: batch, .. }) => {
                     records.extend((0..).zip(batch.iter()).map(|(slot, record)| AppliedRecord {
                         index: log_id.index(),
                         slot,

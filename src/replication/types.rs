@@ -14,11 +14,11 @@ use openraft::{BasicNode, LogId, Membership, RaftTypeConfig, StoredMembership};
 use phalanx_actors::codec::{self, CodecError, ValueType};
 use phalanx_actors::record::Record;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use super::responder::ProposalResponder;
 
-/// A node's id.
-pub(crate) type NodeId = u64;
+pub(crate) use crate::cluster::NodeId;
 
 /// The type configuration of every shard's raft group: at most one leader per term.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,12 +55,61 @@ pub(crate) type RaftStoredMembership = StoredMembership<Committed, NodeId, Basic
 pub(crate) type RaftVote = openraft::type_config::alias::VoteOf<TypeConfig>;
 
 /// What one log entry carries: the records of a batch of commands. Cheap to clone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CommandBatch(pub(crate) Arc<[Record]>);
+#[derive(Debug, Clone)]
+pub struct CommandBatch {
+    pub(crate) records: Arc<[Record]>,
+    /// Of a batch that this node proposes.
+    pub(crate) entered: Option<Arc<Entered>>,
+}
+
+impl CommandBatch {
+    /// A batch from the log, of this node or another.
+    #[must_use]
+    pub fn received(records: Arc<[Record]>) -> Self {
+        Self {
+            records,
+            entered: None,
+        }
+    }
+
+    /// A batch that is proposed here, and how its proposer learns that it is in the log.
+    pub(crate) fn proposed(records: Arc<[Record]>) -> (Self, Arc<Entered>) {
+        let entered = Arc::<Entered>::default();
+        let batch = Self {
+            records,
+            entered: Some(Arc::clone(&entered)),
+        };
+        (batch, entered)
+    }
+}
+
+impl PartialEq for CommandBatch {
+    fn eq(&self, other: &Self) -> bool {
+        self.records == other.records
+    }
+}
+
+impl Eq for CommandBatch {}
 
 impl fmt::Display for CommandBatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} commands", self.0.len())
+        write!(f, "{} commands", self.records.len())
+    }
+}
+
+/// Tells a proposer that its batch is in the leader's log, or never will be. Until then it must not
+/// propose the next one: raft refuses a batch for reasons that may be gone a moment later (a lease
+/// that ran out, a transfer that failed), and a batch behind a refused one would leave a hole.
+#[derive(Debug, Default)]
+pub(crate) struct Entered(Notify);
+
+impl Entered {
+    pub(crate) fn signal(&self) {
+        self.0.notify_one();
+    }
+
+    pub(crate) async fn wait(&self) {
+        self.0.notified().await;
     }
 }
 
@@ -86,11 +135,30 @@ impl From<StoredLogId> for RaftLogId {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct StoredVote {
+/// A vote as stored and as it travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredVote {
     term: u64,
     node_id: NodeId,
     committed: bool,
+}
+
+impl From<&RaftVote> for StoredVote {
+    fn from(vote: &RaftVote) -> Self {
+        Self {
+            term: vote.leader_id.term,
+            node_id: vote.leader_id.voted_for,
+            committed: vote.committed,
+        }
+    }
+}
+
+impl From<StoredVote> for RaftVote {
+    fn from(stored: StoredVote) -> Self {
+        let mut vote = Self::new(stored.term, stored.node_id);
+        vote.committed = stored.committed;
+        vote
+    }
 }
 
 /// A membership as stored: voter sets (two while it changes) and every node's address.
@@ -143,19 +211,11 @@ impl StoredConfig {
 }
 
 pub(crate) fn vote_to_bytes(vote: &RaftVote) -> Result<Bytes, CodecError> {
-    let stored = StoredVote {
-        term: vote.leader_id.term,
-        node_id: vote.leader_id.voted_for,
-        committed: vote.committed,
-    };
-    Ok(codec::seal(ValueType::Vote, 1, &stored)?.into())
+    Ok(codec::seal(ValueType::Vote, 1, &StoredVote::from(vote))?.into())
 }
 
 pub(crate) fn vote_from_bytes(bytes: &[u8]) -> Result<RaftVote, CodecError> {
-    let stored: StoredVote = codec::unseal(ValueType::Vote, bytes)?;
-    let mut vote = RaftVote::new(stored.term, stored.node_id);
-    vote.committed = stored.committed;
-    Ok(vote)
+    codec::unseal::<StoredVote>(ValueType::Vote, bytes).map(Into::into)
 }
 
 pub(crate) fn log_id_to_bytes(log_id: RaftLogId) -> Result<Bytes, CodecError> {

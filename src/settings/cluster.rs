@@ -48,6 +48,17 @@ pub struct ClusterSettings {
     /// Default `lease`, or `read_index`. A lease needs no message but trusts that clocks run at a
     /// similar rate; `read_index` trusts no clock and costs one round to a majority.
     pub reads: ReadMode,
+    /// Time that a request waits for its shard to have a leader that can be asked, in milliseconds;
+    /// afterwards it is answered 503 `no-leader`. Never longer than `http.request_timeout_ms`.
+    ///
+    /// Default 3000, range 0 to 600000. Larger hides elections from clients; smaller tells them
+    /// sooner.
+    pub leader_wait_ms: u64,
+    /// The same while this node is connected to no majority of the shard's voters, in milliseconds.
+    ///
+    /// Default 500, range 0 to 600000. Larger hides short losses of connections; smaller sends
+    /// clients to the other side of a split network sooner.
+    pub isolated_wait_ms: u64,
     /// The other members, as `[[cluster.peers]]` blocks; never this node itself.
     ///
     /// Default none: a cluster of one.
@@ -91,6 +102,8 @@ impl Default for ClusterSettings {
             shards: 8,
             replication_factor: 3,
             reads: ReadMode::Lease,
+            leader_wait_ms: 3_000,
+            isolated_wait_ms: 500,
             peers: Vec::new(),
         }
     }

@@ -43,6 +43,13 @@ pub struct HttpSettings {
     /// Default 10000, range 10 to 600000. Larger waits longer for a slow disk or a new leader;
     /// smaller makes clients retry sooner.
     pub request_timeout_ms: u64,
+    /// Time for which a node that stops still answers one more request of each open connection, in
+    /// milliseconds.
+    ///
+    /// Default 250, range 0 to 60000. Larger lets slow clients hear that the connection ends, so
+    /// that they need not guess what became of a request; smaller stops sooner when connections are
+    /// idle.
+    pub shutdown_linger_ms: u64,
     /// Largest body of a request, in bytes; a larger one is refused with 413.
     ///
     /// Default 1048576 (1 MiB), range 1024 to 67108864. Larger admits larger commands and needs
@@ -74,6 +81,7 @@ impl Default for HttpSettings {
             body_timeout_ms: 10_000,
             idle_timeout_ms: 75_000,
             request_timeout_ms: 10_000,
+            shutdown_linger_ms: 250,
             max_body_bytes: 1024 * 1024,
             max_history_bytes: 4 * 1024 * 1024,
             max_header_bytes: 32 * 1024,

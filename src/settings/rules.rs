@@ -46,11 +46,20 @@ pub(super) const RANGES: &[(&str, i128, i128)] = &[
     ("http.body_timeout_ms", 10, 600_000),
     ("http.idle_timeout_ms", 10, 3_600_000),
     ("http.request_timeout_ms", 10, 600_000),
+    ("http.shutdown_linger_ms", 0, 60_000),
     ("http.max_body_bytes", 1024, 67_108_864),
     ("http.max_history_bytes", 1024, 67_108_864),
     ("http.max_header_bytes", 8192, 1_048_576),
     ("cluster.shards", 1, 4096),
     ("cluster.replication_factor", 1, 9),
+    ("cluster.leader_wait_ms", 0, 600_000),
+    ("cluster.isolated_wait_ms", 0, 600_000),
+    ("transport.connect_timeout_ms", 20, 60_000),
+    ("transport.reconnect_max_ms", 5, 60_000),
+    ("transport.keepalive_interval_ms", 50, 60_000),
+    ("transport.keepalive_timeout_ms", 50, 60_000),
+    ("transport.max_calls_in_flight", 16, 1_000_000),
+    ("transport.max_message_bytes", 4_194_304, 1_073_741_824),
     ("raft.heartbeat_interval_ms", 5, 10_000),
     ("raft.election_timeout_min_ms", 20, 60_000),
     ("raft.election_timeout_max_ms", 20, 120_000),
@@ -88,6 +97,7 @@ pub(super) fn violations(settings: &Settings) -> Vec<Violation> {
     texts(settings, &mut found);
     open_files(settings, &mut found);
     elections(settings, &mut found);
+    messages(settings, &mut found);
     admission(settings, &mut found);
     cluster::check(settings, &mut found);
     found
@@ -174,6 +184,30 @@ fn elections(settings: &Settings, found: &mut Vec<Violation>) {
     }
     if least.1 >= most.1 {
         found.push(pair(most, "must be more than", least));
+    }
+}
+
+/// What replication reads from the log at once beside one whole entry, and headers.
+const MESSAGE_OVERHEAD_BYTES: usize = 2 << 20;
+
+/// A log entry and a request's body must fit into a message between members, or they could be
+/// accepted and never be replicated or forwarded.
+fn messages(settings: &Settings, found: &mut Vec<Violation>) {
+    let message = (
+        "transport.max_message_bytes",
+        settings.transport.max_message_bytes,
+    );
+    let batch = ("raft.max_batch_bytes", settings.raft.max_batch_bytes);
+    let body = ("http.max_body_bytes", settings.http.max_body_bytes);
+    for part in [batch, body] {
+        let least = part
+            .1
+            .saturating_mul(2)
+            .saturating_add(MESSAGE_OVERHEAD_BYTES);
+        if message.1 < least {
+            let relation = format!("must be at least {least}, twice and 2 MiB more than");
+            found.push(pair(message, &relation, part));
+        }
     }
 }
 

@@ -67,8 +67,9 @@ pub fn init(settings: &LogSettings) -> Result<(), LoggingError> {
     Ok(())
 }
 
-/// Every shard's raft group tells each step of an election at `info`.
-const QUIET: &str = "openraft=warn";
+/// Every shard's raft group tells each step of an election at `info`, and each message to a node
+/// that is away at `warn`; what matters of both is logged by this crate.
+const QUIET: &str = "openraft=error";
 
 #[derive(Debug, Clone, Copy)]
 struct Style {

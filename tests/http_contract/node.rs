@@ -165,10 +165,8 @@ impl Listener {
     pub(crate) fn start(limits: HttpLimits) -> Self {
         let running = running();
         let metrics = phalanx::telemetry::metrics::install().unwrap();
-        let app = HttpApp {
-            model: running.node.model().clone(),
-            metrics,
-        };
+        let node = &running.node;
+        let app = HttpApp::new(node.router().clone(), node.steward().clone(), metrics);
         let bound = tokio::net::TcpListener::bind("127.0.0.1:0");
         let listener = running.runtime.block_on(bound).unwrap();
         let address = listener.local_addr().unwrap();

@@ -32,7 +32,14 @@ pub(crate) struct Checked {
 /// # Panics
 /// At the first broken promise.
 pub(crate) fn audit(address: SocketAddr, accounts: &[String], books: &[Books]) -> Checked {
-    let mut http = Http::new(address);
+    audit_by(Http::new(address), accounts, books)
+}
+
+/// Audits all books of a run through this client.
+///
+/// # Panics
+/// At the first broken promise.
+pub(crate) fn audit_by(mut http: Http, accounts: &[String], books: &[Books]) -> Checked {
     let mut checked = Checked::default();
     for (account, id) in accounts.iter().enumerate() {
         let entries = client::history(&mut http, id)

@@ -257,6 +257,20 @@ impl Tellers {
         })
     }
 
+    /// Starts this many clients of a cluster: each goes to whichever node can serve it.
+    pub(crate) fn start_anywhere(
+        count: i64,
+        addresses: &[SocketAddr],
+        accounts: &Arc<[String]>,
+        rng: &mut StdRng,
+    ) -> Self {
+        Self::start_each(count, rng, |number, seed| {
+            let teller = Teller::new(number, addresses[0], Arc::clone(accounts), seed);
+            let http = Http::anywhere(addresses).patient_for(Duration::from_secs(5));
+            Teller { http, ..teller }
+        })
+    }
+
     fn start_each(count: i64, rng: &mut StdRng, teller: impl Fn(i64, u64) -> Teller) -> Self {
         let (stop, switched) = (Arc::default(), Arc::default());
         let threads = (1..=count)

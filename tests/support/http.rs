@@ -72,7 +72,7 @@ impl Request {
         self.header("Idempotency-Key", key)
     }
 
-    fn to_bytes(&self, host: SocketAddr) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self, host: SocketAddr) -> Vec<u8> {
         let mut head = format!(
             "{} {} HTTP/1.1\r\nHost: {host}\r\n",
             self.method, self.target
@@ -281,28 +281,61 @@ impl Connection {
     }
 }
 
-/// A client that opens a new connection whenever the last one failed or was closed by the node.
+/// A client that opens a new connection whenever the last one failed or was closed by the node. With
+/// several nodes it stays with one until that one fails or cannot serve, then tries the next.
 #[derive(Debug)]
 pub(crate) struct Http {
-    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
+    current: usize,
     connection: Option<Connection>,
+    patience: Option<Duration>,
 }
 
 impl Http {
     /// A client of the node at this address; connects with its first request.
     pub(crate) fn new(address: SocketAddr) -> Self {
+        Self::anywhere(&[address])
+    }
+
+    /// A client of whichever of these nodes can serve a request.
+    pub(crate) fn anywhere(addresses: &[SocketAddr]) -> Self {
+        assert!(!addresses.is_empty());
         Self {
-            address,
+            addresses: addresses.to_vec(),
+            current: 0,
             connection: None,
+            patience: None,
         }
     }
 
-    /// Sends once.
+    /// Gives a node this long for each answer.
+    pub(crate) fn patient_for(mut self, patience: Duration) -> Self {
+        self.patience = Some(patience);
+        self
+    }
+
+    /// Sends once, to each node in turn until one does not refuse.
     pub(crate) fn try_send(&mut self, request: &Request) -> io::Result<Response> {
+        let mut last = self.try_current(request);
+        for _ in 1..self.addresses.len() {
+            if matches!(&last, Ok(response) if response.status != 503) {
+                return last;
+            }
+            self.connection = None;
+            self.current = (self.current + 1) % self.addresses.len();
+            last = self.try_current(request);
+        }
+        last
+    }
+
+    fn try_current(&mut self, request: &Request) -> io::Result<Response> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => Connection::open(self.address)?,
+            None => Connection::open(self.addresses[self.current])?,
         };
+        if let Some(patience) = self.patience {
+            connection.set_read_timeout(patience)?;
+        }
         let response = connection.send(request)?;
         let closing = response
             .header("Connection")

@@ -51,6 +51,24 @@ impl NodeSetup {
         .set("CLUSTER__SHARDS", 4)
     }
 
+    /// A member of a cluster, with its data, configuration and log in a directory of its own below
+    /// this one. `members` are all of them with the addresses at which they reach each other.
+    pub(crate) fn member(directory: &Path, id: u64, members: &[(u64, SocketAddr)]) -> Self {
+        let directory = directory.join(format!("node-{id}"));
+        fs::create_dir_all(&directory).expect("a directory can be made");
+        let mut setup = Self::new(&directory);
+        let mut config = format!("[node]\nid = {id}\n");
+        for (member, address) in members {
+            if *member == id {
+                setup.cluster_address = *address;
+            } else {
+                config += &format!("[[cluster.peers]]\nid = {member}\naddress = \"{address}\"\n");
+            }
+        }
+        fs::write(&setup.config_file, config).expect("the config file can be written");
+        setup
+    }
+
     /// Overrides a setting: `set("HTTP__MAX_BODY_BYTES", 1024)`.
     pub(crate) fn set(self, key: &str, value: impl ToString) -> Self {
         self.variable(&format!("PHALANX__{key}"), &value.to_string())
@@ -214,6 +232,11 @@ impl Node {
         let status = self.child.wait().expect("a child can be waited for");
         self.ended = Some(status);
         status
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("a child can be signalled");
     }
 
     /// Sends SIGTERM.

@@ -267,7 +267,7 @@ impl<A: Aggregate> Live<A> {
             flags: flags(
                 accepted.created,
                 request.representation,
-                request.key.generated,
+                !request.key.remembered,
             ),
             traceparent: request.traceparent,
         };
@@ -336,7 +336,7 @@ impl<A: Aggregate> Live<A> {
             };
             return Ok(Some((pending.ticket, answer)));
         }
-        if key.generated || !self.keys_in_journal {
+        if key.is_new || !self.keys_in_journal {
             return Ok(None);
         }
         let services = incarnation.services();
@@ -449,7 +449,7 @@ fn event_views<A: Aggregate>(
                 None
             };
             Ok(EventView {
-                event_type,
+                event_type: event_type.into(),
                 sequence_number,
                 data,
             })

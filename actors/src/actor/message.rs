@@ -1,6 +1,7 @@
 //! What an aggregate's mailbox takes.
 
 use crate::aggregate::Aggregate;
+use crate::record::hash_key;
 use crate::request::{Failure, Precondition};
 use crate::sequencer::Reply;
 
@@ -31,8 +32,21 @@ pub(crate) struct CommandMessage<A: Aggregate> {
 pub(crate) struct Key {
     pub(crate) text: String,
     pub(crate) hash: u128,
-    /// Made up by the entry node: nobody can have used it before.
-    pub(crate) generated: bool,
+    /// Nobody can have used it before: the journal does not know it.
+    pub(crate) is_new: bool,
+    /// Somebody may retry with it: the journal is to know it afterwards.
+    pub(crate) remembered: bool,
+}
+
+impl Key {
+    pub(crate) fn new(text: String, is_new: bool, remembered: bool) -> Self {
+        Self {
+            hash: hash_key(&text),
+            text,
+            is_new,
+            remembered,
+        }
+    }
 }
 
 impl<A: Aggregate> AggregateMessage<A> {

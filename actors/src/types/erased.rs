@@ -13,7 +13,7 @@ use crate::incarnation::Incarnation;
 use crate::metrics::CommandMetrics;
 use crate::names::{Position, ShardId, StreamName};
 use crate::ports::{BoxFuture, Journal};
-use crate::record::{RecordView, hash_key};
+use crate::record::RecordView;
 use crate::request::{Answer, CommandRequest, Failure, FailureKind, StateView};
 use crate::sequencer::Reply;
 use crate::variant;
@@ -26,7 +26,7 @@ pub(crate) trait ErasedType: std::fmt::Debug + Send + Sync {
         incarnation: &Arc<Incarnation>,
         stream: &StreamName,
         request: CommandRequest,
-        key: (String, bool),
+        key: Key,
         reply: Reply,
     );
 
@@ -91,7 +91,7 @@ impl<A: Aggregate> ErasedType for Typed<A> {
         incarnation: &Arc<Incarnation>,
         stream: &StreamName,
         request: CommandRequest,
-        (text, generated): (String, bool),
+        key: Key,
         reply: Reply,
     ) {
         let command = match self.parse(&request.command, &request.body) {
@@ -103,11 +103,7 @@ impl<A: Aggregate> ErasedType for Typed<A> {
             AggregateMessage::Command(Box::new(CommandMessage {
                 command,
                 name: request.command,
-                key: Key {
-                    hash: hash_key(&text),
-                    text,
-                    generated,
-                },
+                key,
                 fingerprint,
                 precondition: request.precondition,
                 representation: request.representation,
@@ -186,7 +182,7 @@ fn recorded_events<A: Aggregate>(
             let event_type = variant::variant_name(event).ok_or("an event must be an enum")?;
             let data = variant::variant_fields(event, event_type).map_err(|e| e.to_string())?;
             Ok(RecordedEvent {
-                event_type,
+                event_type: event_type.into(),
                 sequence_number,
                 position: Position { shard, number },
                 time: Timestamp::from_microsecond(view.head.time_us).unwrap_or_default(),

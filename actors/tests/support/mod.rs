@@ -80,6 +80,13 @@ impl World {
 
     /// The same with what an earlier world left behind.
     pub async fn on(journal: Arc<MemoryJournal>, options: Options) -> Self {
+        let world = Self::as_node(1, journal, options).await;
+        world.lead(1).await;
+        world
+    }
+
+    /// A node of its own, which leads nothing yet.
+    pub async fn as_node(node: u64, journal: Arc<MemoryJournal>, options: Options) -> Self {
         let clock = Arc::new(ManualClock::default());
         let replicator = Arc::new(ScriptedReplicator::new(Arc::clone(&journal)));
         let services = Arc::new(Services::new(
@@ -98,17 +105,21 @@ impl World {
         .unwrap();
         let mut types = TypeRegistry::default();
         types.register::<Tally>().unwrap();
-        let model = CommandModel::new(1, types, vec![shard.clone()], Arc::clone(&services), 7);
-        let world = Self {
+        let model = CommandModel::new(
+            node,
+            types,
+            vec![shard.clone()],
+            Arc::clone(&services),
+            node,
+        );
+        Self {
             journal,
             replicator,
             clock,
             services,
             shard,
             model,
-        };
-        world.lead(1).await;
-        world
+        }
     }
 
     /// Starts an incarnation and waits until it serves.
@@ -173,6 +184,7 @@ pub fn command(name: &str, body: &str) -> CommandRequest {
         command: name.to_owned(),
         body: body.to_owned().into(),
         idempotency_key: None,
+        key_is_new: false,
         precondition: Precondition::Any,
         representation: false,
         dry_run: false,

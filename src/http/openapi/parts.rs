@@ -10,6 +10,8 @@ pub(super) fn components(mut schemas: Map<String, Value>) -> Value {
     schemas.insert("Problem".to_owned(), problem());
     schemas.insert("CommandReply".to_owned(), command_reply());
     schemas.insert("CloudEvent".to_owned(), cloud_event());
+    schemas.insert("Moved".to_owned(), moved());
+    schemas.insert("Drained".to_owned(), drained());
     json!({
         "schemas": schemas,
         "parameters": {"id": {
@@ -309,6 +311,33 @@ fn command_reply() -> Value {
                     "sequence_number": {"type": "integer"},
                     "data": {"description": "Only with `Prefer: return=representation`."},
                 },
+            }},
+        },
+    })
+}
+
+fn moved() -> Value {
+    let number = json!({"type": "integer"});
+    json!({
+        "type": "object",
+        "description": "A shard, who led it and who leads it now.",
+        "required": ["shard", "from", "to", "term"],
+        "properties": {"shard": number, "from": number, "to": number, "term": number},
+    })
+}
+
+fn drained() -> Value {
+    json!({
+        "type": "object",
+        "required": ["node", "draining", "moved", "kept"],
+        "properties": {
+            "node": {"type": "integer"},
+            "draining": {"type": "boolean"},
+            "moved": {"type": "array", "items": {"$ref": "#/components/schemas/Moved"}},
+            "kept": {"type": "array", "items": {
+                "type": "object",
+                "required": ["shard", "reason"],
+                "properties": {"shard": {"type": "integer"}, "reason": {"type": "string"}},
             }},
         },
     })

@@ -1,0 +1,186 @@
+//! One HTTP request to a node, for commands that ask a question and end.
+//!
+//! Plain HTTP/1.1 over one connection that is closed behind it. Refuses redirects, TLS and answers
+//! over 64 MiB.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::time::Duration;
+
+/// The largest answer.
+const MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AskError {
+    /// Not an address of a node.
+    #[error("`{url}` is no address of a node: expected http://host:port")]
+    Url {
+        /// What was given.
+        url: String,
+    },
+    /// The node cannot be reached, or broke off.
+    #[error("failed to ask {url}: {source}")]
+    Io {
+        /// Whom.
+        url: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It answers, but not with 200 or 201.
+    #[error("{url} answers {status}: {text}")]
+    Status {
+        /// Whom.
+        url: String,
+        /// The status line.
+        status: String,
+        /// The body.
+        text: String,
+    },
+}
+
+/// The body of the answer to `GET path`, each step within `patience`.
+pub(super) fn get(url: &str, path: &str, patience: Duration) -> Result<Vec<u8>, AskError> {
+    ask(url, &format!("GET {path}"), None, patience)
+}
+
+/// The body of the answer to `POST path` with JSON, each step within `patience`.
+pub(super) fn post(
+    url: &str,
+    path: &str,
+    json: &str,
+    patience: Duration,
+) -> Result<Vec<u8>, AskError> {
+    ask(url, &format!("POST {path}"), Some(json), patience)
+}
+
+fn ask(url: &str, line: &str, json: Option<&str>, patience: Duration) -> Result<Vec<u8>, AskError> {
+    let authority = authority(url).ok_or_else(|| AskError::Url {
+        url: url.to_owned(),
+    })?;
+    let failed = |source| AskError::Io {
+        url: url.to_owned(),
+        source,
+    };
+    let mut request = format!("{line} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n");
+    if let Some(json) = json {
+        let length = json.len();
+        request +=
+            &format!("Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{json}");
+    } else {
+        request += "\r\n";
+    }
+    let answer = exchange(&authority, &request, patience).map_err(failed)?;
+    let cut = || {
+        let text = "the answer is cut short";
+        failed(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, text))
+    };
+    let end = answer
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .ok_or_else(cut)?;
+    let (head, body) = answer.split_at_checked(end + 4).ok_or_else(cut)?;
+    let head = String::from_utf8_lossy(head);
+    let status = head.lines().next().unwrap_or_default();
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        let named = name.eq_ignore_ascii_case("content-length");
+        value.trim().parse::<usize>().ok().filter(|_| named)
+    });
+    if length.is_some_and(|length| body.len() < length) {
+        return Err(cut());
+    }
+    if matches!(status.split(' ').nth(1), Some("200" | "201")) {
+        Ok(body.to_vec())
+    } else {
+        Err(AskError::Status {
+            url: url.to_owned(),
+            status: status.to_owned(),
+            text: String::from_utf8_lossy(body).into_owned(),
+        })
+    }
+}
+
+/// `host:port` of `http://host:port/`.
+fn authority(url: &str) -> Option<String> {
+    let rest = url.strip_prefix("http://")?;
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    if authority.is_empty() || authority.contains(['/', '@', '?', '#']) {
+        return None;
+    }
+    let named = authority.rsplit_once(':').is_some_and(|(_, port)| {
+        !port.is_empty() && port.bytes().all(|digit| digit.is_ascii_digit())
+    });
+    Some(if named {
+        authority.to_owned()
+    } else {
+        format!("{authority}:80")
+    })
+}
+
+fn exchange(authority: &str, request: &str, patience: Duration) -> std::io::Result<Vec<u8>> {
+    let mut last = std::io::Error::other("the name leads to no address");
+    for address in authority.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, patience) {
+            Ok(mut socket) => {
+                socket.set_read_timeout(Some(patience))?;
+                socket.set_write_timeout(Some(patience))?;
+                socket.write_all(request.as_bytes())?;
+                let mut answer = Vec::new();
+                socket.take(MAX_BYTES).read_to_end(&mut answer)?;
+                return Ok(answer);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    /// Answers one request with these bytes; gives where.
+    fn answering(answer: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let mut lines = BufReader::new(socket.try_clone().unwrap()).lines();
+            while lines.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+            socket.write_all(answer.as_bytes()).unwrap();
+        });
+        format!("http://{address}/")
+    }
+
+    #[test]
+    fn a_body_is_taken_and_anything_but_success_is_told() {
+        let url = answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
+        assert_eq!(get(&url, "/x", PATIENCE).unwrap(), b"{}");
+        let url = answering("HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno");
+        let told = get(&url, "/x", PATIENCE).unwrap_err().to_string();
+        assert!(
+            told.ends_with("answers HTTP/1.1 404 Not Found: no"),
+            "{told}"
+        );
+        let url = answering("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}");
+        let told = get(&url, "/x", PATIENCE).unwrap_err().to_string();
+        assert!(told.ends_with("the answer is cut short"), "{told}");
+    }
+
+    #[test]
+    fn only_plain_addresses_are_taken() {
+        assert_eq!(authority("http://a:81/").as_deref(), Some("a:81"));
+        assert_eq!(authority("http://[::1]:81").as_deref(), Some("[::1]:81"));
+        assert_eq!(authority("http://a").as_deref(), Some("a:80"));
+        for bad in ["a:81", "https://a", "http://", "http://a/b", "http://u@a"] {
+            assert_eq!(authority(bad), None, "{bad}");
+        }
+    }
+}

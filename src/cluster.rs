@@ -1,0 +1,28 @@
+//! What the nodes of a cluster say to one another, and how.
+//!
+//! Owns the connections between nodes: who may connect (`handshake`, `pins`), how one is kept
+//! (`lanes`), what travels on it and in which order (`calls`, `frame`), how it is answered
+//! (`server`), and where each shard's copies live (`placement`). Refuses to know
+//! what is in a message: raft and the router register a [`transport::Service`] each.
+//!
+//! Invariant: no message of a node whose cluster, id, incarnation, shard count or protocol version
+//! does not fit reaches a service.
+
+mod calls;
+mod frame;
+pub mod handshake;
+mod lanes;
+pub mod leaders;
+pub mod metrics;
+pub mod peers;
+mod pins;
+pub mod placement;
+pub mod router;
+mod server;
+pub mod status;
+pub mod steward;
+pub mod transport;
+pub mod wire;
+
+/// A node's id, from 1. An id belongs to one data directory and is never used again.
+pub type NodeId = u64;

@@ -1,0 +1,334 @@
+//! Who may talk to whom.
+//!
+//! Each new connection opens with a [`Hello`] and is answered by a [`Welcome`] or by a refusal in
+//! words. Owns the checks and their words; refuses to repair anything. Invariant: the words name
+//! what differs and what to do, and both sides log them.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+use phalanx_actors::codec::{self, CodecError};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::NodeId;
+use super::pins::{PinError, Pins};
+
+/// The oldest version of the protocol between nodes that this release speaks.
+pub const PROTOCOL_MIN: u32 = 1;
+/// The newest. Two neighbouring releases share at least one version, so that nodes can be replaced
+/// one at a time.
+pub const PROTOCOL_MAX: u32 = 1;
+
+/// What a node says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Introduction {
+    pub(crate) node: NodeId,
+    pub(crate) cluster: String,
+    pub(crate) shards: u32,
+    pub(crate) incarnation: [u8; 16],
+    pub(crate) protocol_min: u32,
+    pub(crate) protocol_max: u32,
+}
+
+/// The first words on a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub(crate) from: Introduction,
+    /// Whom the caller believes to reach.
+    pub(crate) to: NodeId,
+    /// Which of the lanes this connection is.
+    pub(crate) lane: u8,
+}
+
+/// The consent to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Welcome {
+    pub(crate) from: Introduction,
+    /// The version that both speak from now on.
+    pub(crate) protocol: u32,
+}
+
+/// Why there is no connection. Told to the other side as text.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Bytes that are no introduction.
+    #[error("the other side does not speak the protocol of Phalanx nodes: {0}")]
+    Unreadable(String),
+    /// The versions do not overlap.
+    #[error(
+        "node {node} speaks versions {theirs_min} to {theirs_max} of the protocol between nodes, \
+         and node {me} versions {PROTOCOL_MIN} to {PROTOCOL_MAX}; \
+         upgrade over a release that speaks both"
+    )]
+    Protocol {
+        /// The other node.
+        node: NodeId,
+        /// This node.
+        me: NodeId,
+        /// The other node's oldest.
+        theirs_min: u32,
+        /// The other node's newest.
+        theirs_max: u32,
+    },
+    /// Another cluster.
+    #[error(
+        "node {node} belongs to the cluster {theirs:?}, and node {me} to {ours:?}; \
+         cluster.name must be the same, or the address of a peer is wrong"
+    )]
+    Cluster {
+        /// The other node.
+        node: NodeId,
+        /// This node.
+        me: NodeId,
+        /// Its cluster.
+        theirs: String,
+        /// Ours.
+        ours: String,
+    },
+    /// Another number of shards.
+    #[error(
+        "node {node} has {theirs} shards, and node {me} has {ours}; \
+         cluster.shards must be the same on every node"
+    )]
+    Shards {
+        /// The other node.
+        node: NodeId,
+        /// This node.
+        me: NodeId,
+        /// Its number.
+        theirs: u32,
+        /// Ours.
+        ours: u32,
+    },
+    /// The address leads to somebody else.
+    #[error(
+        "the caller wanted node {wanted} and reached node {me}; \
+         correct the address of node {wanted} in [[cluster.peers]]"
+    )]
+    Misdirected {
+        /// Whom the caller wanted.
+        wanted: NodeId,
+        /// Whom it reached.
+        me: NodeId,
+    },
+    /// Nobody knows this node.
+    #[error(
+        "node {node} is no member that node {me} knows; \
+         name it in [[cluster.peers]] there, or let it join"
+    )]
+    Stranger {
+        /// The other node.
+        node: NodeId,
+        /// This node.
+        me: NodeId,
+    },
+    /// A known id on another disk.
+    #[error(
+        "node {node} came with incarnation {found}, but node {me} knows it as {known}: its data \
+         directory was emptied or replaced, and what it once confirmed is gone, so it must not \
+         vote under its old id. Give it a new node.id and let it join as a new member, or put its \
+         old data directory back"
+    )]
+    Incarnation {
+        /// The other node.
+        node: NodeId,
+        /// This node.
+        me: NodeId,
+        /// What it came with.
+        found: Uuid,
+        /// What it is known by.
+        known: Uuid,
+    },
+    /// Its incarnation could not be noted down.
+    #[error("failed to note the incarnation of node {node}: {reason}")]
+    Pin {
+        /// The other node.
+        node: NodeId,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// This node, as it introduces itself, and whom it accepts.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) me: Introduction,
+    pub(crate) pins: Pins,
+    /// Every other member and its address.
+    pub(crate) members: RwLock<BTreeMap<NodeId, String>>,
+}
+
+impl Identity {
+    /// Checks the caller of a new connection.
+    pub(crate) fn receive(&self, bytes: &[u8]) -> Result<(Hello, Welcome), Refusal> {
+        let hello: Hello =
+            codec::from_bytes(bytes).map_err(|error| Refusal::Unreadable(error.to_string()))?;
+        // Words that fit every release come first: a stranger may mean anything by the rest.
+        let protocol = self.check(&hello.from)?;
+        if hello.to != self.me.node {
+            return Err(Refusal::Misdirected {
+                wanted: hello.to,
+                me: self.me.node,
+            });
+        }
+        self.pin(&hello.from)?;
+        let welcome = Welcome {
+            from: self.me.clone(),
+            protocol,
+        };
+        Ok((hello, welcome))
+    }
+
+    /// Checks whom a connection has reached.
+    pub(crate) fn reached(&self, wanted: NodeId, bytes: &[u8]) -> Result<Welcome, Refusal> {
+        let welcome: Welcome =
+            codec::from_bytes(bytes).map_err(|error| Refusal::Unreadable(error.to_string()))?;
+        self.check(&welcome.from)?;
+        if welcome.from.node != wanted {
+            return Err(Refusal::Misdirected {
+                wanted,
+                me: welcome.from.node,
+            });
+        }
+        self.pin(&welcome.from)?;
+        Ok(welcome)
+    }
+
+    /// The first words to `to`.
+    pub(crate) fn hello(&self, to: NodeId, lane: u8) -> Result<Bytes, CodecError> {
+        let hello = Hello {
+            from: self.me.clone(),
+            to,
+            lane,
+        };
+        Ok(codec::to_bytes(&hello)?.into())
+    }
+
+    fn check(&self, other: &Introduction) -> Result<u32, Refusal> {
+        let (node, me) = (other.node, self.me.node);
+        if other.cluster != self.me.cluster {
+            return Err(Refusal::Cluster {
+                node,
+                me,
+                theirs: other.cluster.clone(),
+                ours: self.me.cluster.clone(),
+            });
+        }
+        let newest = other.protocol_max.min(self.me.protocol_max);
+        if newest < other.protocol_min.max(self.me.protocol_min) {
+            return Err(Refusal::Protocol {
+                node,
+                me,
+                theirs_min: other.protocol_min,
+                theirs_max: other.protocol_max,
+            });
+        }
+        if other.shards != self.me.shards {
+            return Err(Refusal::Shards {
+                node,
+                me,
+                theirs: other.shards,
+                ours: self.me.shards,
+            });
+        }
+        Ok(newest)
+    }
+
+    fn pin(&self, other: &Introduction) -> Result<(), Refusal> {
+        let (node, me) = (other.node, self.me.node);
+        if !self.members.read().contains_key(&node) {
+            return Err(Refusal::Stranger { node, me });
+        }
+        let found = Uuid::from_bytes(other.incarnation);
+        self.pins.check(node, found).map_err(|error| match error {
+            PinError::Other { known } => Refusal::Incarnation {
+                node,
+                me,
+                found,
+                known,
+            },
+            PinError::Io(error) => Refusal::Pin {
+                node,
+                reason: error.to_string(),
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn introduction(node: NodeId) -> Introduction {
+        Introduction {
+            node,
+            cluster: "phalanx".to_owned(),
+            shards: 8,
+            incarnation: [u8::try_from(node).unwrap(); 16],
+            protocol_min: PROTOCOL_MIN,
+            protocol_max: PROTOCOL_MAX,
+        }
+    }
+
+    fn identity(dir: &std::path::Path) -> Identity {
+        Identity {
+            me: introduction(1),
+            pins: Pins::open(dir).unwrap(),
+            members: RwLock::new(BTreeMap::from([
+                (2, "b:1".to_owned()),
+                (3, "c:1".to_owned()),
+            ])),
+        }
+    }
+
+    fn hello(change: impl FnOnce(&mut Hello)) -> Vec<u8> {
+        let mut hello = Hello {
+            from: introduction(2),
+            to: 1,
+            lane: 1,
+        };
+        change(&mut hello);
+        codec::to_bytes(&hello).unwrap()
+    }
+
+    #[test]
+    fn whoever_fits_is_welcome_and_every_difference_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = identity(dir.path());
+        let (_, welcome) = identity.receive(&hello(|_| ())).unwrap();
+        assert_eq!((welcome.from.node, welcome.protocol), (1, PROTOCOL_MAX));
+
+        let refusal = |change: fn(&mut Hello)| identity.receive(&hello(change)).unwrap_err();
+        let text = refusal(|h| h.from.cluster = "other".to_owned()).to_string();
+        assert!(text.contains("cluster.name"), "{text}");
+        let text = refusal(|h| h.from.shards = 9).to_string();
+        assert!(
+            text.contains("9 shards") && text.contains("has 8"),
+            "{text}"
+        );
+        let text = refusal(|h| (h.from.protocol_min, h.from.protocol_max) = (7, 8)).to_string();
+        assert!(text.contains("versions 7 to 8"), "{text}");
+        let text = refusal(|h| h.to = 3).to_string();
+        assert!(text.contains("wanted node 3"), "{text}");
+        let text = refusal(|h| h.from.node = 4).to_string();
+        assert!(text.contains("no member"), "{text}");
+        let text = refusal(|h| h.from.incarnation = [9; 16]).to_string();
+        assert!(text.contains("new node.id"), "{text}");
+        assert!(matches!(
+            identity.receive(b"GET / HTTP/1.1"),
+            Err(Refusal::Unreadable(_))
+        ));
+    }
+
+    #[test]
+    fn a_neighbouring_release_is_spoken_to_in_the_older_version() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = identity(dir.path());
+        let (_, welcome) = identity
+            .receive(&hello(|h| h.from.protocol_max = PROTOCOL_MAX + 1))
+            .unwrap();
+        assert_eq!(welcome.protocol, PROTOCOL_MAX);
+    }
+}

@@ -1,0 +1,71 @@
+//! Every metric of routing and leadership: its name, its labels, its handle.
+
+use metrics::{Counter, Histogram, Unit, counter, histogram};
+use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
+
+use super::NodeId;
+
+/// Requests handed to another node, by `outcome`: `answered`, `not_here` (it does not lead),
+/// `not_sent`, `unknown`, `refused`.
+pub const FORWARDS: &str = "phalanx_forwards_total";
+/// From handing a request to another node to its answer.
+pub const FORWARD_DURATION: &str = "phalanx_forward_duration_seconds";
+/// Times that a shard's leader became known to be another one.
+pub const LEADER_CHANGES: &str = "phalanx_leader_changes_total";
+/// Shards that this node leads.
+pub const SHARDS_LED: &str = "phalanx_shards_led";
+/// Log entries that the slowest shard's copy on a node lacks, by `peer`; of the shards that this
+/// node leads.
+pub const REPLICATION_LAG: &str = "phalanx_replication_lag_entries";
+
+/// The handles of the router.
+#[derive(Debug)]
+pub(crate) struct ForwardMetrics {
+    pub(crate) answered: Counter,
+    pub(crate) not_here: Counter,
+    pub(crate) not_sent: Counter,
+    pub(crate) unknown: Counter,
+    pub(crate) refused: Counter,
+    pub(crate) seconds: Histogram,
+}
+
+impl Default for ForwardMetrics {
+    fn default() -> Self {
+        describe_counter!(FORWARDS, "Requests handed to another node");
+        describe_histogram!(
+            FORWARD_DURATION,
+            Unit::Seconds,
+            "From handing a request to another node to its answer"
+        );
+        let of = |outcome: &'static str| counter!(FORWARDS, "outcome" => outcome);
+        Self {
+            answered: of("answered"),
+            not_here: of("not_here"),
+            not_sent: of("not_sent"),
+            unknown: of("unknown"),
+            refused: of("refused"),
+            seconds: histogram!(FORWARD_DURATION),
+        }
+    }
+}
+
+/// See [`LEADER_CHANGES`].
+pub(crate) fn leader_changes() -> Counter {
+    describe_counter!(LEADER_CHANGES, "Changes of a shard's leader that were seen");
+    counter!(LEADER_CHANGES)
+}
+
+/// Sets [`SHARDS_LED`].
+pub(crate) fn set_shards_led(count: usize) {
+    describe_gauge!(SHARDS_LED, "Shards that this node leads");
+    gauge!(SHARDS_LED).set(count as f64);
+}
+
+/// Sets [`REPLICATION_LAG`] of one peer.
+pub(crate) fn set_lag(peer: NodeId, entries: u64) {
+    describe_gauge!(
+        REPLICATION_LAG,
+        "Log entries that a node's slowest copy lacks"
+    );
+    gauge!(REPLICATION_LAG, "peer" => peer.to_string()).set(entries as f64);
+}

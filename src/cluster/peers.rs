@@ -1,0 +1,83 @@
+//! The other nodes as the router sees them: whom it can ask, and how that goes.
+//!
+//! The transport is one; tests make up others.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use bytes::Bytes;
+use phalanx_actors::ports::BoxFuture;
+
+use super::NodeId;
+use super::transport::{CallError, CallKind, Lane, PeerState, Transport};
+
+/// See the file's description.
+pub trait Peers: Debug + Send + Sync + 'static {
+    /// The other nodes, in ascending order.
+    fn peers(&self) -> Vec<NodeId>;
+
+    /// How a peer is reached at the moment; `None` for a node that is no peer.
+    fn state(&self, peer: NodeId) -> Option<PeerState>;
+
+    /// Asks a peer. Safe to cancel: an answer that comes later is dropped.
+    fn call(
+        &self,
+        to: NodeId,
+        lane: Lane,
+        kind: CallKind,
+        request: Bytes,
+        timeout: Duration,
+    ) -> BoxFuture<'_, Result<Bytes, CallError>>;
+
+    /// Whether a peer can be asked now.
+    fn is_connected(&self, peer: NodeId) -> bool {
+        matches!(self.state(peer), Some(PeerState::Connected))
+    }
+}
+
+impl Peers for Transport {
+    fn peers(&self) -> Vec<NodeId> {
+        Self::peers(self)
+    }
+
+    fn state(&self, peer: NodeId) -> Option<PeerState> {
+        self.peer_state(peer)
+    }
+
+    fn call(
+        &self,
+        to: NodeId,
+        lane: Lane,
+        kind: CallKind,
+        request: Bytes,
+        timeout: Duration,
+    ) -> BoxFuture<'_, Result<Bytes, CallError>> {
+        Box::pin(Self::call(self, to, lane, kind, request, timeout))
+    }
+}
+
+/// A cluster of one has no other nodes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoPeers;
+
+impl Peers for NoPeers {
+    fn peers(&self) -> Vec<NodeId> {
+        Vec::new()
+    }
+
+    fn state(&self, _peer: NodeId) -> Option<PeerState> {
+        None
+    }
+
+    fn call(
+        &self,
+        to: NodeId,
+        _lane: Lane,
+        _kind: CallKind,
+        _request: Bytes,
+        _timeout: Duration,
+    ) -> BoxFuture<'_, Result<Bytes, CallError>> {
+        let reason = "this node has no peers".to_owned();
+        Box::pin(std::future::ready(Err(CallError::NotSent { to, reason })))
+    }
+}

@@ -1,0 +1,356 @@
+//! Any node takes any request: it is answered here when this node leads the stream's shard, and
+//! handed to the leader otherwise.
+//!
+//! It owns the attempts of one request: which node is asked, when to ask again, when to give up.
+//! It refuses to decide anything itself, and never calls an outcome certain that is not: once an
+//! attempt may have stored something, the answer is that of a later attempt with the same key, or
+//! "outcome unknown". Invariants:
+//!
+//! - A command is handed on with the term of the leader it is meant for and takes effect in that
+//!   term or never. A later attempt in a later term therefore sees all that earlier ones did.
+//! - All attempts of a request carry one idempotency key, made up here when the client sent none.
+//! - A request that waits or travels holds a permit of this node.
+//!
+//! ```text
+//! command, read, history, state_at -> here? -> CommandModel
+//!                                      else -> course (attempts) -> Peers -> receive -> CommandModel
+//! ```
+
+mod course;
+mod receive;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use phalanx_actors::CommandModel;
+use phalanx_actors::history::{At, HistoryPage};
+use phalanx_actors::names::{ShardId, StreamName};
+use phalanx_actors::request::{Answer, CommandRequest, Failure, FailureKind, StateView};
+use phalanx_actors::types::TypeRegistry;
+
+use self::course::Course;
+pub use self::receive::Receiver;
+use super::NodeId;
+use super::leaders::Leaders;
+use super::metrics::ForwardMetrics;
+use super::peers::Peers;
+use super::wire::{PAGE_BYTES, Question, Said, history_weight};
+
+/// How long a request waits, and for what.
+#[derive(Debug, Clone, Copy)]
+pub struct RouterLimits {
+    /// Without a leader of the shard that can be asked.
+    pub leader_wait: Duration,
+    /// Without a leader while no majority of the shard's voters is connected.
+    pub isolated_wait: Duration,
+}
+
+/// See the file's description. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Router(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    model: CommandModel,
+    cluster: Option<Cluster>,
+}
+
+/// What a router of several nodes needs.
+#[derive(Debug)]
+struct Cluster {
+    peers: Arc<dyn Peers>,
+    leaders: Arc<Leaders>,
+    limits: RouterLimits,
+    metrics: ForwardMetrics,
+}
+
+impl Router {
+    /// The router of a cluster of one: everything is answered here.
+    #[must_use]
+    pub fn alone(model: CommandModel) -> Self {
+        let cluster = None;
+        Self(Arc::new(Inner { model, cluster }))
+    }
+
+    /// The router of a node with peers.
+    #[must_use]
+    pub fn new(
+        model: CommandModel,
+        peers: Arc<dyn Peers>,
+        leaders: Arc<Leaders>,
+        limits: RouterLimits,
+    ) -> Self {
+        let cluster = Some(Cluster {
+            peers,
+            leaders,
+            limits,
+            metrics: ForwardMetrics::default(),
+        });
+        Self(Arc::new(Inner { model, cluster }))
+    }
+
+    /// Whether there are other nodes.
+    #[must_use]
+    pub fn has_peers(&self) -> bool {
+        self.0.cluster.is_some()
+    }
+
+    /// The types that are served.
+    #[must_use]
+    pub fn types(&self) -> &TypeRegistry {
+        self.0.model.types()
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn node_id(&self) -> NodeId {
+        self.0.model.node_id()
+    }
+
+    /// The number of shards of the cluster.
+    #[must_use]
+    pub fn shards(&self) -> u32 {
+        self.0.model.shards()
+    }
+
+    /// Each part that must work before this node should get traffic, and why it does not yet. A
+    /// shard is ready when it is served here or its leader is known.
+    #[must_use]
+    pub fn readiness(&self) -> Vec<(String, Result<(), String>)> {
+        let Some(cluster) = &self.0.cluster else {
+            return self.0.model.readiness();
+        };
+        let model = &self.0.model;
+        let admitting = if model.is_stopping() {
+            Err("the node is shutting down".to_owned())
+        } else {
+            Ok(())
+        };
+        let mut checks = vec![("admission".to_owned(), admitting)];
+        for shard in 0..self.shards() {
+            let state = match (model.refusal(shard), cluster.leaders.known(shard).leader) {
+                (Some(reason), _) => Err(reason),
+                (None, None) => Err("no leader known yet".to_owned()),
+                (None, Some(leader)) if leader == model.node_id() => {
+                    let serving = model.serving_term(shard).map(drop);
+                    serving.ok_or_else(|| "no leader yet".to_owned())
+                }
+                (None, Some(_)) => Ok(()),
+            };
+            checks.push((format!("shard {shard}"), state));
+        }
+        checks
+    }
+
+    /// Decides a command wherever its shard is led, within this time. Dropping the future does not
+    /// undo the command.
+    pub async fn command(
+        &self,
+        stream: &StreamName,
+        request: &CommandRequest,
+        within: Duration,
+    ) -> Answer {
+        let model = &self.0.model;
+        let Some(cluster) = &self.0.cluster else {
+            return model.command(stream.clone(), request.clone()).await;
+        };
+        let deadline = Instant::now() + within;
+        let mut keyed = request.clone();
+        if keyed.idempotency_key.is_none() && !keyed.dry_run {
+            keyed.idempotency_key = Some(model.generate_key());
+            keyed.key_is_new = true;
+        }
+        let shard = stream.shard(model.shards());
+        let mut tainted = false;
+        if cluster.is_here(model, shard) {
+            let answer = model.command(stream.clone(), keyed.clone()).await;
+            match failed(&answer) {
+                Some(FailureKind::OutcomeUnknown) => tainted = !keyed.dry_run,
+                Some(FailureKind::NoLeader) => {}
+                Some(_) | None => return answer,
+            }
+        }
+        keyed.key_is_new = false;
+        let question = Question::Command(&keyed);
+        // Boxed, so that the way above stays small.
+        let course = Course::new(self, cluster, stream, question, deadline);
+        let (said, _) = Box::pin(course.run(tainted)).await;
+        match said {
+            Said::Answer(answer) => answer,
+            Said::History(_) | Said::NotHere { .. } => Answer::Failed(mixed_up()),
+        }
+    }
+
+    /// Reads an aggregate's state from memory, wherever its shard is led; gives the node that
+    /// answered as well.
+    pub async fn read(&self, stream: &StreamName, within: Duration) -> (Answer, NodeId) {
+        let model = &self.0.model;
+        let Some(cluster) = &self.0.cluster else {
+            return (model.read(stream.clone()).await, model.node_id());
+        };
+        let deadline = Instant::now() + within;
+        if cluster.is_here(model, stream.shard(model.shards())) {
+            let answer = model.read(stream.clone()).await;
+            if failed(&answer) != Some(FailureKind::NoLeader) {
+                return (answer, model.node_id());
+            }
+        }
+        self.answer_elsewhere(cluster, stream, Question::Read, deadline)
+            .await
+    }
+
+    /// A stream's events from `from_sequence` on: at most `limit`, and no more once they weigh
+    /// `max_bytes`, but at least one if there is one.
+    ///
+    /// # Errors
+    /// When no leader can be asked or its storage fails.
+    pub async fn history(
+        &self,
+        stream: &StreamName,
+        from_sequence: u64,
+        limit: usize,
+        max_bytes: usize,
+        within: Duration,
+    ) -> Result<HistoryPage, Failure> {
+        let model = &self.0.model;
+        let Some(cluster) = &self.0.cluster else {
+            return model.history(stream, from_sequence, limit, max_bytes).await;
+        };
+        let deadline = Instant::now() + within;
+        let mut all = HistoryPage::default();
+        let mut bytes = 0;
+        let mut from_sequence = from_sequence.max(1);
+        loop {
+            let question = Question::History {
+                from_sequence,
+                limit: limit - all.events.len(),
+            };
+            let course = Course::new(self, cluster, stream, question, deadline);
+            let page = match Box::pin(course.run(false)).await {
+                (Said::History(page), _) => page,
+                (Said::Answer(Answer::Failed(failure)), _) => return Err(failure),
+                (Said::Answer(_) | Said::NotHere { .. }, _) => return Err(mixed_up()),
+            };
+            bytes += page.events.iter().map(history_weight).sum::<usize>();
+            let came = !page.events.is_empty();
+            all.events.extend(page.events);
+            all.next_sequence = page.next_sequence;
+            match page.next_sequence {
+                Some(next) if came && all.events.len() < limit && bytes < max_bytes => {
+                    from_sequence = next;
+                }
+                _ => return Ok(all),
+            }
+        }
+    }
+
+    /// The state as it was; `None` when the aggregate did not exist then. Past the stream's end it
+    /// is the newest state. Gives the node that answered as well.
+    ///
+    /// # Errors
+    /// When no leader can be asked, its storage fails or the events cannot be folded.
+    pub async fn state_at(
+        &self,
+        stream: &StreamName,
+        at: At,
+        within: Duration,
+    ) -> Result<(Option<StateView>, NodeId), Failure> {
+        let model = &self.0.model;
+        let Some(cluster) = &self.0.cluster else {
+            let view = model.state_at(stream, at).await?;
+            return Ok((view, model.node_id()));
+        };
+        let deadline = Instant::now() + within;
+        let question = Question::Past(at);
+        match self
+            .answer_elsewhere(cluster, stream, question, deadline)
+            .await
+        {
+            (Answer::State(view), node) => Ok((Some(view), node)),
+            (Answer::NotFound, node) => Ok((None, node)),
+            (Answer::Failed(failure), _) => Err(failure),
+            _ => Err(mixed_up()),
+        }
+    }
+
+    async fn answer_elsewhere(
+        &self,
+        cluster: &Cluster,
+        stream: &StreamName,
+        question: Question<'_>,
+        deadline: Instant,
+    ) -> (Answer, NodeId) {
+        let course = Course::new(self, cluster, stream, question, deadline);
+        match Box::pin(course.run(false)).await {
+            (Said::Answer(answer), node) => (answer, node),
+            (Said::History(_) | Said::NotHere { .. }, node) => (Answer::Failed(mixed_up()), node),
+        }
+    }
+
+    /// Answers from this node, a command only in `term` if one is given.
+    async fn here(&self, stream: &StreamName, question: Question<'_>, term: Option<u64>) -> Said {
+        let model = &self.0.model;
+        match question {
+            Question::Command(request) => {
+                let request = request.clone();
+                Said::Answer(model.command_in(term, stream.clone(), request).await)
+            }
+            Question::Read => Said::Answer(model.read(stream.clone()).await),
+            Question::History {
+                from_sequence,
+                limit,
+            } => match model
+                .history(stream, from_sequence, limit, PAGE_BYTES)
+                .await
+            {
+                Ok(page) => Said::History(cut(page)),
+                Err(failure) => Said::Answer(Answer::Failed(failure)),
+            },
+            Question::Past(at) => Said::Answer(match model.state_at(stream, at).await {
+                Ok(Some(view)) => Answer::State(view),
+                Ok(None) => Answer::NotFound,
+                Err(failure) => Answer::Failed(failure),
+            }),
+        }
+    }
+}
+
+impl Cluster {
+    /// Whether this node should answer for a shard: it leads, and is not cut off from the others.
+    fn is_here(&self, model: &CommandModel, shard: ShardId) -> bool {
+        self.leaders.is_leader(shard, model.node_id()) && !self.leaders.is_cut_off(shard)
+    }
+}
+
+fn failed(answer: &Answer) -> Option<FailureKind> {
+    match answer {
+        Answer::Failed(failure) => Some(failure.kind),
+        _ => None,
+    }
+}
+
+/// Cuts events off when they are more than a message should carry.
+fn cut(mut page: HistoryPage) -> HistoryPage {
+    let mut bytes = 0;
+    let too_many = page.events.iter().position(|event| {
+        bytes += history_weight(event);
+        bytes > PAGE_BYTES
+    });
+    if let Some(kept) = too_many.map(|kept| kept.max(1))
+        && let Some(next) = page.events.get(kept)
+    {
+        page.next_sequence = Some(next.sequence_number);
+        page.events.truncate(kept);
+    }
+    page
+}
+
+fn mixed_up() -> Failure {
+    Failure::new(
+        FailureKind::Internal,
+        "another node gave an answer to another question",
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,411 @@
+//! The attempts of one request, from the first to an answer.
+//!
+//! Asks the leader that is known, waits when there is none, asks again when the answer is "not here"
+//! or did not come, and gives up in time. It refuses to call something "not applied" after an
+//! attempt whose outcome is unknown, unless a later attempt has looked the key up and says so.
+
+use std::time::{Duration, Instant};
+
+use phalanx_actors::admission::Permit;
+use phalanx_actors::names::{ShardId, StreamName};
+use phalanx_actors::request::{Accepted, Answer, Failure, FailureKind};
+use tokio::sync::watch;
+
+use super::{Cluster, Router};
+use crate::cluster::NodeId;
+use crate::cluster::leaders::Known;
+use crate::cluster::transport::CallError;
+use crate::cluster::wire::{self, Heading, Led, Question, Said};
+
+/// The first pause between two attempts; each further one is twice as long.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+/// The longest one.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+/// How long a leader may take from its election until it serves, before whoever waits looks again.
+pub(super) const BEGIN_WAIT: Duration = Duration::from_secs(1);
+
+/// See the file's description.
+pub(super) struct Course<'a> {
+    router: &'a Router,
+    cluster: &'a Cluster,
+    stream: &'a StreamName,
+    shard: ShardId,
+    question: Question<'a>,
+    deadline: Instant,
+    permit: Option<Permit>,
+    /// An attempt may have stored something, and nobody said whether it did.
+    tainted: bool,
+    /// Why the last attempt came to nothing.
+    last: Failure,
+    leaderless_since: Option<Instant>,
+    isolated_since: Option<Instant>,
+    pause: Duration,
+    attempts: usize,
+}
+
+/// What an attempt led to.
+enum Step {
+    /// A node said something.
+    Said(Said, NodeId),
+    /// There is news of the leader: ask again at once.
+    News,
+    /// Nothing was done, for want of a leader that can be asked.
+    Nobody(String),
+    /// Nobody knows what was done.
+    Unknown(String),
+}
+
+impl<'a> Course<'a> {
+    pub(super) fn new(
+        router: &'a Router,
+        cluster: &'a Cluster,
+        stream: &'a StreamName,
+        question: Question<'a>,
+        deadline: Instant,
+    ) -> Self {
+        let shard = stream.shard(router.shards());
+        Self {
+            router,
+            cluster,
+            stream,
+            shard,
+            question,
+            deadline,
+            permit: None,
+            tainted: false,
+            last: no_leader(shard),
+            leaderless_since: None,
+            isolated_since: None,
+            pause: SHORTEST_PAUSE,
+            attempts: 0,
+        }
+    }
+
+    /// Asks until there is an answer or no hope; gives the node that answered as well. `tainted`
+    /// says that an attempt before these may have stored something.
+    pub(super) async fn run(mut self, tainted: bool) -> (Said, NodeId) {
+        self.tainted = tainted;
+        let me = self.router.node_id();
+        let Some(mut news) = self.cluster.leaders.watch(self.shard) else {
+            let failed = Said::failed(FailureKind::Internal, "there is no such shard");
+            return (failed, me);
+        };
+        loop {
+            let known = *news.borrow_and_update();
+            match self.attempt(known, &mut news).await {
+                Step::Said(said, node) => {
+                    self.leaderless_since = None;
+                    if let Some(last_word) = self.judge(said, node) {
+                        return (last_word, node);
+                    }
+                }
+                Step::News => {
+                    if Instant::now() < self.deadline {
+                        continue;
+                    }
+                }
+                Step::Nobody(reason) => {
+                    self.leaderless_since.get_or_insert_with(Instant::now);
+                    self.last = Failure::new(FailureKind::NoLeader, reason);
+                }
+                Step::Unknown(reason) => {
+                    self.tainted |= self.question.stores();
+                    self.last = Failure::new(FailureKind::NoLeader, reason);
+                }
+            }
+            if let Some(failure) = self.give_up() {
+                return (Said::Answer(Answer::Failed(failure)), me);
+            }
+            self.rest(&mut news).await;
+        }
+    }
+
+    async fn attempt(&mut self, known: Known, news: &mut watch::Receiver<Known>) -> Step {
+        let model = &self.router.0.model;
+        let me = model.node_id();
+        self.attempts += 1;
+        if model.serving_term(self.shard).is_some() && !self.cluster.leaders.is_cut_off(self.shard)
+        {
+            // It takes a permit of its own.
+            self.permit = None;
+            let said = self.router.here(self.stream, self.question, None).await;
+            return Step::Said(said, me);
+        }
+        if self.permit.is_none() {
+            match model.admit_elsewhere(self.stream, self.question.weight()) {
+                Ok(permit) => self.permit = Some(permit),
+                Err(failure) => return Step::Said(Said::Answer(Answer::Failed(failure)), me),
+            }
+        }
+        match known.led() {
+            Some(led) if led.node == me => self.begin(led, news).await,
+            Some(led) if self.cluster.peers.is_connected(led.node) => {
+                self.ask(led.node, led.term, 0, news).await
+            }
+            led => match self.bystander(led.map(|led| led.node)) {
+                Some(node) => self.ask(node, known.term, 1, news).await,
+                None => Step::Nobody(match led {
+                    Some(led) => format!(
+                        "node {} leads shard {}, and this node has no connection to it",
+                        led.node, self.shard
+                    ),
+                    None => no_leader(self.shard).detail,
+                }),
+            },
+        }
+    }
+
+    /// Waits until this node, which leads, serves.
+    async fn begin(&self, led: Led, news: &mut watch::Receiver<Known>) -> Step {
+        let model = &self.router.0.model;
+        let left = self.left().min(BEGIN_WAIT);
+        if self.cluster.leaders.is_cut_off(self.shard) {
+            return Step::Nobody(format!(
+                "this node leads shard {} and has no connection to a majority of its voters",
+                self.shard
+            ));
+        }
+        tokio::select! {
+            () = model.began(self.shard, led.term) => Step::News,
+            () = superseded(led.term, news) => Step::News,
+            () = tokio::time::sleep(left) => {
+                Step::Nobody(format!("shard {} is about to be served", self.shard))
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        to: NodeId,
+        term: u64,
+        hops: u8,
+        news: &mut watch::Receiver<Known>,
+    ) -> Step {
+        let metrics = &self.cluster.metrics;
+        let left = self.left();
+        let heading = Heading {
+            stream: self.stream.clone(),
+            term,
+            hops,
+            time_left: left,
+        };
+        let message = match wire::question(&heading, self.question) {
+            Ok(message) => message,
+            Err(error) => {
+                let failed = Said::failed(FailureKind::Internal, error.to_string());
+                return Step::Said(failed, self.router.node_id());
+            }
+        };
+        let (lane, kind) = (self.question.lane(), self.question.kind());
+        let started = Instant::now();
+        let answered = tokio::select! {
+            answered = self.cluster.peers.call(to, lane, kind, message, left) => answered,
+            // Whoever leads now can say what became of it.
+            () = superseded(term, news) => Err(CallError::Unknown {
+                to,
+                reason: "the shard has a new leader".to_owned(),
+            }),
+        };
+        let counter = match &answered {
+            Ok(_) => &metrics.answered,
+            Err(CallError::NotSent { .. }) => &metrics.not_sent,
+            Err(CallError::Unknown { .. }) => &metrics.unknown,
+            Err(CallError::Refused(_)) => &metrics.refused,
+        };
+        counter.increment(1);
+        metrics.seconds.record(started.elapsed());
+        match answered {
+            Ok(bytes) => match wire::read_said(self.stream, &bytes) {
+                Ok((_, Said::NotHere { leader, reason })) => {
+                    metrics.not_here.increment(1);
+                    match leader {
+                        Some(led) if self.cluster.leaders.hear(self.shard, led) => Step::News,
+                        Some(_) | None => Step::Nobody(reason),
+                    }
+                }
+                Ok((node, said)) => Step::Said(said, node),
+                Err(error) => Step::Unknown(format!("node {to} cannot be understood: {error}")),
+            },
+            Err(error @ CallError::NotSent { .. }) => {
+                if self.cluster.peers.is_connected(to) {
+                    let failed = Said::failed(FailureKind::Overloaded, error.to_string());
+                    return Step::Said(failed, self.router.node_id());
+                }
+                Step::Nobody(error.to_string())
+            }
+            Err(error @ CallError::Unknown { .. }) => Step::Unknown(error.to_string()),
+            Err(CallError::Refused(reason)) => {
+                let detail = format!("node {to} refuses the request: {reason}");
+                Step::Said(Said::failed(FailureKind::Internal, detail), to)
+            }
+        }
+    }
+
+    /// What was said, if it is the last word; otherwise notes what it means for the next attempt.
+    fn judge(&mut self, said: Said, node: NodeId) -> Option<Said> {
+        let here = node == self.router.node_id();
+        match said {
+            // After an attempt of unknown outcome the stored reply is that attempt's own, as far as
+            // this node can tell, and the client has seen none before.
+            Said::Answer(Answer::Accepted(accepted)) => {
+                Some(Said::Answer(Answer::Accepted(Accepted {
+                    replayed: accepted.replayed && !self.tainted,
+                    ..accepted
+                })))
+            }
+            Said::Answer(Answer::Failed(failure)) => match failure.kind {
+                FailureKind::ShuttingDown if here && !self.tainted => {
+                    Some(Said::Answer(Answer::Failed(failure)))
+                }
+                FailureKind::Overloaded if !self.tainted => {
+                    Some(Said::Answer(Answer::Failed(failure)))
+                }
+                FailureKind::NoLeader
+                | FailureKind::ShuttingDown
+                | FailureKind::NotReady
+                | FailureKind::Overloaded => {
+                    self.last = failure;
+                    None
+                }
+                FailureKind::OutcomeUnknown => {
+                    self.tainted |= self.question.stores();
+                    self.last = failure;
+                    None
+                }
+                // These come before the key is looked up, so they say nothing about attempts
+                // before.
+                FailureKind::Internal
+                | FailureKind::Quarantined
+                | FailureKind::MalformedBody
+                | FailureKind::UnknownAggregateType
+                | FailureKind::UnknownCommand
+                    if self.tainted =>
+                {
+                    Some(Said::Answer(Answer::Failed(unknown(&failure))))
+                }
+                FailureKind::Internal
+                | FailureKind::Quarantined
+                | FailureKind::MalformedBody
+                | FailureKind::UnknownAggregateType
+                | FailureKind::UnknownCommand
+                | FailureKind::StorageFull => Some(Said::Answer(Answer::Failed(failure))),
+            },
+            Said::NotHere { leader, reason } => {
+                if let Some(led) = leader {
+                    self.cluster.leaders.hear(self.shard, led);
+                }
+                self.last = Failure::new(FailureKind::NoLeader, reason);
+                None
+            }
+            other @ (Said::Answer(_) | Said::History(_)) => Some(other),
+        }
+    }
+
+    /// The failure to end with, once there is no hope or no time.
+    fn give_up(&mut self) -> Option<Failure> {
+        let now = Instant::now();
+        if self.reaches_majority() {
+            self.isolated_since = None;
+        } else {
+            self.isolated_since.get_or_insert(now);
+        }
+        let limits = &self.cluster.limits;
+        let lasts = |since: Option<Instant>, bound| since.is_some_and(|since| now - since >= bound);
+        let hopeless = !self.tainted
+            && (lasts(self.isolated_since, limits.isolated_wait)
+                || lasts(self.leaderless_since, limits.leader_wait));
+        if now < self.deadline && !hopeless {
+            return None;
+        }
+        Some(if self.tainted {
+            unknown(&self.last)
+        } else if let Some(reason) = self.router.0.model.refusal(self.shard) {
+            Failure::new(FailureKind::NotReady, reason)
+        } else {
+            Failure::new(
+                FailureKind::NoLeader,
+                format!("{}; nothing was stored", self.last.detail),
+            )
+        })
+    }
+
+    /// Pauses, but not beyond news of the leader.
+    async fn rest(&mut self, news: &mut watch::Receiver<Known>) {
+        let pause = self.pause.min(self.left());
+        tokio::select! {
+            changed = news.changed() => {
+                self.pause = SHORTEST_PAUSE;
+                // It cannot fail: the board lives as long as the router.
+                drop(changed);
+            }
+            () = tokio::time::sleep(pause) => {
+                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    fn is_voter(&self, node: NodeId) -> bool {
+        self.cluster.leaders.voters(self.shard).contains(&node)
+    }
+
+    /// A connected node other than the leader that can hand a request on; another one each time.
+    /// In an election, or when a leader has just died, the others know no more than this node. So
+    /// they are asked at first, in case that only this node is cut off, and then now and then.
+    fn bystander(&self, leader: Option<NodeId>) -> Option<NodeId> {
+        let me = self.router.node_id();
+        let first = self.attempts == 1 && (leader.is_some() || !self.is_voter(me));
+        if !first && self.pause < LONGEST_PAUSE {
+            return None;
+        }
+        let connected: Vec<NodeId> = self
+            .cluster
+            .peers
+            .peers()
+            .into_iter()
+            .filter(|peer| Some(*peer) != leader && self.cluster.peers.is_connected(*peer))
+            .collect();
+        let turn = self.attempts.checked_rem(connected.len())?;
+        connected.get(turn).copied()
+    }
+
+    /// Whether this node is connected to enough voters for the shard to have a leader among them.
+    fn reaches_majority(&self) -> bool {
+        let voters = self.cluster.leaders.voters(self.shard);
+        let me = self.router.node_id();
+        let reached = voters
+            .iter()
+            .filter(|voter| **voter == me || self.cluster.peers.is_connected(**voter))
+            .count();
+        let led_without_majority = self.is_voter(me) && self.cluster.leaders.is_cut_off(self.shard);
+        reached * 2 > voters.len() && !led_without_majority
+    }
+}
+
+/// Ready once a leader of a later term is known.
+pub(super) async fn superseded(term: u64, news: &mut watch::Receiver<Known>) {
+    let newer = news.wait_for(|known| known.term > term && known.leader.is_some());
+    if newer.await.is_err() {
+        // The board is gone, and with it the node.
+        std::future::pending::<()>().await;
+    }
+}
+
+fn no_leader(shard: ShardId) -> Failure {
+    let detail = format!("no leader of shard {shard} is known");
+    Failure::new(FailureKind::NoLeader, detail)
+}
+
+fn unknown(last: &Failure) -> Failure {
+    Failure::new(
+        FailureKind::OutcomeUnknown,
+        format!(
+            "the command was handed to a leader, and no leader could say what became of it ({}); \
+             retry with the same idempotency key",
+            last.detail
+        ),
+    )
+}

@@ -1,0 +1,219 @@
+//! Requests that other nodes hand to this one.
+//!
+//! It answers what it can answer in the term that was asked for, hands on what may be handed on, and
+//! says "not here" to the rest. It refuses to try twice: attempts belong to the node where the
+//! request came in.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use phalanx_actors::names::ShardId;
+use phalanx_actors::ports::BoxFuture;
+use phalanx_actors::request::{Answer, FailureKind};
+
+use super::course::{BEGIN_WAIT, superseded};
+use super::{Cluster, Router};
+use crate::cluster::NodeId;
+use crate::cluster::steward::Steward;
+use crate::cluster::transport::{CallError, CallKind, Service};
+use crate::cluster::wire::{self, Asked, Heading, Led, Said};
+
+/// Answers peers on behalf of a router and a steward.
+#[derive(Debug, Clone)]
+pub struct Receiver {
+    router: Router,
+    steward: Arc<Steward>,
+}
+
+impl Receiver {
+    /// Answers questions from `router` and housekeeping from `steward`.
+    #[must_use]
+    pub fn new(router: Router, steward: Arc<Steward>) -> Self {
+        Self { router, steward }
+    }
+}
+
+impl Service for Receiver {
+    fn handle(
+        &self,
+        from: NodeId,
+        kind: CallKind,
+        request: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, String>> {
+        match kind {
+            CallKind::Command | CallKind::Read | CallKind::History | CallKind::Past => {
+                let router = self.router.clone();
+                Box::pin(async move { router.receive(from, request).await })
+            }
+            CallKind::Status | CallKind::Transfer | CallKind::Drain => {
+                let steward = Arc::clone(&self.steward);
+                Box::pin(async move { steward.receive(kind, &request).await })
+            }
+            CallKind::Vote | CallKind::PreVote | CallKind::Append | CallKind::TakeOver => Box::pin(
+                std::future::ready(Err(format!("{kind:?} is not for the router"))),
+            ),
+        }
+    }
+}
+
+/// How a question is dealt with.
+enum Way {
+    /// It is answered here.
+    Here,
+    /// This node leads in the term and is about to serve.
+    Soon,
+    /// It goes to another node.
+    On(NodeId),
+    /// It is none of ours.
+    None,
+}
+
+impl Router {
+    /// Answers a question of another node.
+    pub(super) async fn receive(&self, from: NodeId, request: Bytes) -> Result<Bytes, String> {
+        let (heading, asked) = wire::read_question(&request).map_err(|error| error.to_string())?;
+        let Some(cluster) = &self.0.cluster else {
+            return Err("this node is no member of a cluster of several".to_owned());
+        };
+        let deadline = Instant::now() + heading.time_left;
+        let shard = heading.stream.shard(self.shards());
+        let mut way = self.way(cluster, from, shard, &heading, &asked);
+        if matches!(way, Way::Soon) {
+            self.wait_until_serving(cluster, shard, &heading, &asked)
+                .await;
+            way = self.way(cluster, from, shard, &heading, &asked);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let said = match way {
+            Way::Here => self.answer_here(&heading, &asked, left).await,
+            Way::On(node) => return self.hand_on(cluster, node, heading, &asked, left).await,
+            Way::Soon | Way::None => not_here(cluster, shard),
+        };
+        wire::said(self.node_id(), &said).map_err(|error| error.to_string())
+    }
+
+    fn way(
+        &self,
+        cluster: &Cluster,
+        from: NodeId,
+        shard: ShardId,
+        heading: &Heading,
+        asked: &Asked,
+    ) -> Way {
+        let any_term = !asked.question().stores();
+        let serving = self.0.model.serving_term(shard);
+        if serving.is_some_and(|term| any_term || term == heading.term) {
+            return if cluster.leaders.is_cut_off(shard) {
+                Way::None
+            } else {
+                Way::Here
+            };
+        }
+        match cluster.leaders.known(shard).led() {
+            Some(Led { node, term }) if term == heading.term || any_term => {
+                if node == self.node_id() {
+                    Way::Soon
+                } else if heading.hops > 0 && node != from {
+                    Way::On(node)
+                } else {
+                    Way::None
+                }
+            }
+            Some(_) | None => Way::None,
+        }
+    }
+
+    async fn wait_until_serving(
+        &self,
+        cluster: &Cluster,
+        shard: ShardId,
+        heading: &Heading,
+        asked: &Asked,
+    ) {
+        let weight = asked.question().weight();
+        let Ok(_permit) = self.0.model.admit_elsewhere(&heading.stream, weight) else {
+            return;
+        };
+        let Some(mut news) = cluster.leaders.watch(shard) else {
+            return;
+        };
+        let term = cluster.leaders.known(shard).term;
+        tokio::select! {
+            () = self.0.model.began(shard, term) => {}
+            () = superseded(term, &mut news) => {}
+            () = tokio::time::sleep(heading.time_left.min(BEGIN_WAIT)) => {}
+        }
+    }
+
+    async fn answer_here(&self, heading: &Heading, asked: &Asked, left: Duration) -> Said {
+        let question = asked.question();
+        let term = question.stores().then_some(heading.term);
+        let here = self.here(&heading.stream, question, term);
+        tokio::time::timeout(left, here).await.unwrap_or_else(|_| {
+            let kind = if question.stores() {
+                FailureKind::OutcomeUnknown
+            } else {
+                FailureKind::NoLeader
+            };
+            Said::failed(kind, "the leader did not answer in time")
+        })
+    }
+
+    /// Hands a question to the leader on behalf of a node that cannot reach it.
+    async fn hand_on(
+        &self,
+        cluster: &Cluster,
+        to: NodeId,
+        heading: Heading,
+        asked: &Asked,
+        left: Duration,
+    ) -> Result<Bytes, String> {
+        let question = asked.question();
+        let admitted = self
+            .0
+            .model
+            .admit_elsewhere(&heading.stream, question.weight());
+        let _permit = match admitted {
+            Ok(permit) => permit,
+            Err(failure) => {
+                let said = Said::Answer(Answer::Failed(failure));
+                return wire::said(self.node_id(), &said).map_err(|error| error.to_string());
+            }
+        };
+        let shard = heading.stream.shard(self.shards());
+        let heading = Heading {
+            hops: heading.hops.saturating_sub(1),
+            time_left: left,
+            ..heading
+        };
+        let message = wire::question(&heading, question).map_err(|error| error.to_string())?;
+        let call = cluster
+            .peers
+            .call(to, question.lane(), question.kind(), message, left);
+        let said = match call.await {
+            Ok(bytes) => return Ok(bytes),
+            Err(CallError::NotSent { .. }) => not_here(cluster, shard),
+            Err(error @ CallError::Unknown { .. }) if question.stores() => {
+                Said::failed(FailureKind::OutcomeUnknown, error.to_string())
+            }
+            Err(error @ CallError::Unknown { .. }) => {
+                Said::failed(FailureKind::NoLeader, error.to_string())
+            }
+            Err(CallError::Refused(reason)) => return Err(reason),
+        };
+        wire::said(self.node_id(), &said).map_err(|error| error.to_string())
+    }
+}
+
+fn not_here(cluster: &Cluster, shard: ShardId) -> Said {
+    let known = cluster.leaders.known(shard);
+    let reason = match known.leader {
+        Some(node) => format!("node {node} leads shard {shard} in term {}", known.term),
+        None => format!("no leader of shard {shard} is known in term {}", known.term),
+    };
+    Said::NotHere {
+        leader: known.led(),
+        reason,
+    }
+}

@@ -1,0 +1,214 @@
+//! Answers the connections of peers.
+//!
+//! Owns the accepting side: handshake, bounded calls per connection, deadlines. Refuses everything
+//! before a successful handshake: a session is its connection's one stream, so a call without one
+//! cannot be expressed. Invariant: the calls of one connection reach their service in the order in
+//! which they were begun.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tonic::codec::EncodeBody;
+use tonic::metadata::GRPC_CONTENT_TYPE;
+use tonic::{Status, Streaming};
+
+use super::NodeId;
+use super::calls::text;
+use super::frame::{Frame, FrameDecoder, FrameEncoder, Tag};
+use super::handshake::Identity;
+use super::lanes::{PIECE_BYTES, WINDOW_BYTES};
+use super::transport::{CallKind, PATH, Services, TransportOptions};
+
+type Body = http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, Status>;
+
+/// What every connection shares.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) options: TransportOptions,
+    pub(crate) services: Services,
+}
+
+impl Server {
+    /// Takes connections until it is dropped.
+    pub(crate) async fn run(self, listener: TcpListener) {
+        let this = Arc::new(self);
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((socket, _)) => {
+                        connections.spawn(Arc::clone(&this).connection(socket));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a peer's connection could not be accepted");
+                        // For instance no file descriptors: others need a moment to close some.
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                },
+                Some(_) = connections.join_next() => {}
+            }
+        }
+    }
+
+    async fn connection(self: Arc<Self>, socket: TcpStream) {
+        if let Err(error) = socket.set_nodelay(true) {
+            tracing::debug!(%error, "a peer's connection ended early");
+            return;
+        }
+        let options = &self.options;
+        let builder = {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder
+                .timer(TokioTimer::new())
+                .initial_stream_window_size(WINDOW_BYTES)
+                .initial_connection_window_size(WINDOW_BYTES)
+                .max_frame_size(PIECE_BYTES)
+                .max_send_buf_size(WINDOW_BYTES as usize)
+                .max_concurrent_streams(1)
+                .keep_alive_interval(options.keepalive_interval)
+                .keep_alive_timeout(options.keepalive_timeout);
+            builder
+        };
+        let this = Arc::clone(&self);
+        let service = service_fn(move |request| {
+            let this = Arc::clone(&this);
+            async move { Ok::<_, Infallible>(this.open(request)) }
+        });
+        if let Err(error) = builder
+            .serve_connection(TokioIo::new(socket), service)
+            .await
+        {
+            tracing::debug!(%error, "a peer's connection ended early");
+        }
+    }
+
+    /// Starts the exchange of a connection.
+    fn open(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        if request.uri().path() != PATH {
+            let mut response = Response::new(Empty::new().map_err(|no| match no {}).boxed_unsync());
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            return response;
+        }
+        let limit = Some(self.options.max_message_bytes);
+        let frames = Streaming::new_request(FrameDecoder, request.into_body(), None, limit);
+        let (out, queue) = mpsc::channel(self.options.calls_in_flight + 2);
+        tokio::spawn(self.exchange(frames, out));
+        let answers = futures_util::stream::unfold(queue, |mut queue| async move {
+            queue.recv().await.map(|frame| (Ok(frame), queue))
+        });
+        let body = EncodeBody::new_server(FrameEncoder, answers, None, Default::default(), limit);
+        let mut response = Response::new(body.boxed_unsync());
+        response
+            .headers_mut()
+            .insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+        response
+    }
+
+    async fn exchange(self: Arc<Self>, mut frames: Streaming<Frame>, out: mpsc::Sender<Frame>) {
+        let first = tokio::time::timeout(self.options.connect_timeout, frames.message()).await;
+        let Ok(Ok(Some(hello))) = first else {
+            return;
+        };
+        let received = if hello.tag == Tag::Hello {
+            self.identity.receive(&hello.payload)
+        } else {
+            self.identity.receive(&[])
+        };
+        let (hello, welcome) = match received {
+            Ok(both) => both,
+            Err(refusal) => {
+                tracing::error!(%refusal, "refused the connection of a peer");
+                let _gone = out
+                    .send(Frame::plain(Tag::Refusal, 0, refusal.to_string()))
+                    .await;
+                return;
+            }
+        };
+        let (from, lane) = (hello.from.node, hello.lane);
+        let welcome = match phalanx_actors::codec::to_bytes(&welcome) {
+            Ok(welcome) => Frame::plain(Tag::Welcome, 0, welcome),
+            Err(error) => {
+                tracing::error!(%error, "failed to welcome a peer");
+                return;
+            }
+        };
+        if out.send(welcome).await.is_err() {
+            return;
+        }
+        tracing::debug!(peer = from, lane, "a peer connected");
+        let in_flight = Arc::<AtomicUsize>::default();
+        loop {
+            match frames.message().await {
+                Ok(Some(frame)) if frame.tag == Tag::Request => {
+                    self.call(from, frame, &out, &in_flight).await;
+                }
+                Ok(Some(frame)) if frame.tag == Tag::Refusal => {
+                    let reason = text(&frame.payload);
+                    tracing::error!(peer = from, %reason, "a peer refuses this node");
+                    return;
+                }
+                Ok(Some(_)) | Ok(None) => return,
+                Err(status) => {
+                    tracing::debug!(peer = from, reason = status.message(), "a peer is gone");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Hands a call to its service and lets the answer follow.
+    async fn call(
+        &self,
+        from: NodeId,
+        frame: Frame,
+        out: &mpsc::Sender<Frame>,
+        in_flight: &Arc<AtomicUsize>,
+    ) {
+        let id = frame.id;
+        let busy = |reason: String| Frame::plain(Tag::Busy, id, reason);
+        let Some(kind) = CallKind::from_byte(frame.kind) else {
+            let text = format!("this release does not know calls of kind {}", frame.kind);
+            let _gone = out.send(busy(text)).await;
+            return;
+        };
+        if in_flight.load(Ordering::Acquire) >= self.options.calls_in_flight {
+            let _gone = out
+                .send(busy("too many calls are in flight".to_owned()))
+                .await;
+            return;
+        }
+        let service = if kind.is_raft() {
+            &self.services.raft
+        } else {
+            &self.services.command
+        };
+        // Called here, in the order of arrival; the rest runs on its own.
+        let answer = service.handle(from, kind, frame.payload);
+        in_flight.fetch_add(1, Ordering::AcqRel);
+        let (out, in_flight) = (out.clone(), Arc::clone(in_flight));
+        let timeout = Duration::from_millis(u64::from(frame.timeout_ms));
+        tokio::spawn(async move {
+            let answer = tokio::time::timeout(timeout, answer).await;
+            in_flight.fetch_sub(1, Ordering::AcqRel);
+            let frame = match answer {
+                Ok(Ok(payload)) => Frame::plain(Tag::Answer, id, payload),
+                Ok(Err(reason)) => Frame::plain(Tag::Failure, id, reason),
+                // Nobody waits any more.
+                Err(_) => return,
+            };
+            let _gone = out.send(frame).await;
+        });
+    }
+}

@@ -1,0 +1,199 @@
+//! How the cluster looks from a node: the words of `GET /v1/cluster` and `GET /v1/shards`, and of
+//! the messages in which nodes tell one another.
+
+use serde::{Deserialize, Serialize};
+
+use super::NodeId;
+
+/// One shard as a node sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardView {
+    /// The shard.
+    pub shard: u32,
+    /// Who votes in it.
+    pub voters: Vec<NodeId>,
+    /// Who leads it, as far as is known.
+    pub leader: Option<NodeId>,
+    /// The newest term that was heard of.
+    pub term: u64,
+    /// The last entry of this node's log; none when it is empty or the shard has no copy here.
+    pub last_log_index: Option<u64>,
+    /// The last entry that is applied here.
+    pub applied_index: Option<u64>,
+    /// How far the other copies are, as its leader sees it; empty where that is not known.
+    pub followers: Vec<FollowerView>,
+    /// Whether this node serves it.
+    pub serving: bool,
+    /// Why this node refuses to, if it does.
+    pub refusal: Option<String>,
+}
+
+/// A copy as the leader sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowerView {
+    /// Where the copy is.
+    pub node: NodeId,
+    /// The last entry that it is known to have on disk.
+    pub matched_index: Option<u64>,
+    /// Entries that it lacks.
+    pub lag: u64,
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// The node.
+    pub node: NodeId,
+    /// Made when its data directory was formatted.
+    pub incarnation: String,
+    /// Whether it hands over what it leads and takes nothing new.
+    pub draining: bool,
+    /// Every shard of the cluster.
+    pub shards: Vec<ShardView>,
+}
+
+/// `GET /v1/cluster`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterView {
+    /// The cluster's name.
+    pub name: String,
+    /// The node that says so.
+    pub node: NodeId,
+    /// The number of shards.
+    pub shards: u32,
+    /// Every member, by id.
+    pub members: Vec<MemberView>,
+}
+
+/// A member as a node sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberView {
+    /// The member.
+    pub id: NodeId,
+    /// Where the others reach it.
+    pub address: String,
+    /// Made when its data directory was formatted; unknown while it cannot be asked.
+    pub incarnation: Option<String>,
+    /// How it is reached from the node that says so.
+    pub state: MemberState,
+    /// Why it is not connected.
+    pub reason: Option<String>,
+    /// `serving`, `draining` or `unknown`.
+    pub role: MemberRole,
+    /// Shards that it leads.
+    pub leads: u32,
+    /// Shards in which it votes without leading.
+    pub follows: u32,
+}
+
+/// How a member is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberState {
+    /// It is the node that says so.
+    This,
+    /// It can be asked.
+    Connected,
+    /// One of the two refuses the other.
+    Refused,
+    /// No connection.
+    Unreachable,
+}
+
+/// What a member is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberRole {
+    /// It leads shards, or may.
+    Serving,
+    /// It hands over what it leads and takes nothing new until it is restarted.
+    Draining,
+    /// It cannot be asked.
+    Unknown,
+}
+
+/// A leader was moved, or stands already where it should.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// The shard.
+    pub shard: u32,
+    /// Who led it before.
+    pub from: NodeId,
+    /// Who leads it now.
+    pub to: NodeId,
+    /// In which term.
+    pub term: u64,
+}
+
+/// What a drain achieved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// The node.
+    pub node: NodeId,
+    /// It takes no leadership until it is restarted.
+    pub draining: bool,
+    /// What it handed over.
+    pub moved: Vec<Moved>,
+    /// What it still leads, and why.
+    pub kept: Vec<Kept>,
+}
+
+/// A shard that could not be handed over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The shard.
+    pub shard: u32,
+    /// Why.
+    pub reason: String,
+}
+
+/// Why a leader was not moved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum MoveError {
+    /// There is no such shard.
+    #[error("there is no shard {shard}; the cluster has {shards}")]
+    NoShard {
+        /// The shard.
+        shard: u32,
+        /// How many there are.
+        shards: u32,
+    },
+    /// There is no such member.
+    #[error("there is no member {node}; GET /v1/cluster lists them")]
+    NoMember {
+        /// The node.
+        node: NodeId,
+    },
+    /// Nobody leads the shard at the moment.
+    #[error("no leader of shard {shard} is known")]
+    NoLeader {
+        /// The shard.
+        shard: u32,
+    },
+    /// The node that would have to act cannot be asked.
+    #[error("node {node} cannot be asked: {reason}")]
+    Unreachable {
+        /// The node.
+        node: NodeId,
+        /// Why.
+        reason: String,
+    },
+    /// The move makes no sense, or not now.
+    #[error("shard {shard} stays with node {leader}: {reason}")]
+    Refused {
+        /// The shard.
+        shard: u32,
+        /// Who leads it.
+        leader: NodeId,
+        /// Why.
+        reason: String,
+    },
+    /// The shard had no new leader in time.
+    #[error("node {to} did not take shard {shard} over in time")]
+    TooSlow {
+        /// The shard.
+        shard: u32,
+        /// Who should.
+        to: NodeId,
+    },
+}

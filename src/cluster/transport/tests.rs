@@ -1,0 +1,258 @@
+//! Two transports over real sockets.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+const LONG: Duration = Duration::from_secs(20);
+
+fn options() -> TransportOptions {
+    TransportOptions {
+        connect_timeout: Duration::from_millis(500),
+        reconnect_max: Duration::from_millis(100),
+        keepalive_interval: Duration::from_millis(500),
+        keepalive_timeout: Duration::from_millis(1500),
+        calls_in_flight: 64,
+        max_message_bytes: 8 << 20,
+    }
+}
+
+/// Answers with what it was asked, in the order of calls; `Past` never answers, `Status` refuses.
+#[derive(Debug, Default)]
+struct Echo {
+    seen: Mutex<Vec<u8>>,
+    calls: AtomicU64,
+}
+
+impl Service for Echo {
+    fn handle(
+        &self,
+        from: NodeId,
+        kind: CallKind,
+        request: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, String>> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        if let Some(first) = request.first() {
+            self.seen.lock().push(*first);
+        }
+        match kind {
+            CallKind::Past => Box::pin(std::future::pending()),
+            CallKind::Status => Box::pin(async move { Err(format!("node {from} may not")) }),
+            _ => Box::pin(async move { Ok(request) }),
+        }
+    }
+}
+
+struct Side {
+    transport: Transport,
+    echo: Arc<Echo>,
+    server: tokio::task::JoinHandle<()>,
+    _dir: tempfile::TempDir,
+}
+
+impl Side {
+    fn drop_server(&self) {
+        self.server.abort();
+    }
+}
+
+async fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.unwrap()
+}
+
+fn side(
+    node: NodeId,
+    listener: TcpListener,
+    peer: (NodeId, String),
+    change: impl FnOnce(&mut TransportIdentity),
+) -> Side {
+    let dir = tempfile::tempdir().unwrap();
+    let mut who = TransportIdentity {
+        node,
+        cluster: "phalanx".to_owned(),
+        shards: 8,
+        incarnation: Uuid::from_u128(u128::from(node)),
+        data_dir: dir.path().to_owned(),
+        members: BTreeMap::from([peer]),
+    };
+    change(&mut who);
+    let transport = Transport::start(who, options()).unwrap();
+    let echo = Arc::<Echo>::default();
+    let services = Services {
+        raft: Arc::clone(&echo) as Arc<dyn Service>,
+        command: Arc::clone(&echo) as Arc<dyn Service>,
+    };
+    let server = tokio::spawn(transport.clone().serve(listener, services));
+    Side {
+        transport,
+        echo,
+        server,
+        _dir: dir,
+    }
+}
+
+async fn pair(change: impl FnOnce(&mut TransportIdentity)) -> (Side, Side) {
+    let (a, b) = (listener().await, listener().await);
+    let (at, bt) = (
+        a.local_addr().unwrap().to_string(),
+        b.local_addr().unwrap().to_string(),
+    );
+    (side(1, a, (2, bt), |_| ()), side(2, b, (1, at), change))
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let waited = tokio::time::timeout(LONG, async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{what}");
+}
+
+async fn connected(side: &Side, peer: NodeId) {
+    until("connected", || {
+        side.transport.peer_state(peer) == Some(PeerState::Connected)
+    })
+    .await;
+}
+
+fn refused(side: &Side, peer: NodeId) -> Option<String> {
+    match side.transport.peer_state(peer) {
+        Some(PeerState::Refused(reason)) => Some(reason),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn calls_are_answered_refused_and_timed_out() {
+    let (one, two) = pair(|_| ()).await;
+    connected(&one, 2).await;
+    connected(&two, 1).await;
+    let ask = |kind, bytes: &'static [u8], timeout| {
+        let request = Bytes::from_static(bytes);
+        one.transport.call(2, Lane::Command, kind, request, timeout)
+    };
+    assert_eq!(
+        ask(CallKind::Command, b"hello", SECOND).await.unwrap(),
+        "hello"
+    );
+    let refused = ask(CallKind::Status, b"x", SECOND).await.unwrap_err();
+    assert_eq!(refused, CallError::Refused("node 1 may not".to_owned()));
+    let late = ask(CallKind::Past, b"x", Duration::from_millis(50)).await;
+    assert!(matches!(late, Err(CallError::Unknown { to: 2, .. })));
+    assert_eq!(one.transport.peers(), [2]);
+    assert_eq!(two.transport.incarnation_of(1), Some(Uuid::from_u128(1)));
+}
+
+#[tokio::test]
+async fn calls_of_one_lane_arrive_in_the_order_in_which_they_were_begun() {
+    let (one, two) = pair(|_| ()).await;
+    connected(&one, 2).await;
+    let begun: Vec<Pending> = (0..64_u8)
+        .map(|n| {
+            let request = Bytes::from(vec![n; 2000]);
+            one.transport
+                .begin(2, Lane::Raft, CallKind::Append, request, LONG)
+                .unwrap()
+        })
+        .collect();
+    let full = one
+        .transport
+        .begin(2, Lane::Raft, CallKind::Append, Bytes::new(), SECOND);
+    assert!(matches!(full, Err(CallError::NotSent { .. })), "bounded");
+    for pending in begun {
+        pending.answer().await.unwrap();
+    }
+    assert_eq!(*two.echo.seen.lock(), (0..64).collect::<Vec<u8>>());
+}
+
+#[tokio::test]
+async fn a_large_message_passes_and_a_larger_one_is_refused_before_it_leaves() {
+    let (one, _two) = pair(|_| ()).await;
+    connected(&one, 2).await;
+    let large = Bytes::from(vec![7; 5 << 20]);
+    let ask = |bytes: Bytes| {
+        one.transport
+            .call(2, Lane::Bulk, CallKind::History, bytes, LONG)
+    };
+    assert_eq!(ask(large.clone()).await.unwrap(), large);
+    let too_large = ask(Bytes::from(vec![7; 8 << 20])).await.unwrap_err();
+    assert!(
+        too_large.to_string().contains("max_message_bytes"),
+        "{too_large}"
+    );
+}
+
+#[tokio::test]
+async fn a_lost_peer_is_noticed_and_reached_again() {
+    let (one, two) = pair(|_| ()).await;
+    connected(&one, 2).await;
+    let address = one.transport.address_of(2).unwrap();
+    let request = Bytes::from_static(b"x");
+    let waiting = one
+        .transport
+        .begin(2, Lane::Command, CallKind::Past, request, LONG)
+        .unwrap();
+    until("it arrived", || two.echo.calls.load(Ordering::Relaxed) > 0).await;
+    two.drop_server();
+    assert!(matches!(
+        waiting.answer().await,
+        Err(CallError::Unknown { .. })
+    ));
+    until("unreachable", || {
+        matches!(
+            one.transport.peer_state(2),
+            Some(PeerState::Unreachable { .. })
+        )
+    })
+    .await;
+    let listener = TcpListener::bind(&address).await.unwrap();
+    let services = Services {
+        raft: Arc::clone(&two.echo) as Arc<dyn Service>,
+        command: Arc::clone(&two.echo) as Arc<dyn Service>,
+    };
+    let back = Instant::now();
+    let server = tokio::spawn(two.transport.clone().serve(listener, services));
+    connected(&one, 2).await;
+    assert!(back.elapsed() < SECOND, "{:?}", back.elapsed());
+    server.abort();
+}
+
+#[tokio::test]
+async fn whoever_does_not_fit_is_refused_on_both_sides() {
+    let (one, two) = pair(|who| who.cluster = "other".to_owned()).await;
+    for (side, peer) in [(&one, 2), (&two, 1)] {
+        until("refused", || refused(side, peer).is_some()).await;
+        let reason = refused(side, peer).unwrap();
+        assert!(reason.contains("cluster.name"), "{reason}");
+    }
+    assert_eq!(one.echo.calls.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_wiped_disk_under_an_old_id_is_refused_and_told_what_to_do() {
+    let (one, two) = pair(|_| ()).await;
+    connected(&one, 2).await;
+    connected(&two, 1).await;
+    let address = one.transport.address_of(2).unwrap();
+    let peer = (1, two.transport.address_of(1).unwrap());
+    two.drop_server();
+    drop(two);
+    until("gone", || {
+        one.transport.peer_state(2) != Some(PeerState::Connected)
+    })
+    .await;
+    let listener = TcpListener::bind(&address).await.unwrap();
+    let wiped = side(2, listener, peer, |who| {
+        who.incarnation = Uuid::from_u128(99)
+    });
+    for (side, peer) in [(&one, 2), (&wiped, 1)] {
+        until("refused", || refused(side, peer).is_some()).await;
+        let reason = refused(side, peer).unwrap();
+        assert!(reason.contains("new node.id"), "{reason}");
+    }
+    assert_eq!(wiped.echo.calls.load(Ordering::Relaxed), 0);
+}

@@ -1,0 +1,119 @@
+//! The raft groups of a node, as the cluster's housekeeping and the router's board see them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use phalanx_actors::names::ShardId;
+use phalanx_actors::ports::BoxFuture;
+use phalanx_actors::shard::ShardHandle;
+
+use crate::cluster::NodeId;
+use crate::cluster::leaders::Leaders;
+use crate::cluster::metrics;
+use crate::cluster::status::ShardView;
+use crate::cluster::steward::Groups;
+use crate::replication::group::Group;
+
+/// How often the groups are looked at.
+const ROUND: Duration = Duration::from_millis(200);
+
+/// Every shard of this node; without a group where its storage is refused or it has no copy here.
+#[derive(Debug, Clone)]
+pub(super) struct NodeGroups {
+    shards: Arc<[(ShardHandle, Option<Arc<Group>>)]>,
+    leaders: Arc<Leaders>,
+}
+
+impl NodeGroups {
+    pub(super) fn new(
+        handles: &[ShardHandle],
+        groups: &[Arc<Group>],
+        leaders: Arc<Leaders>,
+    ) -> Self {
+        let group_of = |handle: &ShardHandle| {
+            let group = groups.iter().find(|group| group.shard() == handle.shard());
+            (handle.clone(), group.cloned())
+        };
+        Self {
+            shards: handles.iter().map(group_of).collect(),
+            leaders,
+        }
+    }
+
+    fn group(&self, shard: ShardId) -> Option<&Arc<Group>> {
+        let (_, group) = self.shards.get(usize::try_from(shard).ok()?)?;
+        group.as_ref()
+    }
+
+    /// Notes which groups lead in vain, and keeps the gauges, until the task is aborted. A leader
+    /// that no majority has answered for `silence` is cut off: whatever it is asked would wait for
+    /// ever.
+    pub(super) async fn watch(self, silence: Duration) {
+        let mut rounds = tokio::time::interval(ROUND);
+        loop {
+            rounds.tick().await;
+            let mut led = 0;
+            let mut lags: Vec<(NodeId, u64)> = Vec::new();
+            for (handle, group) in &*self.shards {
+                let Some(group) = group else {
+                    continue;
+                };
+                let lasting = group.quorum_silence();
+                self.leaders
+                    .set_cut_off(handle.shard(), lasting.is_some_and(|s| s > silence));
+                led += usize::from(handle.serving().is_some());
+                for follower in group.view(handle).followers {
+                    match lags.iter_mut().find(|(node, _)| *node == follower.node) {
+                        Some((_, lag)) => *lag = follower.lag.max(*lag),
+                        None => lags.push((follower.node, follower.lag)),
+                    }
+                }
+            }
+            metrics::set_shards_led(led);
+            for (peer, lag) in lags {
+                metrics::set_lag(peer, lag);
+            }
+        }
+    }
+}
+
+impl Groups for NodeGroups {
+    fn shards(&self) -> Vec<ShardView> {
+        let view = |(handle, group): &(ShardHandle, Option<Arc<Group>>)| match group {
+            Some(group) => group.view(handle),
+            None => {
+                let shard = handle.shard();
+                let known = self.leaders.known(shard);
+                ShardView {
+                    shard,
+                    voters: self.leaders.voters(shard).to_vec(),
+                    leader: known.leader,
+                    term: known.term,
+                    last_log_index: None,
+                    applied_index: None,
+                    followers: Vec::new(),
+                    serving: false,
+                    refusal: handle.refusal(),
+                }
+            }
+        };
+        self.shards.iter().map(view).collect()
+    }
+
+    fn hand_over(&self, shard: ShardId, to: NodeId) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            match self.group(shard) {
+                Some(group) => group.hand_over(to).await,
+                None => Err("the shard has no copy here".to_owned()),
+            }
+        })
+    }
+
+    fn stand_aside(&self) {
+        for (_, group) in &*self.shards {
+            if let Some(group) = group {
+                group.stand_aside();
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The other members of the cluster: connections to them, and which shards this node keeps.
+//!
+//! Owns what follows from `[cluster]` and `[transport]`. A cluster of one opens no socket here, so
+//! that nobody can connect to it by mistake.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::NodeError;
+use super::builder::listen;
+use crate::cluster::NodeId;
+use crate::cluster::placement::place;
+use crate::cluster::router::Receiver;
+use crate::cluster::transport::{Services, Transport, TransportIdentity, TransportOptions};
+use crate::journal::Journal;
+use crate::replication::service::RaftCalls;
+use crate::settings::Settings;
+
+/// The way to the other members and from them.
+#[derive(Debug)]
+pub(super) struct Members {
+    pub(super) transport: Transport,
+    /// The groups that answer raft's calls.
+    pub(super) raft: Arc<RaftCalls>,
+    listener: Option<TcpListener>,
+}
+
+impl Members {
+    /// Whether there are no other members.
+    pub(super) fn is_alone(&self) -> bool {
+        self.listener.is_none()
+    }
+
+    /// Begins to take the connections of other members; none in a cluster of one. Groups that
+    /// started before answer from the first call on, and so does the router.
+    pub(super) fn listen(self, requests: Receiver) -> Option<JoinHandle<()>> {
+        let services = Services {
+            raft: self.raft,
+            command: Arc::new(requests),
+        };
+        let listener = self.listener?;
+        Some(tokio::spawn(self.transport.serve(listener, services)))
+    }
+}
+
+/// Begins to connect, and takes the address at which other members connect.
+pub(super) fn connect(settings: &Settings, journal: &Journal) -> Result<Members, NodeError> {
+    let mut others = addresses(settings);
+    others.remove(&settings.node.id);
+    let alone = others.is_empty();
+    let who = TransportIdentity {
+        node: settings.node.id,
+        cluster: settings.cluster.name.clone(),
+        shards: settings.cluster.shards,
+        incarnation: journal.incarnation(),
+        data_dir: settings.node.data_dir.clone(),
+        members: others,
+    };
+    let transport = Transport::start(who, options(settings)).map_err(NodeError::KnownMembers)?;
+    let address = settings.cluster.listen;
+    let failed = |source| NodeError::ListenForMembers { address, source };
+    let listener = (!alone)
+        .then(|| listen(address))
+        .transpose()
+        .map_err(failed)?;
+    Ok(Members {
+        transport,
+        raft: Arc::default(),
+        listener,
+    })
+}
+
+/// Every member and its address, this node included.
+pub(super) fn addresses(settings: &Settings) -> BTreeMap<NodeId, String> {
+    let cluster = &settings.cluster;
+    let mut all: BTreeMap<NodeId, String> = cluster
+        .peers
+        .iter()
+        .map(|peer| (peer.id, peer.address.clone()))
+        .collect();
+    all.insert(settings.node.id, cluster.advertised_address());
+    all
+}
+
+/// The replicas of every shard, the preferred leader first.
+pub(super) fn placement(settings: &Settings) -> Vec<Vec<NodeId>> {
+    let members: Vec<NodeId> = addresses(settings).into_keys().collect();
+    let factor = settings.cluster.effective_replication_factor();
+    place(settings.cluster.shards, &members, factor)
+}
+
+fn options(settings: &Settings) -> TransportOptions {
+    let transport = &settings.transport;
+    TransportOptions {
+        connect_timeout: Duration::from_millis(transport.connect_timeout_ms),
+        reconnect_max: Duration::from_millis(transport.reconnect_max_ms),
+        keepalive_interval: Duration::from_millis(transport.keepalive_interval_ms),
+        keepalive_timeout: Duration::from_millis(transport.keepalive_timeout_ms),
+        calls_in_flight: transport.max_calls_in_flight,
+        max_message_bytes: transport.max_message_bytes,
+    }
+}

@@ -1,0 +1,78 @@
+//! Puts the parts together that send a request to the right node and keep house in the cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use phalanx_actors::CommandModel;
+use phalanx_actors::shard::ShardHandle;
+use tokio::task::JoinHandle;
+
+use super::groups::NodeGroups;
+use super::members::{self, Members};
+use crate::cluster::leaders::Leaders;
+use crate::cluster::peers::{NoPeers, Peers};
+use crate::cluster::router::{Router, RouterLimits};
+use crate::cluster::steward::{Membership, Steward};
+use crate::journal::Journal;
+use crate::replication::group::Group;
+use crate::settings::Settings;
+
+/// What requests and housekeeping go through.
+pub(super) struct Routing {
+    pub(super) router: Router,
+    pub(super) steward: Arc<Steward>,
+    pub(super) background: Vec<JoinHandle<()>>,
+}
+
+impl Routing {
+    /// Starts to follow the groups.
+    pub(super) fn start(
+        settings: &Settings,
+        journal: &Journal,
+        model: CommandModel,
+        shards: &[ShardHandle],
+        groups: &[Arc<Group>],
+        members: &Members,
+    ) -> Self {
+        let leaders = Arc::new(Leaders::new(members::placement(settings)));
+        let node_groups = NodeGroups::new(shards, groups, Arc::clone(&leaders));
+        let mut background: Vec<JoinHandle<()>> = groups
+            .iter()
+            .map(|group| tokio::spawn(Arc::clone(group).report(Arc::clone(&leaders))))
+            .collect();
+        // A leader hears from its followers once per heartbeat; this is as long as they wait for it.
+        let silence = Duration::from_millis(settings.raft.election_timeout_max_ms);
+        background.push(tokio::spawn(node_groups.clone().watch(silence)));
+        let (router, peers): (Router, Arc<dyn Peers>) = if members.is_alone() {
+            (Router::alone(model), Arc::new(NoPeers))
+        } else {
+            let peers: Arc<dyn Peers> = Arc::new(members.transport.clone());
+            let limits = RouterLimits {
+                leader_wait: Duration::from_millis(settings.cluster.leader_wait_ms),
+                isolated_wait: Duration::from_millis(settings.cluster.isolated_wait_ms),
+            };
+            let (peers_too, leaders) = (Arc::clone(&peers), Arc::clone(&leaders));
+            (Router::new(model, peers_too, leaders, limits), peers)
+        };
+        let steward = Arc::new(Steward::new(
+            membership(settings, journal),
+            peers,
+            leaders,
+            Arc::new(node_groups),
+        ));
+        Self {
+            router,
+            steward,
+            background,
+        }
+    }
+}
+
+fn membership(settings: &Settings, journal: &Journal) -> Membership {
+    Membership {
+        name: settings.cluster.name.clone(),
+        me: settings.node.id,
+        incarnation: journal.incarnation().to_string(),
+        members: members::addresses(settings).into_iter().collect(),
+    }
+}

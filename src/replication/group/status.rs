@@ -1,0 +1,98 @@
+//! How a raft group stands, in words that know no raft library, and handing its leadership over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::Instant as _;
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver;
+use phalanx_actors::shard::ShardHandle;
+
+use super::Group;
+use crate::cluster::NodeId;
+use crate::cluster::leaders::{Known, Leaders};
+use crate::cluster::status::{FollowerView, ShardView};
+
+impl Group {
+    /// Tells the board who leads, whenever that changes, until the group is shut down.
+    pub async fn report(self: Arc<Self>, leaders: Arc<Leaders>) {
+        let mut metrics = self.raft.server_metrics();
+        loop {
+            {
+                let now = metrics.borrow_watched();
+                let known = Known {
+                    term: now.vote.leader_id.term,
+                    leader: now.current_leader,
+                };
+                let voters: Vec<NodeId> = now.membership_config.voter_ids().collect();
+                // Before the group is initialized nobody votes in it.
+                if !voters.is_empty() {
+                    leaders.set_voters(self.shard, &voters);
+                }
+                leaders.report(self.shard, known);
+            }
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// How the group stands.
+    #[must_use]
+    pub fn view(&self, handle: &ShardHandle) -> ShardView {
+        let metrics = self.raft.metrics();
+        let now = metrics.borrow_watched();
+        let last = now.last_log_index;
+        let followers = now.replication.iter().flatten();
+        let followers = followers
+            .filter(|(node, _)| **node != self.options.node_id)
+            .map(|(node, matched)| {
+                let matched_index = matched.map(|log_id| log_id.index());
+                let has = matched_index.map_or(0, |index| index + 1);
+                FollowerView {
+                    node: *node,
+                    matched_index,
+                    lag: last.map_or(0, |last| last + 1).saturating_sub(has),
+                }
+            })
+            .collect();
+        ShardView {
+            shard: self.shard,
+            voters: now.membership_config.voter_ids().collect(),
+            leader: now.current_leader,
+            term: now.current_term,
+            last_log_index: last,
+            applied_index: now.last_applied.map(|log_id| log_id.index()),
+            followers,
+            serving: handle.serving().is_some(),
+            refusal: handle.refusal(),
+        }
+    }
+
+    /// For how long no majority has answered this leader; `None` when it does not lead or is the
+    /// only voter.
+    #[must_use]
+    pub fn quorum_silence(&self) -> Option<Duration> {
+        let metrics = self.raft.metrics();
+        let now = metrics.borrow_watched();
+        if now.state != ServerState::Leader || now.membership_config.voter_ids().count() < 2 {
+            return None;
+        }
+        // A leader that nobody has answered yet has just been elected, by answers.
+        now.last_quorum_acked.map(|at| (*at).elapsed())
+    }
+
+    /// Asks the group to hand its leadership to a voter.
+    ///
+    /// # Errors
+    /// When the group has stopped.
+    pub async fn hand_over(&self, to: NodeId) -> Result<(), String> {
+        let handed = self.raft.trigger().transfer_leader(to).await;
+        handed.map_err(|error| error.to_string())
+    }
+
+    /// Stands for no election from now on.
+    pub fn stand_aside(&self) {
+        self.raft.runtime_config().elect(false);
+    }
+}

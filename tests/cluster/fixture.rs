@@ -1,0 +1,154 @@
+//! A cluster of three processes and the questions that the tests ask it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use super::support::client;
+use super::support::http::Http;
+use super::support::node::{Node, NodeSetup};
+use super::support::{ports, wait};
+
+/// For an election, with room for a busy machine.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// Three nodes, each with a directory of its own.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub(crate) setups: Vec<NodeSetup>,
+    pub(crate) nodes: Vec<Option<Node>>,
+}
+
+/// Who serves an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Served {
+    pub(crate) node: u64,
+    pub(crate) shard: u64,
+}
+
+impl Cluster {
+    /// Three members that are not started yet.
+    pub(crate) fn new(directory: &Path) -> Self {
+        let members: Vec<(u64, SocketAddr)> =
+            (1..=3).map(|id| (id, ports::free_address())).collect();
+        let setups = members
+            .iter()
+            .map(|(id, _)| NodeSetup::member(directory, *id, &members))
+            .collect();
+        Self {
+            setups,
+            nodes: vec![None, None, None],
+        }
+    }
+
+    /// Changes how every node is set up.
+    pub(crate) fn each(mut self, change: impl Fn(NodeSetup) -> NodeSetup) -> Self {
+        self.setups = self.setups.into_iter().map(change).collect();
+        self
+    }
+
+    /// Starts a node that does not run; nodes are counted from 1.
+    pub(crate) fn start(&mut self, node: u64) {
+        let at = index(node);
+        self.nodes[at] = Some(self.setups[at].spawn());
+    }
+
+    /// Starts all and waits until every account's shard is served.
+    pub(crate) fn start_all(directory: &Path) -> Self {
+        let mut cluster = Self::new(directory);
+        for node in 1..=3 {
+            cluster.start(node);
+        }
+        cluster
+    }
+
+    pub(crate) fn node(&self, node: u64) -> &Node {
+        self.nodes[index(node)].as_ref().expect("the node runs")
+    }
+
+    pub(crate) fn kill(&mut self, node: u64) {
+        let mut killed = self.nodes[index(node)].take().expect("the node runs");
+        killed.kill();
+    }
+
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.setups.iter().map(|setup| setup.address).collect()
+    }
+
+    pub(crate) fn address(&self, node: u64) -> SocketAddr {
+        self.setups[index(node)].address
+    }
+
+    /// A client of whichever node can serve.
+    pub(crate) fn anywhere(&self) -> Http {
+        Http::anywhere(&self.addresses()).patient_for(Duration::from_secs(5))
+    }
+
+    /// Opens accounts `a-0`, `a-1`, ..., waiting for leaders, and gives each one's position.
+    pub(crate) fn open_accounts(&self, count: usize) -> Vec<(String, String)> {
+        let mut http = self.anywhere();
+        (0..count)
+            .map(|n| {
+                let id = format!("a-{n}");
+                let position = self.store(&mut http, &client::open(&id));
+                (id, position)
+            })
+            .collect()
+    }
+
+    /// Sends a command until it is stored, and gives its position.
+    pub(crate) fn store(&self, http: &mut Http, request: &super::support::http::Request) -> String {
+        wait::until("a command is stored", SOON, || {
+            let response = http.try_send(request).ok()?;
+            match response.status {
+                200 | 201 => Some(response.header("Phalanx-Position")?.to_owned()),
+                503 | 504 => None,
+                status => panic!("{request:?}: {status} {}", response.text()),
+            }
+        })
+    }
+
+    /// Who serves an account, found out by a fresh read.
+    pub(crate) fn served_by(&self, http: &mut Http, id: &str, position: &str) -> Served {
+        let request = client::fresh_after(id, position);
+        wait::until("a fresh read is answered", SOON, || {
+            let response = http.try_send(&request).ok()?;
+            match response.status {
+                200 => {
+                    let served = &response.json()["served_by"];
+                    Some(Served {
+                        node: served["node"].as_u64()?,
+                        shard: served["shard"].as_u64()?,
+                    })
+                }
+                503 | 504 => None,
+                status => panic!("{request:?}: {status} {}", response.text()),
+            }
+        })
+    }
+
+    /// Which node leads each shard that these accounts lie in.
+    pub(crate) fn leaders(&self, accounts: &[(String, String)]) -> BTreeMap<u64, u64> {
+        let mut http = self.anywhere();
+        let served = accounts
+            .iter()
+            .map(|(id, position)| self.served_by(&mut http, id, position));
+        served.map(|served| (served.shard, served.node)).collect()
+    }
+
+    /// Waits until a node's log says something.
+    pub(crate) fn wait_log(&self, node: u64, words: &str) {
+        let at = self.node(node);
+        let found = wait::poll(SOON, || at.log().contains(words).then_some(()));
+        assert!(
+            found.is_some(),
+            "node {node} never said {words:?}:\n{}",
+            at.log()
+        );
+    }
+}
+
+fn index(node: u64) -> usize {
+    usize::try_from(node - 1).expect("fits")
+}

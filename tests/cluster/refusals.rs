@@ -1,0 +1,56 @@
+//! Nodes that must not be let in.
+
+use std::fs;
+
+use super::fixture::Cluster;
+use super::support::client;
+use super::support::http::Http;
+use super::support::temp_dir;
+
+#[test]
+fn a_node_with_an_emptied_disk_is_refused_under_its_old_id_and_told_what_to_do() {
+    let directory = temp_dir();
+    let mut cluster = Cluster::start_all(directory.path());
+    let accounts = cluster.open_accounts(8);
+    // The third is known to the others once it votes or follows; it does after this.
+    cluster.wait_log(3, "connected");
+    cluster.kill(3);
+    fs::remove_dir_all(&cluster.setups[2].data_dir).expect("the data can be removed");
+    cluster.start(3);
+    for node in 1..=3 {
+        cluster.wait_log(node, "was emptied or replaced");
+        cluster.wait_log(node, "Give it a new node.id");
+    }
+    // The others go on, and the refused node leads nothing.
+    let mut http = cluster.anywhere();
+    for (id, _) in &accounts {
+        let position = cluster.store(&mut http, &client::deposit(id, 5).key("after"));
+        assert_ne!(cluster.served_by(&mut http, id, &position).node, 3);
+    }
+}
+
+#[test]
+fn a_node_of_another_cluster_or_with_other_shards_is_refused_by_name() {
+    for (key, value, words) in [
+        ("CLUSTER__NAME", "other", "cluster.name must be the same"),
+        ("CLUSTER__SHARDS", "5", "cluster.shards must be the same"),
+    ] {
+        let directory = temp_dir();
+        let mut cluster = Cluster::new(directory.path());
+        cluster.setups[2] = cluster.setups[2].clone().set(key, value);
+        for node in 1..=3 {
+            cluster.start(node);
+        }
+        for node in 1..=3 {
+            cluster.wait_log(node, words);
+        }
+        // The two that fit serve every shard; the third serves none.
+        let mut http = Http::anywhere(&[cluster.address(1), cluster.address(2)]);
+        for number in 0..8 {
+            let request = client::open(&format!("a-{number}"));
+            cluster.store(&mut http, &request);
+            let alone = cluster.node(3).send(&request);
+            assert_eq!(alone.status, 503, "{}", alone.text());
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Any node takes any request: three real processes, clients that know nothing of leaders, and
+//! nodes that are killed, drained and restarted under their hands.
+//!
+//! A client here sends to one node and, if that fails, once more to the next. Nothing that happens
+//! to one node at a time may show it an error.
+
+#![expect(clippy::panic, reason = "a test fails by panicking")]
+
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod support;
+
+#[expect(dead_code, reason = "the tests of replication use the rest")]
+#[path = "cluster/fixture.rs"]
+mod fixture;
+
+#[path = "cluster_routing/load.rs"]
+mod load;
+
+#[path = "cluster_routing/moves.rs"]
+mod moves;
+
+#[path = "cluster_routing/sameness.rs"]
+mod sameness;
+
+#[path = "cluster_routing/failures.rs"]
+mod failures;
+
+#[path = "cluster_routing/tour.rs"]
+mod tour;
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use fixture::{Cluster, SOON};
+use support::http::{Http, Request};
+use support::node::BINARY;
+use support::wait;
+
+/// Three nodes that say they are ready.
+fn ready_cluster(directory: &Path) -> Cluster {
+    let cluster = Cluster::start_all(directory);
+    for node in 1..=3 {
+        wait_ready(&cluster, node);
+    }
+    cluster
+}
+
+fn wait_ready(cluster: &Cluster, node: u64) {
+    let ready = wait::poll(SOON, || {
+        let mut http = Http::new(cluster.address(node));
+        let answer = http.try_send(&Request::get("/readyz")).ok()?;
+        (answer.status == 200).then_some(())
+    });
+    assert!(
+        ready.is_some(),
+        "node {node} does not become ready:\n{}",
+        cluster.node(node).log()
+    );
+}
+
+/// The shards as a node sees them.
+fn shards(cluster: &Cluster, node: u64) -> Vec<Value> {
+    let answer = Http::new(cluster.address(node)).get("/v1/shards");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let shards = answer.json()["shards"].as_array().cloned();
+    shards.expect("shards are listed")
+}
+
+/// Who leads each shard, as a node sees it; empty while one has no leader.
+fn leaders(cluster: &Cluster, node: u64) -> Vec<u64> {
+    let shards = shards(cluster, node);
+    let leaders: Option<Vec<u64>> = shards.iter().map(|s| s["leader"].as_u64()).collect();
+    leaders.unwrap_or_default()
+}
+
+#[test]
+fn the_cluster_can_be_looked_at_from_every_node() {
+    let directory = support::temp_dir();
+    let mut cluster = ready_cluster(directory.path());
+    for node in 1..=3 {
+        let view = Http::new(cluster.address(node)).get("/v1/cluster").json();
+        assert_eq!(
+            (&view["name"], &view["node"], &view["shards"]),
+            (&"phalanx".into(), &node.into(), &4.into())
+        );
+        let members = view["members"].as_array().expect("members are listed");
+        assert_eq!(members.len(), 3);
+        let mut led = 0;
+        for member in members {
+            let here = member["id"] == node;
+            assert_eq!(member["state"], if here { "this" } else { "connected" });
+            assert_eq!(member["role"], "serving");
+            assert!(member["incarnation"].is_string(), "{member}");
+            led += member["leads"].as_u64().expect("a number");
+        }
+        assert_eq!(led, 4);
+        for shard in shards(&cluster, node) {
+            assert_eq!(shard["voters"], serde_json::json!([1, 2, 3]));
+            assert_eq!(shard["serving"], shard["leader"] == node);
+            assert_eq!(shard["refusal"], Value::Null);
+            let followers = shard["followers"].as_array().expect("followers are listed");
+            assert_eq!(followers.len(), 2, "{shard}");
+        }
+    }
+    cluster.kill(3);
+    let status = wait::until("the loss of a node is seen", SOON, || {
+        let output = Command::new(BINARY)
+            .args(["cluster", "status", "--url"])
+            .arg(format!("http://{}", cluster.address(1)))
+            .output()
+            .expect("the binary can be started");
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        text.contains("unreachable").then_some(text)
+    });
+    assert!(status.contains("NODE  ADDRESS"), "{status}");
+    assert!(status.contains("SHARD  LEADER"), "{status}");
+}

@@ -1,0 +1,96 @@
+//! Nodes that die, and nodes that are left alone.
+
+use std::time::{Duration, Instant};
+
+use crate::fixture::SOON;
+use crate::load::{Load, assert_unharmed, audit, summary};
+use crate::support::http::{Http, Request};
+use crate::support::{client, measured, temp_dir, wait};
+use crate::{ready_cluster, wait_ready};
+
+#[test]
+fn a_killed_leader_costs_clients_of_other_nodes_time_and_nothing_else() {
+    let directory = temp_dir();
+    let mut cluster = ready_cluster(directory.path());
+    let opened = cluster.open_accounts(12);
+    let accounts: Vec<String> = opened.iter().map(|(id, _)| id.clone()).collect();
+    let mut all = Vec::new();
+    for victim in 1..=3_u64 {
+        let others: Vec<_> = (1..=3)
+            .filter(|node| *node != victim)
+            .map(|node| cluster.address(node))
+            .collect();
+        // Amounts repeat from round to round, so each round has accounts of its own.
+        let mine = &accounts[usize::try_from(victim - 1).expect("fits") * 4..][..4];
+        let load = Load::start(6, &others, mine);
+        wait::let_pass(Duration::from_millis(400));
+        cluster.kill(victim);
+        wait::let_pass(Duration::from_millis(2_500));
+        let deposits = load.stop();
+        measured("kill -9 of a leader", summary(&deposits));
+        assert_unharmed(&deposits, 100);
+        // Whatever the routers retried was for their clients the first attempt.
+        let marked = deposits.iter().filter(|d| d.replayed && !d.retried).count();
+        assert_eq!(marked, 0);
+        assert!(deposits.iter().any(|d| d.keyed) && deposits.iter().any(|d| !d.keyed));
+        audit(Http::anywhere(&others), &deposits);
+        all.extend(deposits);
+        cluster.start(victim);
+        wait_ready(&cluster, victim);
+        // The next victim may go only when this one is back in every group.
+        wait::until("the node that came back has caught up", SOON, || {
+            let shards = crate::shards(&cluster, victim);
+            let lag = |shard: &serde_json::Value| {
+                let followers = shard["followers"].as_array()?.clone();
+                let mine = followers.iter().find(|f| f["node"] == victim);
+                mine.map_or(Some(0), |follower| follower["lag"].as_u64())
+            };
+            let caught_up = shards.iter().all(|shard| {
+                let led = !shard["leader"].is_null();
+                led && lag(shard) == Some(0)
+            });
+            caught_up.then_some(())
+        });
+        wait::let_pass(Duration::from_millis(700));
+    }
+    audit(cluster.anywhere(), &all);
+}
+
+#[test]
+fn a_node_that_is_left_alone_says_so_at_once() {
+    let directory = temp_dir();
+    let mut cluster = ready_cluster(directory.path());
+    let opened = cluster.open_accounts(12);
+    cluster.kill(2);
+    cluster.kill(3);
+    let mut http = Http::new(cluster.address(1));
+    // Until the loss is noticed, an answer may be a long time in coming.
+    let lonely = wait::poll(SOON, || {
+        let request = Request::get("/v1/cluster");
+        let view = http.try_send(&request).ok()?.json();
+        let members = view["members"].as_array()?.clone();
+        let away = members.iter().filter(|m| m["state"] == "unreachable");
+        (away.count() == 2).then_some(())
+    });
+    assert!(lonely.is_some(), "{}", cluster.node(1).log());
+    wait::let_pass(Duration::from_secs(1));
+    let mut slowest = Duration::ZERO;
+    for (id, position) in &opened {
+        for request in [client::deposit(id, 1), client::fresh_after(id, position)] {
+            let started = Instant::now();
+            let answer = http.send(&request);
+            slowest = slowest.max(started.elapsed());
+            assert_eq!(answer.code(), "no-leader", "{}", answer.text());
+            assert_eq!(answer.status, 503);
+            assert!(answer.header("Retry-After").is_some());
+            assert_eq!(answer.json()["outcome"], "not_applied");
+        }
+    }
+    measured("a lonely node answers within", format!("{slowest:?}"));
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    cluster.start(2);
+    cluster.start(3);
+    for (id, _) in &opened {
+        cluster.store(&mut http, &client::deposit(id, 2));
+    }
+}

@@ -1,0 +1,158 @@
+//! Leaders that are moved on purpose, under load.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::fixture::{Cluster, SOON};
+use crate::load::{Load, assert_unharmed, audit, summary};
+use crate::support::http::{Http, Request, Response};
+use crate::support::{measured, temp_dir, wait};
+use crate::{leaders, ready_cluster, wait_ready};
+
+const CLIENTS: i64 = 6;
+const ACCOUNTS: usize = 12;
+
+fn accounts(cluster: &Cluster) -> Vec<String> {
+    let opened = cluster.open_accounts(ACCOUNTS);
+    opened.into_iter().map(|(id, _)| id).collect()
+}
+
+fn transfer(cluster: &Cluster, at: u64, shard: usize, to: u64) -> Response {
+    let target = format!("/v1/shards/{shard}/transfer");
+    let mut http = Http::new(cluster.address(at));
+    http.send(&Request::post(&target, json!({ "to": to }).to_string()))
+}
+
+#[test]
+fn shards_move_under_load_and_nobody_notices() {
+    let directory = temp_dir();
+    let cluster = ready_cluster(directory.path());
+    let accounts = accounts(&cluster);
+    let load = Load::start(CLIENTS, &cluster.addresses(), &accounts);
+    for round in 0..12_u64 {
+        wait::let_pass(Duration::from_millis(150));
+        let shard = usize::try_from(round % 4).expect("fits");
+        // Asked at a node that is neither of the two as often as not.
+        let at = round % 3 + 1;
+        let before = wait::until("every shard has a leader", SOON, || {
+            leaders(&cluster, at).get(shard).copied()
+        });
+        let to = before % 3 + 1;
+        let moved = wait::until("a shard is moved", SOON, || {
+            let answer = transfer(&cluster, at, shard, to);
+            // A copy may lag for a moment under load.
+            (answer.status != 409).then_some(answer)
+        });
+        assert_eq!(moved.status, 200, "{}", moved.text());
+        let moved = moved.json();
+        assert_eq!((&moved["from"], &moved["to"]), (&json!(before), &json!(to)));
+    }
+    let deposits = load.stop();
+    measured("12 transfers", summary(&deposits));
+    assert_unharmed(&deposits, 200);
+    audit(cluster.anywhere(), &deposits);
+}
+
+#[test]
+fn transfers_that_make_no_sense_are_refused() {
+    let directory = temp_dir();
+    let mut cluster = ready_cluster(directory.path());
+    let leader = leaders(&cluster, 1)[0];
+    let same = transfer(&cluster, leader % 3 + 1, 0, leader);
+    assert_eq!((same.status, &same.json()["to"]), (200, &json!(leader)));
+    let code = |response: Response| (response.status, response.code());
+    assert_eq!(
+        code(transfer(&cluster, 2, 0, 9)),
+        (409, "transfer-refused".to_owned())
+    );
+    assert_eq!(
+        code(transfer(&cluster, 2, 99, 1)),
+        (404, "not-found".to_owned())
+    );
+    let mut http = Http::new(cluster.address(1));
+    let malformed = Request::post("/v1/shards/0/transfer", "{\"too\":1}");
+    assert_eq!(
+        code(http.send(&malformed)),
+        (400, "malformed-body".to_owned())
+    );
+    let nobody = Request::new("POST", "/v1/nodes/9/drain");
+    assert_eq!(code(http.send(&nobody)), (404, "not-found".to_owned()));
+    let other = leader % 3 + 1;
+    cluster.kill(other);
+    let third = other % 3 + 1;
+    let asked = if third == leader { leader } else { third };
+    let refused = wait::until("the loss of the node is seen", SOON, || {
+        let answer = transfer(&cluster, asked, 0, other);
+        (answer.status == 409).then_some(answer)
+    });
+    assert_eq!(refused.code(), "transfer-refused");
+}
+
+#[test]
+fn a_drained_node_leads_nothing_and_still_answers() {
+    let directory = temp_dir();
+    let mut cluster = ready_cluster(directory.path());
+    let accounts = accounts(&cluster);
+    let load = Load::start(CLIENTS, &cluster.addresses(), &accounts);
+    wait::let_pass(Duration::from_millis(300));
+    // Asked at another node.
+    let drained = Http::new(cluster.address(1)).send(&Request::new("POST", "/v1/nodes/2/drain"));
+    assert_eq!(drained.status, 200, "{}", drained.text());
+    let told = drained.json();
+    assert_eq!(
+        (&told["draining"], &told["kept"]),
+        (&json!(true), &json!([]))
+    );
+    assert!(
+        told["moved"]
+            .as_array()
+            .is_some_and(|moved| !moved.is_empty())
+    );
+    assert!(!leaders(&cluster, 1).contains(&2));
+    let refused = transfer(&cluster, 3, 0, 2);
+    assert_eq!(refused.code(), "transfer-refused", "{}", refused.text());
+    let view = Http::new(cluster.address(3)).get("/v1/cluster").json();
+    assert_eq!(view["members"][1]["role"], "draining");
+    wait::let_pass(Duration::from_millis(300));
+    let deposits = load.stop();
+    measured("drain", summary(&deposits));
+    assert_unharmed(&deposits, 100);
+    audit(Http::new(cluster.address(2)), &deposits);
+    // A restart takes it back.
+    stop(&mut cluster, 2);
+    cluster.start(2);
+    wait_ready(&cluster, 2);
+    let back = wait::until("the node may lead again", SOON, || {
+        let leader = leaders(&cluster, 1).first().copied()?;
+        let answer = transfer(&cluster, 1, 0, 2);
+        (answer.status == 200).then_some((leader, answer))
+    });
+    assert_eq!(back.1.json()["to"], 2);
+}
+
+fn stop(cluster: &mut Cluster, node: u64) {
+    let at = usize::try_from(node - 1).expect("fits");
+    let mut stopped = cluster.nodes[at].take().expect("the node runs");
+    stopped.stop();
+}
+
+#[test]
+fn a_rolling_restart_shows_no_client_an_error() {
+    let directory = temp_dir();
+    let mut cluster = ready_cluster(directory.path());
+    let accounts = accounts(&cluster);
+    let load = Load::start(CLIENTS, &cluster.addresses(), &accounts);
+    for node in 1..=3 {
+        wait::let_pass(Duration::from_millis(300));
+        stop(&mut cluster, node);
+        wait::let_pass(Duration::from_millis(300));
+        cluster.start(node);
+        wait_ready(&cluster, node);
+    }
+    wait::let_pass(Duration::from_millis(300));
+    let deposits = load.stop();
+    measured("rolling restart", summary(&deposits));
+    assert_unharmed(&deposits, 300);
+    audit(cluster.anywhere(), &deposits);
+}
