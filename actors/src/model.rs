@@ -130,14 +130,12 @@ impl CommandModel {
         handle.and_then(ShardHandle::refusal)
     }
 
-    /// Takes the permit of a request that another node will answer: it is in flight here as well.
+    /// Takes the permit of a request that another node will answer: it is in flight here as well. A
+    /// node that is shutting down finishes what it has begun, so this is for the caller to ask.
     ///
     /// # Errors
-    /// When no permit is free or the node is shutting down.
+    /// When no permit is free.
     pub fn admit_elsewhere(&self, stream: &StreamName, bytes: usize) -> Result<Permit, Failure> {
-        if self.is_stopping() {
-            return Err(shutting_down());
-        }
         let services = &self.0.services;
         services
             .admission
@@ -418,7 +416,9 @@ pub fn weight(request: &CommandRequest) -> usize {
     request.body.len() + request.command.len() + 256
 }
 
-fn shutting_down() -> Failure {
+/// The refusal of a node that is shutting down.
+#[must_use]
+pub fn shutting_down() -> Failure {
     Failure::new(
         FailureKind::ShuttingDown,
         "the node is shutting down; nothing was stored",

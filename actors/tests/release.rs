@@ -158,6 +158,24 @@ async fn reads_need_the_gate_and_share_one_check() {
     assert_eq!(checks, 1);
 }
 
+#[tokio::test]
+async fn a_leader_that_was_deposed_unnoticed_gives_no_answer_from_state() {
+    let world = World::new(Options::default()).await;
+    accepted(world.ask("a", with_key("k", add(1))).await);
+    world.replicator.close_gate(true);
+    for derived in [
+        take(2),
+        command("Nothing", "{}"),
+        support::dry_run(add(1)),
+        with_key("k", add(2)),
+    ] {
+        let kind = failed(soon(world.send("a", derived)).await);
+        assert_eq!(kind, FailureKind::NoLeader);
+    }
+    // A stored reply is the same whoever leads now.
+    assert!(accepted(world.ask("a", with_key("k", add(1))).await).replayed);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_clients_of_one_aggregate_get_each_number_once() {
     let world = World::new(Options::default()).await;

@@ -5,10 +5,11 @@
 //! cannot be expressed. Invariant: the calls of one connection reach their service in the order in
 //! which they were begun.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
@@ -16,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -32,12 +34,35 @@ use super::transport::{CallKind, PATH, Services, TransportOptions};
 
 type Body = http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, Status>;
 
+/// How long a refusal that was logged is not logged again.
+const TOLD_FOR: Duration = Duration::from_secs(60);
+/// Different refusals that are logged within that time.
+const MOST_TOLD: usize = 64;
+
 /// What every connection shares.
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) identity: Arc<Identity>,
     pub(crate) options: TransportOptions,
     pub(crate) services: Services,
+    pub(crate) told: Told,
+}
+
+/// Which refusals were logged lately: a peer that is refused comes again every second.
+#[derive(Debug, Default)]
+pub(crate) struct Told(Mutex<HashMap<String, Instant>>);
+
+impl Told {
+    /// Whether this is worth a line.
+    fn is_news(&self, text: &str) -> bool {
+        let mut told = self.0.lock();
+        told.retain(|_, at| at.elapsed() < TOLD_FOR);
+        if told.contains_key(text) || told.len() >= MOST_TOLD {
+            return false;
+        }
+        told.insert(text.to_owned(), Instant::now());
+        true
+    }
 }
 
 impl Server {
@@ -129,10 +154,11 @@ impl Server {
         let (hello, welcome) = match received {
             Ok(both) => both,
             Err(refusal) => {
-                tracing::error!(%refusal, "refused the connection of a peer");
-                let _gone = out
-                    .send(Frame::plain(Tag::Refusal, 0, refusal.to_string()))
-                    .await;
+                let text = refusal.to_string();
+                if self.told.is_news(&text) {
+                    tracing::error!(%refusal, "refused the connection of a peer");
+                }
+                let _gone = out.send(Frame::plain(Tag::Refusal, 0, text)).await;
                 return;
             }
         };
@@ -156,7 +182,9 @@ impl Server {
                 }
                 Ok(Some(frame)) if frame.tag == Tag::Refusal => {
                     let reason = text(&frame.payload);
-                    tracing::error!(peer = from, %reason, "a peer refuses this node");
+                    if self.told.is_news(&reason) {
+                        tracing::error!(peer = from, %reason, "a peer refuses this node");
+                    }
                     return;
                 }
                 Ok(Some(_)) | Ok(None) => return,

@@ -188,6 +188,16 @@ pub enum MoveError {
         /// Why.
         reason: String,
     },
+    /// The shard has moved, but to somebody else.
+    #[error("node {leader} was elected to lead shard {shard}, not node {to}")]
+    Elsewhere {
+        /// The shard.
+        shard: u32,
+        /// Who should lead it.
+        to: NodeId,
+        /// Who does.
+        leader: NodeId,
+    },
     /// The shard had no new leader in time.
     #[error("node {to} did not take shard {shard} over in time")]
     TooSlow {

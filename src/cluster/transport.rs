@@ -25,7 +25,7 @@ use super::frame::HEADER_LEN;
 use super::handshake::{Identity, Introduction, PROTOCOL_MAX, PROTOCOL_MIN};
 use super::lanes::{LaneLink, LaneState};
 use super::pins::Pins;
-use super::server::Server;
+use super::server::{Server, Told};
 
 /// Which connection a call takes, so that large messages never delay small ones that others wait
 /// for.
@@ -388,6 +388,7 @@ impl Transport {
             identity: Arc::clone(&self.0.identity),
             options: self.0.options,
             services,
+            told: Told::default(),
         };
         server.run(listener).await;
     }

@@ -103,7 +103,7 @@ impl From<MoveError> for Problem {
             MoveError::NoShard { .. } | MoveError::NoMember { .. } => Code::NotFound,
             MoveError::NoLeader { .. } => Code::NoLeader,
             MoveError::Unreachable { .. } => Code::MemberUnreachable,
-            MoveError::Refused { .. } => Code::TransferRefused,
+            MoveError::Refused { .. } | MoveError::Elsewhere { .. } => Code::TransferRefused,
             MoveError::TooSlow { .. } => Code::TransferTimeout,
         };
         Self::new(code, error.to_string())

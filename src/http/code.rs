@@ -150,9 +150,10 @@ codes! {
          code to nobody, but other nodes of a cluster may."
         "Send the request again with the same key after a moment.";
     TransferRefused "transfer-refused" CONFLICT true NotApplied
-        "The shard stays where it is"
+        "The member does not lead the shard"
         "The member in `to` cannot lead the shard now: it is not one of its voters, is draining, \
-         cannot be asked, or lacks too much of the log. `detail` says which."
+         cannot be asked, or lacks too much of the log; or another member was quicker to be \
+         elected. `detail` says which."
         "Choose another member: /v1/shards lists the voters and how far each is, /v1/cluster the \
          members. One that lacks entries catches up by itself.";
     SequenceMismatch "sequence-mismatch" PRECONDITION_FAILED false NotApplied

@@ -136,6 +136,11 @@ impl NodeBuilder {
             &members,
         );
         let mut background = started.background;
+        let balance_interval = Duration::from_millis(settings.cluster.balance_interval_ms);
+        if !balance_interval.is_zero() && routing.router.has_peers() {
+            let steward = Arc::clone(&routing.steward);
+            background.push(tokio::spawn(steward.balance(balance_interval)));
+        }
         background.push(tokio::spawn(heartbeat::beat(
             started.groups.clone(),
             Duration::from_millis(settings.raft.heartbeat_interval_ms),

@@ -435,3 +435,6 @@ fn config(shard: ShardId, options: &GroupOptions) -> Config {
         ..Config::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -148,14 +148,23 @@ impl RaftLogStorage<TypeConfig> for ShardLog {
         I: IntoIterator<Item = RaftEntry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        let mut proposers = Vec::new();
         let entries: Vec<LogEntry> = entries
             .into_iter()
-            .map(to_stored)
+            .map(|mut entry| {
+                if let EntryPayload::Normal(batch) = &mut entry.payload {
+                    proposers.extend(batch.entered.take());
+                }
+                to_stored(entry)
+            })
             .collect::<Result<_, _>>()
             .map_err(codec_error)?;
         let done: Done =
             Box::new(move |result| callback.io_completed(result.map_err(storage_error)));
         self.journal.append(self.shard, entries, done);
+        for proposer in proposers {
+            proposer.signal();
+        }
         Ok(())
     }
 
@@ -177,12 +186,7 @@ impl RaftLogStorage<TypeConfig> for ShardLog {
 fn to_stored(entry: RaftEntry) -> Result<LogEntry, CodecError> {
     let log_id = entry.log_id();
     let payload = match entry.payload {
-        EntryPayload::Normal(batch) => {
-            if let Some(entered) = batch.entered {
-                entered.signal();
-            }
-            LogPayload::Records(batch.records)
-        }
+        EntryPayload::Normal(batch) => LogPayload::Records(batch.records),
         other => LogPayload::Other(types::payload_to_bytes(&other)?.unwrap_or_default()),
     };
     Ok(LogEntry {

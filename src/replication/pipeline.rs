@@ -2,16 +2,24 @@
 //!
 //! Owns the order: requests are begun one after another on one lane, which keeps them in order, and
 //! answers are given on in that order whatever their arrival. Refuses to go on behind a failure, a
-//! conflict or a partial success: openraft then starts anew from what the follower has. Invariant:
-//! at most [`DEPTH`] requests are on their way, and those of one lane have their answers before one
+//! conflict or a partial success: openraft then starts anew from what the follower has.
+//!
+//! openraft makes a message for each commit that no entries carry. Such a message waits a moment
+//! for entries to go with; when their answer comes, it is answered as well. The answer says at least
+//! as much: the follower was there at a later moment than the one that is credited.
+//!
+//! Invariants: at most [`DEPTH`] requests and about [`DEPTH_BYTES`] are on their way, and those of one lane have their answers before one
 //! takes another lane, so that a follower never sees entries overtake each other.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use openraft::base::BoxStream;
 use openraft::errors::RPCError;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult};
+
+use tokio::time::Instant;
 
 use super::network::{Way, failed, unreadable};
 use super::types::{RaftLogId, TypeConfig};
@@ -20,13 +28,24 @@ use crate::cluster::transport::{CallError, CallKind, Lane, Pending};
 
 /// Requests on their way to one follower of one shard.
 const DEPTH: usize = 16;
+/// Their bytes, together; one more request may go beyond.
+const DEPTH_BYTES: usize = 2 << 20;
 /// A message with more bytes of entries catches up and takes the bulk lane: beside the heartbeats
 /// and new entries of the other shards, not before them.
 const BULK_BYTES: usize = 256 * 1024;
+/// How long the news of a commit waits for entries to go with. Followers apply that much later;
+/// nobody waits for them.
+const NEWS_WAIT: Duration = Duration::from_millis(20);
 /// What catching up may take, in multiples of the patience with new entries.
 const BULK_PATIENCE: u32 = 10;
 
 type Item = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
+
+/// A request without entries that waits for one with entries.
+struct News {
+    request: AppendEntriesRequest<TypeConfig>,
+    due: Instant,
+}
 
 /// A request that was read and encoded.
 struct Ready {
@@ -39,6 +58,9 @@ struct Ready {
 /// A request that was sent.
 struct Sent {
     pending: Pending,
+    bytes: usize,
+    /// Requests without entries that its answer answers as well: what they ended with.
+    carried: Vec<Option<RaftLogId>>,
     prev: Option<RaftLogId>,
     last: Option<RaftLogId>,
 }
@@ -47,9 +69,16 @@ struct Sent {
 pub(crate) struct Pipeline<S> {
     way: Way,
     input: Option<S>,
+    news: Option<News>,
+    /// Of requests before the news, which a later one replaced.
+    carried: Vec<Option<RaftLogId>>,
     held: Option<Ready>,
     lane: Lane,
     sent: VecDeque<Sent>,
+    sent_bytes: usize,
+    /// Whether anything was sent: the first request is always wanted at once.
+    began: bool,
+    items: VecDeque<Item>,
     broken: bool,
 }
 
@@ -61,9 +90,14 @@ where
         Self {
             way,
             input: Some(input),
+            news: None,
+            carried: Vec::new(),
             held: None,
             lane: Lane::Raft,
             sent: VecDeque::new(),
+            sent_bytes: 0,
+            began: false,
+            items: VecDeque::new(),
             broken: false,
         }
     }
@@ -78,35 +112,83 @@ where
 
     async fn next(&mut self) -> Option<Item> {
         loop {
+            if let Some(item) = self.items.pop_front() {
+                return Some(item);
+            }
             if self.broken {
                 return None;
             }
             if let Err(error) = self.send_held() {
                 return Some(self.end(error));
             }
-            let room = self.held.is_none() && self.sent.len() < DEPTH;
+            let room =
+                self.held.is_none() && self.sent.len() < DEPTH && self.sent_bytes < DEPTH_BYTES;
             let reading = room && self.input.is_some();
-            if !reading && self.sent.is_empty() {
+            let due = self.news.as_ref().filter(|_| room).map(|news| {
+                // Nothing more comes that could carry it.
+                if self.input.is_some() {
+                    Some(news.due)
+                } else {
+                    None
+                }
+            });
+            if !reading && due.is_none() && self.sent.is_empty() {
                 return None;
             }
-            // Both sides of the choice may be dropped half-way: the input keeps its state, and so
+            // Every side of the choice may be dropped half-way: the input keeps its state, and so
             // does the answer.
             let oldest = self.sent.front_mut();
-            tokio::select! {
+            let outcome = tokio::select! {
                 biased;
                 request = read(&mut self.input), if reading => match request {
-                    Some(request) => match self.encode(&request) {
-                        Ok(ready) => self.held = Some(ready),
-                        Err(error) => return Some(self.end(error)),
-                    },
-                    None => self.input = None,
+                    Some(request) => self.take_in(request),
+                    None => {
+                        self.input = None;
+                        Ok(())
+                    }
                 },
                 answer = answered(oldest) => {
-                    let item = self.take(answer);
-                    return Some(item);
+                    self.take(answer);
+                    Ok(())
                 }
+                () = until(due) => self.send_news(),
+            };
+            if let Err(error) = outcome {
+                return Some(self.end(error));
             }
         }
+    }
+
+    /// Takes the next request: news wait, entries take them along.
+    fn take_in(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+    ) -> Result<(), RPCError<TypeConfig>> {
+        if self.began && request.entries.is_empty() {
+            let due = match self.news.take() {
+                Some(older) => {
+                    self.carried.push(older.request.prev_log_id);
+                    older.due
+                }
+                None => Instant::now() + NEWS_WAIT,
+            };
+            self.news = Some(News { request, due });
+            return Ok(());
+        }
+        if let Some(news) = self.news.take() {
+            self.carried.push(news.request.prev_log_id);
+        }
+        self.began = true;
+        self.held = Some(self.encode(&request)?);
+        Ok(())
+    }
+
+    /// Lets the news go by themselves.
+    fn send_news(&mut self) -> Result<(), RPCError<TypeConfig>> {
+        if let Some(news) = self.news.take() {
+            self.held = Some(self.encode(&news.request)?);
+        }
+        Ok(())
     }
 
     fn encode(
@@ -145,13 +227,17 @@ where
             Lane::Raft | Lane::Command => self.way.patience,
         };
         let kind = CallKind::Append;
+        let bytes = held.bytes.len();
         let pending = self
             .way
             .transport
             .begin(self.way.target, held.lane, kind, held.bytes, patience)
             .map_err(failed)?;
+        self.sent_bytes += bytes;
         self.sent.push_back(Sent {
             pending,
+            bytes,
+            carried: std::mem::take(&mut self.carried),
             prev: held.prev,
             last: held.last,
         });
@@ -159,21 +245,26 @@ where
     }
 
     /// Turns the answer to the oldest request into openraft's terms.
-    fn take(&mut self, answer: Result<bytes::Bytes, CallError>) -> Item {
+    fn take(&mut self, answer: Result<bytes::Bytes, CallError>) {
         let Some(sent) = self.sent.pop_front() else {
-            return self.end(failed(CallError::Refused("nothing was asked".to_owned())));
+            return;
         };
+        self.sent_bytes -= sent.bytes;
         let answer = answer
             .map_err(failed)
             .and_then(|bytes| wire::append_answer_from_bytes(&bytes).map_err(unreadable));
         let answer = match answer {
             Ok(answer) => answer,
-            Err(error) => return self.end(error),
+            Err(error) => {
+                let item = self.end(error);
+                return self.items.push_back(item);
+            }
         };
         // A conflict without a predecessor cannot be: everything follows upon nothing.
         if answer.is_conflict() && sent.prev.is_none() {
             let text = "a conflict was reported where there is nothing to conflict with";
-            return self.end(failed(CallError::Refused(text.to_owned())));
+            let item = self.end(failed(CallError::Refused(text.to_owned())));
+            return self.items.push_back(item);
         }
         let whole = match &answer {
             AppendEntriesResponse::Success => true,
@@ -181,7 +272,12 @@ where
             AppendEntriesResponse::Conflict | AppendEntriesResponse::HigherVote(_) => false,
         };
         self.broken = !whole;
-        Ok(answer.into_stream_result(sent.prev, sent.last))
+        if whole {
+            self.items
+                .extend(sent.carried.into_iter().map(|last| Ok(Ok(last))));
+        }
+        self.items
+            .push_back(Ok(answer.into_stream_result(sent.prev, sent.last)));
     }
 
     fn end(&mut self, error: RPCError<TypeConfig>) -> Item {
@@ -197,6 +293,15 @@ where
     match input {
         Some(input) => input.next().await,
         None => None,
+    }
+}
+
+/// Waits until the moment that is given, if any; `Some(None)` is now.
+async fn until(due: Option<Option<Instant>>) {
+    match due {
+        Some(Some(due)) => tokio::time::sleep_until(due).await,
+        Some(None) => {}
+        None => std::future::pending().await,
     }
 }
 

@@ -54,6 +54,12 @@ pub struct ClusterSettings {
     /// Default 3000, range 0 to 600000. Larger hides elections from clients; smaller tells them
     /// sooner.
     pub leader_wait_ms: u64,
+    /// How often a node looks whether it leads more shards than others and hands some over, in
+    /// milliseconds.
+    ///
+    /// Default 2000, range 0 to 3600000; 0 never moves a leader. Larger leaves a node that came
+    /// back in peace for longer; smaller evens the load out sooner.
+    pub balance_interval_ms: u64,
     /// The same while this node is connected to no majority of the shard's voters, in milliseconds.
     ///
     /// Default 500, range 0 to 600000. Larger hides short losses of connections; smaller sends
@@ -103,6 +109,7 @@ impl Default for ClusterSettings {
             replication_factor: 3,
             reads: ReadMode::Lease,
             leader_wait_ms: 3_000,
+            balance_interval_ms: 2_000,
             isolated_wait_ms: 500,
             peers: Vec::new(),
         }

@@ -53,6 +53,7 @@ pub(super) const RANGES: &[(&str, i128, i128)] = &[
     ("cluster.shards", 1, 4096),
     ("cluster.replication_factor", 1, 9),
     ("cluster.leader_wait_ms", 0, 600_000),
+    ("cluster.balance_interval_ms", 0, 3_600_000),
     ("cluster.isolated_wait_ms", 0, 600_000),
     ("transport.connect_timeout_ms", 20, 60_000),
     ("transport.reconnect_max_ms", 5, 60_000),

@@ -146,3 +146,46 @@ fn a_cluster_of_one_keeps_one_copy_and_advertises_its_listener() {
     assert_eq!(cluster.effective_replication_factor(), 1);
     assert_eq!(cluster.advertised_address(), "127.0.0.1:7080");
 }
+
+/// The three files of a loopback cluster.
+fn members() -> Vec<Settings> {
+    let load = |id| {
+        let file = shipped().with_file_name(format!("node-{id}.toml"));
+        Settings::load_with(Some(&file), []).unwrap().settings
+    };
+    (1..=3).map(load).collect()
+}
+
+#[test]
+fn the_files_of_a_loopback_cluster_describe_one_cluster() {
+    let members = members();
+    for (id, own) in (1..).zip(&members) {
+        assert_eq!(own.node.id, id);
+        let mut addresses: Vec<(u64, String)> = own
+            .cluster
+            .peers
+            .iter()
+            .map(|peer| (peer.id, peer.address.clone()))
+            .collect();
+        addresses.push((id, own.cluster.advertised_address()));
+        addresses.sort();
+        let expected: Vec<(u64, String)> = members
+            .iter()
+            .map(|member| (member.node.id, member.cluster.advertised_address()))
+            .collect();
+        assert_eq!(addresses, expected);
+    }
+}
+
+#[test]
+fn the_files_of_a_loopback_cluster_differ_from_the_defaults_where_they_must_only() {
+    for mut own in members() {
+        let defaults = Settings::default();
+        own.node.id = defaults.node.id;
+        own.node.data_dir = defaults.node.data_dir.clone();
+        own.http.listen = defaults.http.listen;
+        own.cluster.listen = defaults.cluster.listen;
+        own.cluster.peers.clear();
+        assert_eq!(own, defaults);
+    }
+}

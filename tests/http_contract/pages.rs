@@ -11,7 +11,7 @@ fn unknown_paths_and_methods_are_problems() {
         "/v1",
         "/v1/views/accounts",
         "/v1/events",
-        "/v1/cluster",
+        "/v1/clusters",
         "/v1/types/",
     ] {
         client.get(path).problem(

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use phalanx_actors::admission::Permit;
+use phalanx_actors::model::shutting_down;
 use phalanx_actors::names::{ShardId, StreamName};
 use phalanx_actors::request::{Accepted, Answer, Failure, FailureKind};
 use tokio::sync::watch;
@@ -130,6 +131,9 @@ impl<'a> Course<'a> {
             self.permit = None;
             let said = self.router.here(self.stream, self.question, None).await;
             return Step::Said(said, me);
+        }
+        if self.attempts == 1 && !self.tainted && model.is_stopping() {
+            return Step::Said(Said::Answer(Answer::Failed(shutting_down())), me);
         }
         if self.permit.is_none() {
             match model.admit_elsewhere(self.stream, self.question.weight()) {
