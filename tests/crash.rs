@@ -26,9 +26,10 @@ use support::node::{Node, NodeSetup, was_killed};
 use support::{measured, number_from_env, seeded, skipped, temp_dir, wait};
 
 /// The named steps of the write path: the process kills itself there.
-const FAILPOINTS: [&str; 8] = [
+const FAILPOINTS: [&str; 9] = [
     "replication::before_propose",
     "journal::before_write",
+    "journal::after_write_before_sync",
     "journal::after_write_before_callback",
     "journal::before_index",
     "journal::after_index",

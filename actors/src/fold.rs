@@ -160,20 +160,44 @@ impl<A: Aggregate> Folded<A> {
     }
 }
 
-/// Loads the newest state of a stream; also gives the sequence number of the snapshot it came from.
+/// How far to fold: whichever comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    /// The last event, by its sequence number.
+    pub sequence: u64,
+    /// The last moment, in microseconds since the Unix epoch.
+    pub time_us: i64,
+}
+
+impl Bound {
+    /// Everything.
+    pub const NEWEST: Self = Self {
+        sequence: u64::MAX,
+        time_us: i64::MAX,
+    };
+}
+
+/// Loads a stream's state at a bound, from the newest snapshot if that one is not beyond it; also
+/// gives the sequence number of the snapshot it came from.
 ///
 /// # Errors
 /// See [`LoadError`].
-pub async fn load_newest<A: Aggregate>(
+pub async fn load<A: Aggregate>(
     journal: &dyn Journal,
     shard: ShardId,
     stream: &StreamName,
+    bound: Bound,
 ) -> Result<(Folded<A>, u64), LoadError> {
     let snapshot = journal.read_snapshot(shard, stream)?;
-    if let Some(start) = snapshot.as_deref().and_then(Folded::<A>::from_snapshot) {
+    let start = snapshot
+        .as_deref()
+        .and_then(Folded::<A>::from_snapshot)
+        // Times never run backwards within a stream.
+        .filter(|start| start.sequence <= bound.sequence && start.last_time_us <= bound.time_us);
+    if let Some(start) = start {
         let at = start.sequence;
         // The record that the snapshot ends in must be there, or the snapshot is of another world.
-        match resume(journal, shard, stream, start).await {
+        match resume(journal, shard, stream, start, bound).await {
             Ok(Some(folded)) => return Ok((folded, at)),
             Ok(None) => {}
             // Perhaps the snapshot does not fit the code any more; the events decide.
@@ -184,7 +208,7 @@ pub async fn load_newest<A: Aggregate>(
         }
     }
     let mut folded = Folded::default();
-    fold_from_journal(journal, shard, stream, &mut folded, |_| true, u64::MAX).await?;
+    fold_from_journal(journal, shard, stream, &mut folded, bound).await?;
     Ok((folded, 0))
 }
 
@@ -193,6 +217,7 @@ async fn resume<A: Aggregate>(
     shard: ShardId,
     stream: &StreamName,
     mut start: Folded<A>,
+    bound: Bound,
 ) -> Result<Option<Folded<A>>, LoadError> {
     let at = start.sequence;
     let covering = journal.read_stream(shard, stream, at, 1)?;
@@ -204,30 +229,25 @@ async fn resume<A: Aggregate>(
         tracing::warn!(%stream, "a snapshot does not fit its stream; replaying");
         return Ok(None);
     }
-    fold_from_journal(journal, shard, stream, &mut start, |_| true, u64::MAX).await?;
+    fold_from_journal(journal, shard, stream, &mut start, bound).await?;
     Ok(Some(start))
 }
 
-/// Folds what the journal has beyond `folded`, while `wanted` holds and up to sequence number
-/// `until`.
-///
-/// # Errors
-/// See [`LoadError`].
-pub async fn fold_from_journal<A: Aggregate>(
+/// Folds what the journal has beyond `folded`, up to `bound`.
+async fn fold_from_journal<A: Aggregate>(
     journal: &dyn Journal,
     shard: ShardId,
     stream: &StreamName,
     folded: &mut Folded<A>,
-    wanted: impl Fn(&Record) -> bool,
-    until: u64,
+    bound: Bound,
 ) -> Result<(), LoadError> {
     loop {
         let records = journal.read_stream(shard, stream, folded.sequence + 1, CHUNK)?;
         for record in &records {
-            if folded.sequence >= until || !wanted(record) {
+            if folded.sequence >= bound.sequence || record.time_us > bound.time_us {
                 return Ok(());
             }
-            folded.fold(record, until)?;
+            folded.fold(record, bound.sequence)?;
         }
         if records.len() < CHUNK {
             return Ok(());

@@ -40,3 +40,12 @@ pub struct RecordedEvent {
     /// W3C `traceparent` of the command; empty when there was none.
     pub traceparent: String,
 }
+
+/// A part of a stream.
+#[derive(Debug, Clone, Default)]
+pub struct HistoryPage {
+    /// Its events in order.
+    pub events: Vec<RecordedEvent>,
+    /// Where the next page begins; `None` at the end of the stream.
+    pub next_sequence: Option<u64>,
+}

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::actor::Key;
 use crate::admission::Permit;
 use crate::fold::LoadError;
-pub use crate::history::{At, RecordedEvent};
+pub use crate::history::{At, HistoryPage, RecordedEvent};
 use crate::incarnation::{Incarnation, Services, overloaded};
 use crate::names::{ShardId, StreamName};
 use crate::request::{Answer, CommandRequest, Failure, FailureKind, StateView};
@@ -21,6 +21,13 @@ pub use crate::types::{TypeDescription, TypeRegistry, VariantDescription};
 
 /// How long a request waits for passivation to make room.
 const ROOM_WAIT: Duration = Duration::from_secs(1);
+
+/// What a request for the past counts for each event that it asks for.
+const EXPECTED_EVENT_BYTES: usize = 1024;
+/// Records of a history's first read, when nothing is known of their size.
+const FIRST_CHUNK: usize = 16;
+/// The most records of a later one.
+const LAST_CHUNK: usize = 256;
 
 /// See the file's description. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -307,54 +314,73 @@ impl CommandModel {
         format!("~{:x}-{number:x}", self.0.key_seed)
     }
 
-    /// A stream's events from `from_sequence` on, at most `limit`.
+    /// A stream's events from `from_sequence` on: at most `limit`, and no more once their records
+    /// weigh `max_bytes`, but at least one if there is one.
     ///
     /// # Errors
-    /// When the shard is not served here or its storage fails.
+    /// When the node is overloaded, the shard is not served here or its storage fails.
     pub async fn history(
         &self,
         stream: &StreamName,
         from_sequence: u64,
         limit: usize,
-    ) -> Result<Vec<RecordedEvent>, Failure> {
+        max_bytes: usize,
+    ) -> Result<HistoryPage, Failure> {
         let erased = self.erased(stream)?;
-        let (shard, _) = self.settled(stream).await?;
+        let expected_bytes = limit.saturating_mul(EXPECTED_EVENT_BYTES).min(max_bytes);
+        let (shard, _, _permit) = self.settled(stream, expected_bytes).await?;
         let journal = &self.0.services.journal;
-        let mut events: Vec<RecordedEvent> = Vec::new();
+        let mut page = HistoryPage::default();
         let mut next = from_sequence.max(1);
-        while events.len() < limit {
+        let mut bytes = 0;
+        let mut chunk = FIRST_CHUNK;
+        loop {
             let records = journal
-                .read_stream(shard, stream, next, limit - events.len())
+                .read_stream(shard, stream, next, chunk)
                 .map_err(|error| LoadError::from(error).into_failure(stream))?;
-            if records.is_empty() {
-                break;
-            }
             for record in &records {
+                let full = page.events.len() >= limit || bytes >= max_bytes;
+                if full && !page.events.is_empty() {
+                    page.next_sequence = Some(next);
+                    return Ok(page);
+                }
                 let read = erased.events(shard, record, next).map_err(|reason| {
                     let sequence = record.first_sequence;
                     LoadError::Fold { sequence, reason }.into_failure(stream)
                 })?;
-                events.extend(read);
+                page.events.extend(read);
+                bytes += record.bytes.len();
                 next = record.first_sequence + u64::from(record.event_count);
+                if let Some(beyond) = page.events.get(limit) {
+                    page.next_sequence = Some(beyond.sequence_number);
+                    page.events.truncate(limit);
+                    return Ok(page);
+                }
             }
+            if records.len() < chunk {
+                return Ok(page);
+            }
+            // Many small records at once, few large ones.
+            let usual = (bytes / page.events.len().max(1)).max(1);
+            let room = max_bytes.saturating_sub(bytes) / usual;
+            chunk = room.min(limit - page.events.len()).clamp(1, LAST_CHUNK);
             tokio::task::yield_now().await;
         }
-        events.truncate(limit);
-        Ok(events)
     }
 
     /// The state as it was; `None` when the aggregate did not exist then. Past the stream's end it
     /// is the newest state.
     ///
     /// # Errors
-    /// When the shard is not served here, its storage fails or the events cannot be folded.
+    /// When the node is overloaded, the shard is not served here, its storage fails or the events
+    /// cannot be folded.
     pub async fn state_at(
         &self,
         stream: &StreamName,
         at: At,
     ) -> Result<Option<StateView>, Failure> {
         let erased = self.erased(stream)?;
-        let (shard, term) = self.settled(stream).await?;
+        let (shard, term, _permit) = self.settled(stream, EXPECTED_EVENT_BYTES).await?;
         let found = erased
             .state_at(&*self.0.services.journal, shard, stream, at)
             .await
@@ -362,14 +388,25 @@ impl CommandModel {
         Ok(found.map(|view| StateView { term, ..view }))
     }
 
-    /// Waits until the index shows everything that anybody was told about this shard; gives the
-    /// shard and the term in which it is served.
-    async fn settled(&self, stream: &StreamName) -> Result<(ShardId, u64), Failure> {
+    /// Takes a permit for reading the past, and waits until the index shows everything that anybody
+    /// was told about this shard; gives the shard and the term in which it is served.
+    async fn settled(
+        &self,
+        stream: &StreamName,
+        bytes: usize,
+    ) -> Result<(ShardId, u64, Permit), Failure> {
         let (handle, incarnation) = self.serving(stream)?;
+        let services = &self.0.services;
+        let permit = services
+            .admission
+            .admit(handle.load(), bytes)
+            .map_err(|exhausted| overloaded(services, exhausted))?;
         let released = incarnation.sequencer().released_position();
-        let journal = &self.0.services.journal;
-        journal.wait_indexed(handle.shard(), released).await;
-        Ok((handle.shard(), incarnation.term()))
+        services
+            .journal
+            .wait_indexed(handle.shard(), released)
+            .await;
+        Ok((handle.shard(), incarnation.term(), permit))
     }
 }
 

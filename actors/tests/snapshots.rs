@@ -45,9 +45,15 @@ async fn a_snapshot_is_saved_after_its_commit_and_used() {
         .put_snapshot(&stream("a"), lie(5, 5, 1_000, 1));
     world.lead(2).await;
     assert_eq!(world.total("a").await, 1_001);
-    // The past is folded from the events alone.
-    let past = world.model.state_at(&stream("a"), At::Sequence(6)).await;
-    assert!(past.unwrap().unwrap().state.get().contains(r#""total":11"#));
+    // The past begins with it as well, unless it is from a later moment.
+    let total = async |at| {
+        let past = world.model.state_at(&stream("a"), at).await.unwrap();
+        let json: serde_json::Value = serde_json::from_str(past.unwrap().state.get()).unwrap();
+        json["total"].as_i64().unwrap()
+    };
+    assert_eq!(total(At::Sequence(6)).await, 1_001);
+    assert_eq!(total(At::Sequence(5)).await, 1_000);
+    assert_eq!(total(At::Sequence(4)).await, 8);
 }
 
 #[tokio::test]
@@ -112,7 +118,8 @@ async fn history_and_the_past_end_where_they_should() {
     }
     let name = stream("a");
     let numbers = async |from, limit| {
-        let events = world.model.history(&name, from, limit).await.unwrap();
+        let page = world.model.history(&name, from, limit, usize::MAX).await;
+        let events = page.unwrap().events;
         events.iter().map(|e| e.sequence_number).collect::<Vec<_>>()
     };
     assert_eq!(numbers(0, 4).await, [1, 2, 3, 4]);
@@ -121,6 +128,19 @@ async fn history_and_the_past_end_where_they_should() {
     assert!(numbers(16, 100).await.is_empty());
     assert!(numbers(u64::MAX, 100).await.is_empty());
     assert!(numbers(1, 0).await.is_empty());
+    // Pages end at commands once they are large enough, and say where to go on.
+    let mut pages = Vec::new();
+    let mut next = Some(2);
+    while let Some(from) = next {
+        let page = world.model.history(&name, from, 100, 1).await.unwrap();
+        pages.push(page.events.len());
+        next = page.next_sequence;
+    }
+    assert_eq!(pages, [2, 3, 3, 3, 3]);
+    let page = world.model.history(&name, 1, 15, usize::MAX).await.unwrap();
+    assert_eq!((page.events.len(), page.next_sequence), (15, None));
+    let page = world.model.history(&name, 1, 14, usize::MAX).await.unwrap();
+    assert_eq!((page.events.len(), page.next_sequence), (14, Some(15)));
     let at = async |at| {
         let view = world.model.state_at(&name, at).await.unwrap();
         view.map(|view| (view.sequence_number, view.position.number))

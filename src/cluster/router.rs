@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use phalanx_actors::CommandModel;
-use phalanx_actors::history::{At, RecordedEvent};
+use phalanx_actors::history::{At, HistoryPage};
 use phalanx_actors::names::{ShardId, StreamName};
 use phalanx_actors::request::{Answer, CommandRequest, Failure, FailureKind, StateView};
 use phalanx_actors::types::TypeRegistry;
@@ -34,7 +34,7 @@ use super::NodeId;
 use super::leaders::Leaders;
 use super::metrics::ForwardMetrics;
 use super::peers::Peers;
-use super::wire::{HistoryPage, PAGE_BYTES, Question, Said, history_weight};
+use super::wire::{PAGE_BYTES, Question, Said, history_weight};
 
 /// How long a request waits, and for what; and how long an answer may be.
 #[derive(Debug, Clone, Copy)]
@@ -201,7 +201,8 @@ impl Router {
             .await
     }
 
-    /// A stream's events from `from_sequence` on, at most `limit`.
+    /// A stream's events from `from_sequence` on: at most `limit`, and no more once they weigh
+    /// `max_bytes`, but at least one if there is one.
     ///
     /// # Errors
     /// When no leader can be asked or its storage fails.
@@ -210,19 +211,21 @@ impl Router {
         stream: &StreamName,
         from_sequence: u64,
         limit: usize,
+        max_bytes: usize,
         within: Duration,
-    ) -> Result<Vec<RecordedEvent>, Failure> {
+    ) -> Result<HistoryPage, Failure> {
         let model = &self.0.model;
         let Some(cluster) = &self.0.cluster else {
-            return model.history(stream, from_sequence, limit).await;
+            return model.history(stream, from_sequence, limit, max_bytes).await;
         };
         let deadline = Instant::now() + within;
-        let mut events: Vec<RecordedEvent> = Vec::new();
+        let mut all = HistoryPage::default();
+        let mut bytes = 0;
         let mut from_sequence = from_sequence.max(1);
         loop {
             let question = Question::History {
                 from_sequence,
-                limit: limit - events.len(),
+                limit: limit - all.events.len(),
             };
             let course = Course::new(self, cluster, stream, question, deadline);
             let page = match Box::pin(course.run(false)).await {
@@ -230,13 +233,15 @@ impl Router {
                 (Said::Answer(Answer::Failed(failure)), _) => return Err(failure),
                 (Said::Answer(_) | Said::NotHere { .. }, _) => return Err(mixed_up()),
             };
-            let cut = page.cut && !page.events.is_empty();
-            events.extend(page.events);
-            match events.last() {
-                Some(last) if cut && events.len() < limit => {
-                    from_sequence = last.sequence_number + 1;
+            bytes += page.events.iter().map(history_weight).sum::<usize>();
+            let came = !page.events.is_empty();
+            all.events.extend(page.events);
+            all.next_sequence = page.next_sequence;
+            match page.next_sequence {
+                Some(next) if came && all.events.len() < limit && bytes < max_bytes => {
+                    from_sequence = next;
                 }
-                _ => return Ok(events),
+                _ => return Ok(all),
             }
         }
     }
@@ -296,8 +301,11 @@ impl Router {
             Question::History {
                 from_sequence,
                 limit,
-            } => match model.history(stream, from_sequence, limit).await {
-                Ok(events) => Said::History(page(events)),
+            } => match model
+                .history(stream, from_sequence, limit, PAGE_BYTES)
+                .await
+            {
+                Ok(page) => Said::History(cut(page)),
                 Err(failure) => Said::Answer(Answer::Failed(failure)),
             },
             Question::Past(at) => Said::Answer(match model.state_at(stream, at).await {
@@ -324,17 +332,19 @@ fn failed(answer: &Answer) -> Option<FailureKind> {
 }
 
 /// Cuts events off when they are more than a message should carry.
-fn page(mut events: Vec<RecordedEvent>) -> HistoryPage {
+fn cut(mut page: HistoryPage) -> HistoryPage {
     let mut bytes = 0;
-    let fits = events.iter().position(|event| {
+    let too_many = page.events.iter().position(|event| {
         bytes += history_weight(event);
         bytes > PAGE_BYTES
     });
-    let cut = fits.is_some();
-    if let Some(fits) = fits {
-        events.truncate(fits.max(1));
+    if let Some(kept) = too_many.map(|kept| kept.max(1))
+        && let Some(next) = page.events.get(kept)
+    {
+        page.next_sequence = Some(next.sequence_number);
+        page.events.truncate(kept);
     }
-    HistoryPage { events, cut }
+    page
 }
 
 fn mixed_up() -> Failure {

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use phalanx_actors::codec::{self, CodecError, ValueType};
-use phalanx_actors::history::{At, RecordedEvent};
+use phalanx_actors::history::{At, HistoryPage, RecordedEvent};
 use phalanx_actors::names::StreamName;
 use phalanx_actors::request::{Answer, CommandRequest, Failure, FailureKind};
 use serde::Serialize;
@@ -173,15 +173,6 @@ pub struct Led {
     pub node: NodeId,
     /// Its term.
     pub term: u64,
-}
-
-/// A part of a stream.
-#[derive(Debug, Clone, Default)]
-pub struct HistoryPage {
-    /// Events in order.
-    pub events: Vec<RecordedEvent>,
-    /// The page was cut for its size: asking on from its end gives more.
-    pub cut: bool,
 }
 
 /// An answer, or why there is none here.

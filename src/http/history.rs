@@ -5,7 +5,7 @@
 use bytes::{BufMut, BytesMut};
 use http::header::LINK;
 use http::{HeaderValue, StatusCode, request};
-use phalanx_actors::history::RecordedEvent;
+use phalanx_actors::history::{HistoryPage, RecordedEvent};
 use phalanx_actors::names::StreamName;
 
 use super::answers::timed_out;
@@ -38,16 +38,15 @@ pub(crate) async fn answer(
     let limit = limit.map_or(Ok(DEFAULT_LIMIT), |v| {
         query::number("limit", &v, 1..=MAX_LIMIT)
     })?;
-    let page = usize::try_from(limit).unwrap_or(usize::MAX);
+    let count = usize::try_from(limit).unwrap_or(usize::MAX);
     let mut timer = std::mem::take(&mut *connection.timer.lock());
     let time = app.limits.request_timeout();
-    let read = timer.within(time, read(app, &stream, from, page)).await;
+    let read = timer.within(time, read(app, &stream, from, count)).await;
     *connection.timer.lock() = timer;
-    let mut events = read.unwrap_or_else(|_| Err(timed_out(false, time)))?;
-    let next = events.get(page).map(|event| event.sequence_number);
-    events.truncate(page);
-    let mut reply = typed(StatusCode::OK, MEDIA_TYPE, batch(&stream, &events).freeze());
-    if let Some(next) = next {
+    let page = read.unwrap_or_else(|_| Err(timed_out(false, time)))?;
+    let body = batch(&stream, &page.events).freeze();
+    let mut reply = typed(StatusCode::OK, MEDIA_TYPE, body);
+    if let Some(next) = page.next_sequence {
         let (kind, id) = (stream.aggregate_type(), stream.id());
         let link = format!(
             "</v1/aggregates/{kind}/{id}/events?from_sequence={next}&limit={limit}>; rel=\"next\""
@@ -59,20 +58,29 @@ pub(crate) async fn answer(
     Ok(reply)
 }
 
-/// Reads a page and one event more, which tells whether there is another page.
+/// Reads a page.
 async fn read(
     app: &App,
     stream: &StreamName,
     from: u64,
-    page: usize,
-) -> Result<Vec<RecordedEvent>, Problem> {
+    limit: usize,
+) -> Result<HistoryPage, Problem> {
+    let max_bytes = app.limits.max_history_bytes;
     let within = app.limits.answer_within();
-    let events = app.router.history(stream, from, page + 1, within).await?;
+    let router = &app.router;
+    let page = router
+        .history(stream, from, limit, max_bytes, within)
+        .await?;
     // Beyond the end of an aggregate there is an empty page; without an aggregate there is none.
-    let exists = !events.is_empty()
-        || from > 1 && !app.router.history(stream, 1, 1, within).await?.is_empty();
+    let exists = !page.events.is_empty()
+        || from > 1
+            && !router
+                .history(stream, 1, 1, 1, within)
+                .await?
+                .events
+                .is_empty();
     if exists {
-        Ok(events)
+        Ok(page)
     } else {
         Err(Problem::new(
             Code::AggregateNotFound,

@@ -26,6 +26,8 @@ pub struct HttpLimits {
     pub shutdown_linger_ms: u64,
     /// The largest body.
     pub max_body_bytes: usize,
+    /// Stored bytes of the events of one page of a history.
+    pub max_history_bytes: usize,
     /// The largest head.
     pub max_header_bytes: usize,
     /// Whether HTTP/2 is spoken to clients that start with it.
@@ -42,6 +44,7 @@ impl From<&HttpSettings> for HttpLimits {
             request_timeout_ms: settings.request_timeout_ms,
             shutdown_linger_ms: settings.shutdown_linger_ms,
             max_body_bytes: settings.max_body_bytes,
+            max_history_bytes: settings.max_history_bytes,
             max_header_bytes: settings.max_header_bytes,
             allow_http2: settings.allow_http2,
         }

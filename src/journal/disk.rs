@@ -1,8 +1,9 @@
 //! What the log store needs of a disk: atomic batches over four ordered tables, a small mark file,
 //! and the free space. Two implementations stand behind it: RocksDB and a simulated disk.
 //!
-//! Invariant: a batch written with [`Durability::Synced`] survives any crash once `write` returned;
-//! a [`Durability::Lazy`] one may be lost, but only together with all later lazy ones of its table.
+//! Invariant: a batch written with [`Durability::Logged`] survives any crash once a later `sync_log`
+//! returned; a [`Durability::Lazy`] one may be lost, but only together with all later lazy ones of its
+//! table.
 
 use std::fmt::Debug;
 use std::ops::ControlFlow;
@@ -39,11 +40,11 @@ impl Table {
     }
 }
 
-/// Whether a write waits for the disk.
+/// How a write reaches the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Durability {
-    /// On disk when the call returns. For `Log` and `Meta`.
-    Synced,
+    /// With the next [`Disk::sync_log`]. For `Log` and `Meta`.
+    Logged,
     /// On disk some time later. For `Index` and `Snapshot`, which can be derived again.
     Lazy,
 }
@@ -191,8 +192,12 @@ pub(crate) struct Scan<'a> {
 
 /// See the module.
 pub(crate) trait Disk: Debug + Send + Sync {
-    /// Makes a batch take effect.
+    /// Makes a batch take effect for readers.
     fn write(&self, batch: &Batch, durability: Durability) -> Result<(), DiskError>;
+
+    /// Puts every logged batch on disk whose `write` returned before this call. Further batches may
+    /// be written meanwhile.
+    fn sync_log(&self) -> Result<(), DiskError>;
 
     /// Reads one row.
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, DiskError>;

@@ -243,11 +243,19 @@ impl Disk for MemoryHandle {
             return Ok(());
         }
         state.unsynced.push(changes);
+        Ok(())
+    }
+
+    fn sync_log(&self) -> Result<(), DiskError> {
+        let mut state = self.shared.state.lock();
+        self.alive(&state)?;
+        let covered = state.unsynced.len();
         while state.syncs_held && state.epoch == self.epoch {
             self.shared.released.wait(&mut state);
         }
         self.alive(&state)?;
-        for batch in std::mem::take(&mut state.unsynced) {
+        let covered: Vec<_> = state.unsynced.drain(..covered).collect();
+        for batch in covered {
             apply(&mut state.durable, batch);
         }
         state.syncs += 1;

@@ -8,9 +8,9 @@
 //! fsync that covers the write; one fsync covers everything that waited, whatever its shard.
 //!
 //! ```text
-//! caller --> shard (memory: newest entries) --> queue --> writer thread --> disk port --> RocksDB
-//!   ^                                                      |  one batch, one fsync, then `done`
-//!   '-------------------- done ----------------------------'  then index rows without one
+//! caller --> shard (memory: newest entries) --> queue --> writer --> disk port --> RocksDB
+//!   ^                                                      |  batches, one fsync, then `done`
+//!   '-------------------- done ----------------------------'  later index rows without one
 //! ```
 //! Where to look: `types` what goes in and out, `rows` the stored bytes, `writer` the order of
 //! things on disk, `open` what is checked at a start, `rocks_options` how RocksDB is set up.
@@ -61,7 +61,6 @@ use self::log_read::read_rows;
 use self::queue::{IndexWork, LogWork, LogWorkKind};
 use self::shard::{LogEnd, Shard};
 use self::shared::{NoSuchShard, Shared};
-use self::writer::Writer;
 
 /// What a journal lies on.
 #[derive(Debug, Clone)]
@@ -77,8 +76,8 @@ pub enum Storage {
 pub struct Journal(Arc<Inner>);
 
 struct Inner {
-    // Fields drop in this order: the thread is joined, then the disk closes, then the lock goes.
-    thread: Mutex<Option<JoinHandle<()>>>,
+    // Fields drop in this order: the threads are joined, then the disk closes, then the lock goes.
+    threads: Mutex<Vec<JoinHandle<()>>>,
     shared: Arc<Shared>,
     incarnation: Uuid,
     _directory: Option<Directory>,
@@ -107,22 +106,26 @@ impl Journal {
         };
         let incarnation = opened.incarnation;
         let directory = opened.directory.take();
-        let (shared, marks) = open::build(options, opened, clock);
-        let writer = Writer::new(marks, options.reserve_free_bytes);
-        let shared = Arc::new(shared);
-        let thread = if shared.inline.is_some() {
-            None
-        } else {
-            let shared = Arc::clone(&shared);
-            let builder = std::thread::Builder::new().name("journal-writer".to_owned());
-            let spawned = builder.spawn(move || writer.run(&shared));
-            Some(spawned.map_err(|error| OpenError::Io {
-                path: options.data_dir.clone(),
-                source: Arc::new(error),
-            })?)
-        };
+        let shared = Arc::new(open::build(options, opened, clock));
+        let mut threads = Vec::new();
+        if !shared.inline {
+            for number in 1..=writer::THREADS {
+                let of_thread = Arc::clone(&shared);
+                let builder = std::thread::Builder::new().name(format!("journal-writer{number}"));
+                match builder.spawn(move || of_thread.writer.run(&of_thread)) {
+                    Ok(thread) => threads.push(thread),
+                    Err(error) => {
+                        shared.queue.close();
+                        return Err(OpenError::Io {
+                            path: options.data_dir.clone(),
+                            source: Arc::new(error),
+                        });
+                    }
+                }
+            }
+        }
         Ok(Self(Arc::new(Inner {
-            thread: Mutex::new(thread),
+            threads: Mutex::new(threads),
             shared,
             incarnation,
             _directory: directory,
@@ -350,22 +353,19 @@ fn end_at(
 impl Inner {
     fn stop(&self) {
         self.shared.queue.close();
-        let thread = self.thread.lock().take();
-        match thread {
+        let threads = std::mem::take(&mut *self.threads.lock());
+        if threads.is_empty() && !self.shared.inline {
+            // Stopped already.
+            return;
+        }
+        for thread in threads {
             // A callback may hold the last clone; the writer cannot wait for itself.
-            Some(thread) if thread.thread().id() == std::thread::current().id() => {}
-            Some(thread) => {
-                if thread.join().is_err() {
-                    tracing::error!("the journal's writer panicked");
-                }
-            }
-            None => {
-                self.shared.drain_inline();
-                if let Some(writer) = &self.shared.inline {
-                    writer.lock().finish(&self.shared);
-                }
+            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+                tracing::error!("the journal's writer panicked");
             }
         }
+        self.shared.drain_inline();
+        self.shared.writer.finish(&self.shared);
     }
 }
 

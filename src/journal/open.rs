@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use phalanx_actors::names::ShardId;
 use phalanx_actors::ports::{Clock, JournalError};
 use uuid::Uuid;
@@ -93,12 +92,8 @@ pub(crate) fn open_memory(
     })
 }
 
-/// Reads every shard's state and puts the parts together; gives the marks to go on from as well.
-pub(crate) fn build(
-    options: &JournalOptions,
-    opened: Opened,
-    clock: Arc<dyn Clock>,
-) -> (Shared, Marks) {
+/// Reads every shard's state and puts the parts together.
+pub(crate) fn build(options: &JournalOptions, opened: Opened, clock: Arc<dyn Clock>) -> Shared {
     let disk = opened.disk;
     let ids = 0..options.identity.shards;
     let shards = ids.zip(&opened.marks.shards);
@@ -107,11 +102,10 @@ pub(crate) fn build(
         .collect();
     let mut marks = opened.marks;
     marks.catch_up(&shards);
-    let inline = disk.writes_inline();
-    let writer = || Mutex::new(Writer::new(marks.clone(), options.reserve_free_bytes));
     let retention_us = i64::try_from(options.idempotency_retention.as_micros()).unwrap_or(i64::MAX);
-    let shared = Shared {
-        inline: inline.then(writer),
+    Shared {
+        writer: Writer::new(marks, options.reserve_free_bytes),
+        inline: disk.writes_inline(),
         disk,
         clock,
         shards,
@@ -120,8 +114,7 @@ pub(crate) fn build(
         fatal: options.fatal.clone(),
         log_cache_bytes: options.log_cache_bytes_per_shard,
         retention_us,
-    };
-    (shared, marks)
+    }
 }
 
 /// Reads one shard; when something is wrong, the shard is there but refused.

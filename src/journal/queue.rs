@@ -2,10 +2,11 @@
 //! along later.
 //!
 //! Owns: when the writer is woken. Invariant: both lists keep the order in which they were filled.
-//! A wake-up costs a system call and a switch, so index work alone wakes nobody who is about to look
-//! again by itself.
+//! A wake-up costs a system call and a switch, and a write of index rows costs the same few rows over
+//! again (each shard's applied mark), so index work waits until there is enough of it, or until it is
+//! old, or until somebody wants to read it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
@@ -14,8 +15,10 @@ use phalanx_actors::names::{ShardId, StreamName};
 use super::shard::{LogEnd, Placed};
 use super::types::{Applied, AppliedRecord, Done};
 
-/// After a log write the committed records come back for indexing almost at once.
-const NAP: Duration = Duration::from_millis(1);
+/// How long index work may wait for more of it.
+const INDEX_DELAY: Duration = Duration::from_millis(5);
+/// Records that are indexed without waiting for more.
+const INDEX_RECORDS: usize = 512;
 
 /// Something that an fsync must cover.
 pub(crate) struct LogWork {
@@ -52,6 +55,15 @@ pub(crate) enum IndexWork {
     Snapshot(ShardId, StreamName, Vec<u8>),
 }
 
+impl IndexWork {
+    fn records(&self) -> usize {
+        match self {
+            Self::Apply(_, records, _) => records.len(),
+            Self::Snapshot(..) => 1,
+        }
+    }
+}
+
 /// What the writer does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Writer {
@@ -68,12 +80,34 @@ enum Writer {
 struct State {
     log: Vec<LogWork>,
     index: Vec<IndexWork>,
+    /// Records in `index`.
+    index_records: usize,
+    /// When the oldest of them came.
+    index_since: Option<Instant>,
     writer: Writer,
     /// Number of those who wait for the index.
     waiting: usize,
     closed: bool,
     /// An inline writer is at it further up the stack.
     draining: bool,
+}
+
+impl State {
+    /// Whether index work should be done now.
+    fn is_index_due(&self) -> bool {
+        let old = |since: Instant| since.elapsed() >= INDEX_DELAY;
+        !self.index.is_empty()
+            && (self.waiting > 0
+                || self.closed
+                || self.index_records >= INDEX_RECORDS
+                || self.index_since.is_some_and(old))
+    }
+
+    fn take_index(&mut self, taken: &mut Taken) {
+        std::mem::swap(&mut self.index, &mut taken.index);
+        self.index_records = 0;
+        self.index_since = None;
+    }
 }
 
 /// See the module.
@@ -127,9 +161,14 @@ impl Queue {
         if state.closed {
             return;
         }
+        state.index_records += work.records();
         state.index.push(work);
-        let asleep = state.writer == Writer::Sleeping;
-        let wake = asleep || (state.waiting > 0 && state.writer == Writer::Napping);
+        state.index_since.get_or_insert_with(Instant::now);
+        let wake = match state.writer {
+            Writer::Busy => false,
+            Writer::Napping => state.waiting > 0 || state.index_records >= INDEX_RECORDS,
+            Writer::Sleeping => true,
+        };
         if wake {
             state.writer = Writer::Busy;
         }
@@ -168,17 +207,25 @@ impl Queue {
         let mut nap = patience.nap;
         let mut tired = false;
         loop {
-            let index_now = !state.index.is_empty() && (!nap || state.waiting > 0);
-            if !state.log.is_empty() || index_now || state.closed || tired {
+            let due = state.is_index_due();
+            if !state.log.is_empty() || due || state.closed || tired {
                 std::mem::swap(&mut state.log, &mut taken.log);
-                std::mem::swap(&mut state.index, &mut taken.index);
+                if due {
+                    state.take_index(taken);
+                }
                 return state.closed;
             }
-            let wait = if nap { Some(NAP) } else { patience.at_most };
+            nap |= !state.index.is_empty();
             state.writer = if nap {
                 Writer::Napping
             } else {
                 Writer::Sleeping
+            };
+            let wait = if nap {
+                let age = state.index_since.map_or(Duration::ZERO, |i| i.elapsed());
+                Some(INDEX_DELAY.saturating_sub(age))
+            } else {
+                patience.at_most
             };
             let timed_out = match wait {
                 Some(wait) => self.wake.wait_for(&mut state, wait).timed_out(),
@@ -204,7 +251,7 @@ impl Queue {
         }
         state.draining = true;
         std::mem::swap(&mut state.log, &mut taken.log);
-        std::mem::swap(&mut state.index, &mut taken.index);
+        state.take_index(taken);
         true
     }
 

@@ -29,7 +29,7 @@ pub(crate) struct RocksDisk {
     db: DB,
     dir: PathBuf,
     mark: File,
-    synced: WriteOptions,
+    logged: WriteOptions,
     lazy: WriteOptions,
 }
 
@@ -59,15 +59,15 @@ impl RocksDisk {
         let tables = rocks_options::tables(options, clock);
         let db = DB::open_cf_descriptors(&rocks_options::database(options), &dir, tables)
             .map_err(|error| open_error(&dir, options.identity.shards, &error))?;
-        let mut synced = WriteOptions::default();
-        synced.set_sync(true);
+        let mut logged = WriteOptions::default();
+        logged.set_sync(false);
         let mut lazy = WriteOptions::default();
         lazy.disable_wal(true);
         Ok(Self {
             db,
             dir,
             mark,
-            synced,
+            logged,
             lazy,
         })
     }
@@ -117,10 +117,14 @@ impl Disk for RocksDisk {
             }
         }
         let options = match durability {
-            Durability::Synced => &self.synced,
+            Durability::Logged => &self.logged,
             Durability::Lazy => &self.lazy,
         };
         self.db.write_opt(out, options).map_err(disk_error)
+    }
+
+    fn sync_log(&self) -> Result<(), DiskError> {
+        self.db.flush_wal(true).map_err(disk_error)
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, DiskError> {

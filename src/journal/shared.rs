@@ -6,7 +6,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
 use phalanx_actors::names::ShardId;
 use phalanx_actors::ports::{Clock, JournalError};
 
@@ -28,8 +27,10 @@ pub(crate) struct Shared {
     pub(crate) fatal: FatalHook,
     pub(crate) log_cache_bytes: usize,
     pub(crate) retention_us: i64,
-    /// The writer, when it has no thread of its own.
-    pub(crate) inline: Option<Mutex<Writer>>,
+    /// The way to the disk.
+    pub(crate) writer: Writer,
+    /// Whether callers do the writer's work on their own threads.
+    pub(crate) inline: bool,
 }
 
 impl fmt::Debug for Shared {
@@ -66,14 +67,14 @@ impl Shared {
         self.full.load(Ordering::Relaxed)
     }
 
-    /// Runs an inline writer until nothing is queued; does nothing when it has a thread.
+    /// Does the writer's work until nothing is queued, unless it has threads for that.
     pub(crate) fn drain_inline(&self) {
-        let Some(writer) = &self.inline else {
+        if !self.inline {
             return;
-        };
+        }
         let mut taken = Taken::default();
         while self.queue.take_inline(&mut taken) {
-            writer.lock().cycle(self, &mut taken);
+            self.writer.cycle(self, &mut taken);
             self.queue.drained_inline();
         }
     }

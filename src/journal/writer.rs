@@ -1,12 +1,24 @@
-//! The one writer: takes what is queued, writes it as one batch, syncs it once, and reports back.
+//! The writer: takes what is queued, writes it as one batch, and syncs while the next batch is being
+//! written.
+//!
+//! Two threads share two roles. One *writes*: it puts what is queued into the write-ahead log and the
+//! tables, and index rows besides. One *syncs*: it waits for the disk, which covers everything that
+//! was written before, moves the high-water mark and reports back, again and again until nothing is
+//! left. Whoever writes while nobody syncs becomes the one who syncs, and the other thread takes over
+//! the writing; so a single command is carried through by one thread, and under load writing goes on
+//! while the disk works.
 //!
 //! Owns: the order of things on disk, and the high-water mark. Refuses: to go on after a failed
-//! write. Invariant: `done` is called after the fsync that covers the work, index rows are written
-//! after the log entries they point to, and the mark never runs ahead of either.
+//! write. Invariant: `done` is called after the fsync that covers the work and in the order of the
+//! queue, index rows are written after the log entries they point to were synced (only committed
+//! records are indexed), and the mark never runs ahead of either. Lock order: the role of writing,
+//! then the list of what is written, then the mark.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
 
 use crate::failpoints::crash_point;
 
@@ -27,7 +39,10 @@ const STALL_POLL: Duration = Duration::from_millis(50);
 /// How long the mark may lag on disk behind what was written of it.
 const MARK_SYNC: Duration = Duration::from_secs(2);
 
-/// Work that is in the batch and waits for the fsync.
+/// Threads of one writer: one for each role.
+pub(crate) const THREADS: usize = 2;
+
+/// Work on its way to the disk.
 struct Pending {
     shard: usize,
     truncations: u64,
@@ -38,73 +53,125 @@ struct Pending {
     done: Done,
 }
 
-/// See the module.
-pub(crate) struct Writer {
+/// What the role of writing works on.
+struct Writing {
+    taken: Taken,
     batch: Batch,
+    /// Whose changes are in the batch.
     pending: Vec<Pending>,
-    marks: Marks,
-    /// When the mark was last put on disk, and whether it changed since.
-    mark_synced_ns: u64,
-    mark_dirty: bool,
     space: Space,
     wrote_log: bool,
-    failed: bool,
+}
+
+/// What is written and not yet synced, and whether somebody is at it.
+#[derive(Default)]
+struct Written {
+    pending: Vec<Pending>,
+    syncing: bool,
+}
+
+/// The mark and when it was last put on disk.
+struct Mark {
+    marks: Marks,
+    synced_ns: u64,
+}
+
+/// See the module.
+pub(crate) struct Writer {
+    writing: Mutex<Writing>,
+    written: Mutex<Written>,
+    /// Nobody syncs any more.
+    idle: Condvar,
+    mark: Mutex<Mark>,
+    /// Whether the mark changed since it was last put on disk.
+    mark_dirty: AtomicBool,
+    failed: AtomicBool,
 }
 
 impl Writer {
     pub(crate) fn new(marks: Marks, reserve_bytes: u64) -> Self {
         Self {
-            batch: Batch::default(),
-            pending: Vec::new(),
-            marks,
-            mark_synced_ns: 0,
-            mark_dirty: false,
-            space: Space::new(reserve_bytes),
-            wrote_log: false,
-            failed: false,
+            writing: Mutex::new(Writing {
+                taken: Taken::default(),
+                batch: Batch::default(),
+                pending: Vec::new(),
+                space: Space::new(reserve_bytes),
+                wrote_log: false,
+            }),
+            written: Mutex::default(),
+            idle: Condvar::new(),
+            mark: Mutex::new(Mark {
+                marks,
+                synced_ns: 0,
+            }),
+            mark_dirty: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
         }
     }
 
-    /// The writer's thread: works until the queue is closed and empty.
-    pub(crate) fn run(mut self, shared: &Arc<Shared>) {
-        let mut taken = Taken::default();
+    /// One of the writer's threads: works until the queue is closed and empty.
+    pub(crate) fn run(&self, shared: &Arc<Shared>) {
         loop {
-            let closed = shared.queue.take(&mut taken, self.patience(shared));
-            if closed && taken.is_empty() {
-                break;
+            let mut writing = self.writing.lock();
+            // The other thread went to sync and may have left index work behind.
+            self.write_index(shared, &mut writing);
+            let patience = self.patience(shared, &writing);
+            let closed = shared.queue.take(&mut writing.taken, patience);
+            if closed && writing.taken.is_empty() {
+                return;
             }
-            self.cycle(shared, &mut taken);
-        }
-        self.finish(shared);
-    }
-
-    fn patience(&self, shared: &Shared) -> Patience {
-        let poll = shared.is_full().then_some(FULL_POLL);
-        let sync = self.mark_dirty.then_some(MARK_SYNC);
-        Patience {
-            nap: self.wrote_log,
-            at_most: poll.or(sync),
+            let syncs = self.write_log(shared, &mut writing);
+            drop(writing);
+            if syncs {
+                self.sync(shared);
+            }
+            self.sync_mark_when_due(shared);
         }
     }
 
-    /// Does what was taken.
-    pub(crate) fn cycle(&mut self, shared: &Shared, taken: &mut Taken) {
-        self.space
-            .check(&*shared.disk, shared.clock.monotonic_ns(), &shared.full);
-        self.wrote_log = !taken.log.is_empty();
-        for work in taken.log.drain(..) {
-            self.add(shared, work);
+    /// Does what was taken, on the caller's thread.
+    pub(crate) fn cycle(&self, shared: &Shared, taken: &mut Taken) {
+        let mut writing = self.writing.lock();
+        std::mem::swap(&mut writing.taken, taken);
+        let syncs = self.write_log(shared, &mut writing);
+        drop(writing);
+        if syncs {
+            self.sync(shared);
         }
-        self.commit(shared);
-        self.write_index(shared, taken);
+        self.write_index(shared, &mut self.writing.lock());
         self.sync_mark_when_due(shared);
     }
 
+    fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    fn patience(&self, shared: &Shared, writing: &Writing) -> Patience {
+        let poll = shared.is_full().then_some(FULL_POLL);
+        let dirty = self.mark_dirty.load(Ordering::Relaxed);
+        Patience {
+            nap: writing.wrote_log,
+            at_most: poll.or(dirty.then_some(MARK_SYNC)),
+        }
+    }
+
+    /// Writes the log work that was taken; `true` when the caller must sync it.
+    fn write_log(&self, shared: &Shared, writing: &mut Writing) -> bool {
+        let now = shared.clock.monotonic_ns();
+        writing.space.check(&*shared.disk, now, &shared.full);
+        let mut log = std::mem::take(&mut writing.taken.log);
+        writing.wrote_log = !log.is_empty();
+        for work in log.drain(..) {
+            self.add(shared, writing, work);
+        }
+        writing.taken.log = log;
+        self.write_batch(shared, writing)
+    }
+
     /// Puts a piece of log work into the batch.
-    fn add(&mut self, shared: &Shared, work: LogWork) {
-        if self.failed {
-            (work.done)(Err(StorageFailure::Closed));
-            return;
+    fn add(&self, shared: &Shared, writing: &mut Writing, work: LogWork) {
+        if self.has_failed() {
+            return (work.done)(Err(StorageFailure::Closed));
         }
         let mut pending = Pending {
             shard: usize::try_from(work.shard).unwrap_or(usize::MAX),
@@ -114,57 +181,61 @@ impl Writer {
             vote: None,
             done: work.done,
         };
+        let batch = &mut writing.batch;
         let added = match work.kind {
             LogWorkKind::Append(entries) => {
                 pending.first = entries.first().map(|placed| placed.entry.index);
                 pending.end = entries.last().map(|placed| placed.entry.index + 1);
                 let mut put = entries.iter();
-                put.try_for_each(|placed| entries::put_entry(&mut self.batch, work.shard, placed))
+                put.try_for_each(|placed| entries::put_entry(batch, work.shard, placed))
                     .map_err(DiskError::io)
             }
             LogWorkKind::Vote(number, vote) => {
                 pending.vote = Some(number);
                 let sealed = VoteRow { number, vote }.seal().map_err(DiskError::io);
-                sealed.map(|row| {
-                    self.batch
-                        .put(Table::Meta, &rows::vote_key(work.shard), [&row[..]])
-                })
+                sealed.map(|row| batch.put(Table::Meta, &rows::vote_key(work.shard), [&row[..]]))
             }
             LogWorkKind::Purged(purged) => {
                 let sealed = rows::seal_purged(&purged).map_err(DiskError::io);
-                sealed.map(|row| {
-                    self.batch
-                        .put(Table::Meta, &rows::purged_key(work.shard), [&row[..]]);
-                })
+                sealed.map(|row| batch.put(Table::Meta, &rows::purged_key(work.shard), [&row[..]]))
             }
             LogWorkKind::Truncate { from, until, kept } => {
                 pending.end = Some(kept.map_or(0, |kept| kept.index + 1));
-                self.truncate(shared, work.shard, from, until)
+                self.truncate(shared, writing, work.shard, from, until)
             }
         };
-        self.pending.push(pending);
+        writing.pending.push(pending);
         match added {
-            Ok(()) if self.failed => self.answer_pending(&StorageFailure::Closed),
+            Ok(()) if self.has_failed() => answer(&mut writing.pending, &StorageFailure::Closed),
             Ok(()) => {}
-            Err(error) => self.fail(shared, "the log", error),
+            Err(error) => self.fail(shared, "the log", error, &mut writing.pending),
         }
     }
 
     /// Prepares a truncation. What was queued before it goes to disk first, for the rows to remove
     /// are looked up there; and the mark is lowered before they go.
     fn truncate(
-        &mut self,
+        &self,
         shared: &Shared,
+        writing: &mut Writing,
         shard: u32,
         from: u64,
         until: u64,
     ) -> Result<(), DiskError> {
-        self.commit(shared);
-        if self.failed {
+        if self.write_batch(shared, writing) {
+            self.sync(shared);
+        }
+        let mut written = self.written.lock();
+        while written.syncing {
+            self.idle.wait(&mut written);
+        }
+        drop(written);
+        if self.has_failed() {
             return Ok(());
         }
+        let mut mark = self.mark.lock();
         let at = usize::try_from(shard).unwrap_or(usize::MAX);
-        if let Some(mark) = self.marks.shards.get_mut(at) {
+        if let Some(mark) = mark.marks.shards.get_mut(at) {
             mark.end = mark.end.min(from);
             if mark.end < mark.first {
                 mark.first = 0;
@@ -172,10 +243,11 @@ impl Writer {
             }
         }
         for _ in 0..mark::SLOTS {
-            self.write_mark(shared)?;
+            self.write_mark(shared, &mut mark.marks)?;
         }
         shared.disk.sync_mark()?;
-        let batch = &mut self.batch;
+        drop(mark);
+        let batch = &mut writing.batch;
         let scan = Scan {
             table: Table::Log,
             from: &rows::log_key(shard, from, 0),
@@ -188,42 +260,84 @@ impl Writer {
         })
     }
 
-    /// Writes and syncs the batch, then tells everybody who waits for it.
-    fn commit(&mut self, shared: &Shared) {
-        if self.failed || self.pending.is_empty() {
-            self.batch.clear();
-            return;
+    /// Writes the batch and hands it to whoever syncs; `true` when that is the caller.
+    fn write_batch(&self, shared: &Shared, writing: &mut Writing) -> bool {
+        if self.has_failed() || writing.pending.is_empty() {
+            writing.batch.clear();
+            return false;
         }
         crash_point!("journal::before_write");
-        if !self.batch.is_empty()
-            && let Err(error) = self.write(shared, Durability::Synced)
+        if !writing.batch.is_empty()
+            && let Err(error) = self.write(shared, &writing.batch, Durability::Logged)
         {
-            self.fail(shared, "the write-ahead log", error);
-            return;
+            writing.batch.clear();
+            self.fail(shared, "the write-ahead log", error, &mut writing.pending);
+            return false;
+        }
+        writing.space.wrote(writing.batch.bytes());
+        writing.batch.clear();
+        let mut written = self.written.lock();
+        written.pending.append(&mut writing.pending);
+        !std::mem::replace(&mut written.syncing, true)
+    }
+
+    /// Syncs until nothing is left to sync. The caller was told to by [`Self::write_batch`].
+    fn sync(&self, shared: &Shared) {
+        let mut pending = Vec::new();
+        loop {
+            let mut written = self.written.lock();
+            if written.pending.is_empty() {
+                written.syncing = false;
+                drop(written);
+                self.idle.notify_all();
+                return;
+            }
+            std::mem::swap(&mut pending, &mut written.pending);
+            drop(written);
+            self.sync_once(shared, &mut pending);
+        }
+    }
+
+    /// Syncs what is pending, then tells everybody who waits for it.
+    fn sync_once(&self, shared: &Shared, pending: &mut Vec<Pending>) {
+        if self.has_failed() {
+            return answer(pending, &StorageFailure::Closed);
+        }
+        crash_point!("journal::after_write_before_sync");
+        if let Err(error) = shared.disk.sync_log() {
+            return self.fail(shared, "the write-ahead log", error, pending);
         }
         crash_point!("journal::after_write_before_callback");
-        self.space.wrote(self.batch.bytes());
-        self.batch.clear();
-        for pending in self.pending.drain(..) {
-            self.marks.note(&pending);
+        for pending in pending.iter() {
             if let (Some(end), Some(shard)) = (pending.end, shared.shards.get(pending.shard)) {
                 let mut log = shard.log.lock();
                 log.written(end, pending.truncations);
                 log.evict(shared.log_cache_bytes);
             }
-            (pending.done)(Ok(()));
         }
-        if let Err(error) = self.write_mark(shared) {
-            self.fail(shared, "the high-water mark", error);
+        let mut mark = self.mark.lock();
+        pending.iter().for_each(|pending| mark.marks.note(pending));
+        let marked = self.write_mark(shared, &mut mark.marks);
+        drop(mark);
+        if let Err(error) = marked {
+            return self.fail(shared, "the high-water mark", error, pending);
+        }
+        for pending in pending.drain(..) {
+            (pending.done)(Ok(()));
         }
     }
 
-    /// Writes the batch. While the disk has no room for tables, the write is not begun, so it waits;
-    /// a write that failed is never done again.
-    fn write(&self, shared: &Shared, durability: Durability) -> Result<(), DiskError> {
+    /// Writes a batch. While the disk has no room for tables, the write is not begun, so it waits; a
+    /// write that failed is never done again.
+    fn write(
+        &self,
+        shared: &Shared,
+        batch: &Batch,
+        durability: Durability,
+    ) -> Result<(), DiskError> {
         let mut waited = false;
         loop {
-            match shared.disk.write(&self.batch, durability) {
+            match shared.disk.write(batch, durability) {
                 Err(DiskError::NoSpace(reason)) if !shared.queue.is_closed() => {
                     shared.full.store(true, Ordering::Relaxed);
                     if !std::mem::replace(&mut waited, true) {
@@ -236,43 +350,59 @@ impl Writer {
         }
     }
 
-    fn write_mark(&mut self, shared: &Shared) -> Result<(), DiskError> {
-        self.marks.generation += 1;
-        let bytes = self.marks.seal().map_err(DiskError::io)?;
-        shared.disk.write_mark(self.marks.slot(), &bytes)?;
-        self.mark_dirty = true;
+    fn write_mark(&self, shared: &Shared, marks: &mut Marks) -> Result<(), DiskError> {
+        marks.generation += 1;
+        let bytes = marks.seal().map_err(DiskError::io)?;
+        shared.disk.write_mark(marks.slot(), &bytes)?;
+        self.mark_dirty.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    fn sync_mark_when_due(&mut self, shared: &Shared) {
-        let now = shared.clock.monotonic_ns();
-        let age = Duration::from_nanos(now.saturating_sub(self.mark_synced_ns));
-        if self.failed || !self.mark_dirty || age < MARK_SYNC {
+    fn sync_mark_when_due(&self, shared: &Shared) {
+        if self.has_failed() || !self.mark_dirty.load(Ordering::Relaxed) {
             return;
         }
-        self.mark_synced_ns = now;
-        self.mark_dirty = false;
-        if let Err(error) = shared.disk.sync_mark() {
-            self.fail(shared, "the high-water mark", error);
+        // Whoever has the mark at hand looks after it as well.
+        let Some(mut mark) = self.mark.try_lock() else {
+            return;
+        };
+        let now = shared.clock.monotonic_ns();
+        let age = Duration::from_nanos(now.saturating_sub(mark.synced_ns));
+        if age < MARK_SYNC {
+            return;
+        }
+        mark.synced_ns = now;
+        self.mark_dirty.store(false, Ordering::Relaxed);
+        let synced = shared.disk.sync_mark();
+        drop(mark);
+        if let Err(error) = synced {
+            self.fail(shared, "the high-water mark", error, &mut Vec::new());
         }
     }
 
-    fn write_index(&mut self, shared: &Shared, taken: &mut Taken) {
-        if self.failed || taken.index.is_empty() {
+    fn write_index(&self, shared: &Shared, writing: &mut Writing) {
+        let taken = &mut writing.taken;
+        if self.has_failed() || taken.index.is_empty() {
             taken.index.clear();
             return;
         }
         crash_point!("journal::before_index");
-        let indexed = match index::fill(&mut self.batch, shared, &taken.index) {
+        let batch = &mut writing.batch;
+        let none = &mut Vec::new();
+        let indexed = match index::fill(batch, shared, &taken.index) {
             Ok(indexed) => indexed,
-            Err(error) => return self.fail(shared, "the index", DiskError::io(error)),
+            Err(error) => {
+                batch.clear();
+                return self.fail(shared, "the index", DiskError::io(error), none);
+            }
         };
-        if let Err(error) = self.write(shared, Durability::Lazy) {
-            return self.fail(shared, "the index", error);
+        let written = self.write(shared, batch, Durability::Lazy);
+        writing.space.wrote(batch.bytes());
+        batch.clear();
+        if let Err(error) = written {
+            return self.fail(shared, "the index", error, none);
         }
         crash_point!("journal::after_index");
-        self.space.wrote(self.batch.bytes());
-        self.batch.clear();
         for (shard, position) in indexed {
             let Some(shard) = shared.shard(shard) else {
                 continue;
@@ -284,30 +414,23 @@ impl Writer {
     }
 
     /// The end: says why, lets the hook end the process, and answers nobody with success.
-    fn fail(&mut self, shared: &Shared, what: &str, error: DiskError) {
-        self.failed = true;
-        self.batch.clear();
+    fn fail(&self, shared: &Shared, what: &str, error: DiskError, pending: &mut Vec<Pending>) {
+        self.failed.store(true, Ordering::Release);
         shared.queue.close();
         if matches!(error, DiskError::Crashed) {
-            return self.answer_pending(&StorageFailure::Closed);
+            return answer(pending, &StorageFailure::Closed);
         }
         let failure = StorageFailure::Disk {
             what: what.to_owned(),
             source: error.into_source(),
         };
         shared.fatal.call(&failure);
-        self.answer_pending(&failure);
+        answer(pending, &failure);
     }
 
-    fn answer_pending(&mut self, failure: &StorageFailure) {
-        for pending in self.pending.drain(..) {
-            (pending.done)(Err(failure.clone()));
-        }
-    }
-
-    /// Puts everything on disk, for a start without recovery.
-    pub(crate) fn finish(&mut self, shared: &Shared) {
-        if self.failed {
+    /// Puts everything on disk, for a start without recovery. The threads have ended.
+    pub(crate) fn finish(&self, shared: &Shared) {
+        if self.has_failed() {
             return;
         }
         let flushed = shared.disk.flush().and_then(|()| shared.disk.sync_mark());
@@ -317,8 +440,14 @@ impl Writer {
             Err(DiskError::NoSpace(reason)) => {
                 tracing::warn!(reason, "no space to flush the tables");
             }
-            Err(error) => self.fail(shared, "the tables", error),
+            Err(error) => self.fail(shared, "the tables", error, &mut Vec::new()),
         }
+    }
+}
+
+fn answer(pending: &mut Vec<Pending>, failure: &StorageFailure) {
+    for pending in pending.drain(..) {
+        (pending.done)(Err(failure.clone()));
     }
 }
 

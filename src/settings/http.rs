@@ -55,6 +55,12 @@ pub struct HttpSettings {
     /// Default 1048576 (1 MiB), range 1024 to 67108864. Larger admits larger commands and needs
     /// more memory per request.
     pub max_body_bytes: usize,
+    /// Stored size of the events in one page of a history, in bytes; a page that reaches it ends
+    /// there and links to the next.
+    ///
+    /// Default 4194304 (4 MiB), range 1024 to 67108864. Larger needs fewer requests for long
+    /// histories and more memory for each.
+    pub max_history_bytes: usize,
     /// Largest header of a request with all its fields, in bytes; a larger one is refused with 431.
     ///
     /// Default 32768, range 8192 to 1048576. Larger admits long cookies and tokens; smaller saves
@@ -77,6 +83,7 @@ impl Default for HttpSettings {
             request_timeout_ms: 10_000,
             shutdown_linger_ms: 250,
             max_body_bytes: 1024 * 1024,
+            max_history_bytes: 4 * 1024 * 1024,
             max_header_bytes: 32 * 1024,
             allow_http2: true,
         }

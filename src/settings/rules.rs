@@ -48,6 +48,7 @@ pub(super) const RANGES: &[(&str, i128, i128)] = &[
     ("http.request_timeout_ms", 10, 600_000),
     ("http.shutdown_linger_ms", 0, 60_000),
     ("http.max_body_bytes", 1024, 67_108_864),
+    ("http.max_history_bytes", 1024, 67_108_864),
     ("http.max_header_bytes", 8192, 1_048_576),
     ("cluster.shards", 1, 4096),
     ("cluster.replication_factor", 1, 9),

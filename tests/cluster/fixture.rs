@@ -42,12 +42,6 @@ impl Cluster {
         }
     }
 
-    /// Changes how every node is set up.
-    pub(crate) fn each(mut self, change: impl Fn(NodeSetup) -> NodeSetup) -> Self {
-        self.setups = self.setups.into_iter().map(change).collect();
-        self
-    }
-
     /// Starts a node that does not run; nodes are counted from 1.
     pub(crate) fn start(&mut self, node: u64) {
         let at = index(node);

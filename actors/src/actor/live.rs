@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::message::{CommandMessage, Key};
 use super::quarantined;
 use crate::aggregate::{Aggregate, Context};
-use crate::fold::{self, Folded};
+use crate::fold::{self, Bound, Folded};
 use crate::incarnation::Incarnation;
 use crate::metrics::CommandMetrics;
 use crate::names::{Position, StreamName};
@@ -78,10 +78,14 @@ impl<A: Aggregate> Live<A> {
                 incarnation.sequencer().released_position(),
             )
             .await;
-        let (folded, snapshot_sequence) =
-            fold::load_newest::<A>(&*services.journal, incarnation.shard(), stream)
-                .await
-                .map_err(|error| error.into_failure(stream))?;
+        let (folded, snapshot_sequence) = fold::load::<A>(
+            &*services.journal,
+            incarnation.shard(),
+            stream,
+            Bound::NEWEST,
+        )
+        .await
+        .map_err(|error| error.into_failure(stream))?;
         services.metrics.activations.increment(1);
         Ok(Self {
             keys_in_journal: folded.sequence > 0,

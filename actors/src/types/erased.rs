@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::actor::{AggregateMessage, CommandMessage, Key};
 use crate::aggregate::Aggregate;
-use crate::fold::{self, Folded, LoadError};
+use crate::fold::{self, Bound, LoadError};
 use crate::history::{At, RecordedEvent};
 use crate::incarnation::Incarnation;
 use crate::metrics::CommandMetrics;
@@ -135,13 +135,17 @@ impl<A: Aggregate> ErasedType for Typed<A> {
         at: At,
     ) -> BoxFuture<'a, Result<Option<StateView>, LoadError>> {
         Box::pin(async move {
-            let (until, until_us) = match at {
-                At::Sequence(sequence) => (sequence, i64::MAX),
-                At::Time(time) => (u64::MAX, time.as_microsecond()),
+            let bound = match at {
+                At::Sequence(sequence) => Bound {
+                    sequence,
+                    ..Bound::NEWEST
+                },
+                At::Time(time) => Bound {
+                    time_us: time.as_microsecond(),
+                    ..Bound::NEWEST
+                },
             };
-            let mut folded = Folded::<A>::default();
-            let wanted = |record: &crate::record::Record| record.time_us <= until_us;
-            fold::fold_from_journal(journal, shard, stream, &mut folded, wanted, until).await?;
+            let (folded, _) = fold::load::<A>(journal, shard, stream, bound).await?;
             if folded.sequence == 0 {
                 return Ok(None);
             }

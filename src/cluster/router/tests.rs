@@ -232,8 +232,8 @@ async fn every_node_gives_the_leaders_answer() {
     assert_eq!(cell.total().await, 3);
     for node in 1..=3 {
         let router = cell.router(node);
-        let events = router.history(&tally(), 1, 100, WITHIN).await.unwrap();
-        assert_eq!(events.len(), 3);
+        let page = router.history(&tally(), 1, 100, 1 << 20, WITHIN).await;
+        assert_eq!(page.unwrap().events.len(), 3);
         let (view, by) = router
             .state_at(&tally(), At::Sequence(2), WITHIN)
             .await
@@ -500,8 +500,13 @@ async fn a_long_history_comes_in_pages() {
     let cell = Cell::new().await;
     let many = support::command("AddMany", r#"{"amount":1,"times":20000}"#);
     accepted(cell.send(1, many).await);
-    let events = cell.router(2).history(&tally(), 1, 15_000, WITHIN).await;
-    let events = events.unwrap();
+    let router = cell.router(2);
+    let page = router.history(&tally(), 1, 15_000, 1 << 30, WITHIN).await;
+    let HistoryPage {
+        events,
+        next_sequence,
+    } = page.unwrap();
+    assert_eq!(next_sequence, Some(15_001));
     assert_eq!(events.len(), 15_000);
     assert!(
         (1..)
@@ -509,6 +514,14 @@ async fn a_long_history_comes_in_pages() {
             .all(|(n, event)| event.sequence_number == n)
     );
     assert!(cell.net(2).calls.lock().len() > 1);
+    // Enough bytes end a page before there are enough events.
+    let page = router
+        .history(&tally(), 1, 15_000, 1, WITHIN)
+        .await
+        .unwrap();
+    assert!((1..15_000).contains(&page.events.len()));
+    let last = page.events.last().unwrap().sequence_number;
+    assert_eq!(page.next_sequence, Some(last + 1));
 }
 
 #[tokio::test]

@@ -5,13 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use phalanx_actors::codec::{self, ValueType};
-use phalanx_actors::history::RecordedEvent;
+use phalanx_actors::history::{HistoryPage, RecordedEvent};
 use phalanx_actors::names::{Position, StreamName};
 use phalanx_actors::request::{Accepted, Answer, EventView, Failure, FailureKind, StateView};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{HistoryPage, Led, Said, WireError, open, seal};
+use super::{Led, Said, WireError, open, seal};
 use crate::cluster::NodeId;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -58,7 +58,7 @@ enum What<'a> {
     History {
         #[serde(borrow)]
         events: Vec<Recorded<'a>>,
-        cut: bool,
+        next_sequence: Option<u64>,
     },
     NotHere {
         /// Node and term.
@@ -111,8 +111,12 @@ pub(super) fn encode(node: NodeId, said: &Said) -> Result<Bytes, WireError> {
         Said::History(page) => {
             let bytes: usize = page.events.iter().map(weight).sum();
             let events = page.events.iter().map(recorded).collect();
-            let cut = page.cut;
-            (What::History { events, cut }, bytes)
+            let next_sequence = page.next_sequence;
+            let what = What::History {
+                events,
+                next_sequence,
+            };
+            (what, bytes)
         }
         Said::NotHere { leader, reason } => {
             let leader = leader.map(|led| (led.node, led.term));
@@ -296,11 +300,17 @@ fn to_said(stream: &StreamName, what: What<'_>) -> Result<Said, WireError> {
                 pointer: pointer.map(str::to_owned),
             })
         }
-        What::History { events, cut } => {
+        What::History {
+            events,
+            next_sequence,
+        } => {
             let events: Result<Vec<RecordedEvent>, WireError> =
                 events.iter().map(to_recorded).collect();
             let events = events?;
-            return Ok(Said::History(HistoryPage { events, cut }));
+            return Ok(Said::History(HistoryPage {
+                events,
+                next_sequence,
+            }));
         }
         What::NotHere { leader, reason } => {
             return Ok(Said::NotHere {

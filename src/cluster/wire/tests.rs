@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use phalanx_actors::codec::{self, ValueType};
-use phalanx_actors::history::{At, RecordedEvent};
+use phalanx_actors::history::{At, HistoryPage, RecordedEvent};
 use phalanx_actors::names::{Position, StreamName};
 use phalanx_actors::request::{
     Accepted, Answer, CommandRequest, EventView, Failure, FailureKind, Precondition, StateView,
@@ -201,8 +201,16 @@ fn recorded() -> impl Strategy<Value = RecordedEvent> {
 }
 
 fn what_is_said() -> impl Strategy<Value = Said> {
-    let history = (prop::collection::vec(recorded(), 0..4), any::<bool>())
-        .prop_map(|(events, cut)| Said::History(HistoryPage { events, cut }));
+    let history = (
+        prop::collection::vec(recorded(), 0..4),
+        any::<Option<u64>>(),
+    )
+        .prop_map(|(events, next_sequence)| {
+            Said::History(HistoryPage {
+                events,
+                next_sequence,
+            })
+        });
     let leader = option::of((any::<u64>(), any::<u64>()));
     let elsewhere = (leader, text()).prop_map(|(leader, reason)| Said::NotHere {
         leader: leader.map(|(node, term)| Led { node, term }),

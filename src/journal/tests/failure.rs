@@ -29,6 +29,50 @@ fn nothing_is_acknowledged_before_the_fsync_and_a_crash_loses_it() {
 }
 
 #[test]
+fn writing_goes_on_during_an_fsync_and_only_what_was_synced_is_acknowledged() {
+    let disk = MemoryDisk::default();
+    let bench = Bench::memory(disk.clone());
+    let journal = bench.open();
+    append(&journal, 0, history(5, 1));
+    let before = disk.sync_count();
+    let (sender, receiver) = mpsc::channel();
+    let append_one = |index: u64| {
+        let sender = sender.clone();
+        let ended = move |result: Result<(), _>| sender.send((index, result.is_ok())).unwrap();
+        journal.append(0, vec![blank(index)], Box::new(ended));
+    };
+    disk.hold_syncs();
+    append_one(5);
+    wait_until(|| disk.unsynced_count() == 1);
+    // The disk works on the first one; the others are written meanwhile and wait for the next fsync.
+    append_one(6);
+    wait_until(|| disk.unsynced_count() == 2);
+    append_one(7);
+    wait_until(|| disk.unsynced_count() == 3);
+    assert!(receiver.try_recv().is_err());
+    disk.release_syncs();
+    let answers = || receiver.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert_eq!(
+        [answers(), answers(), answers()],
+        [(5, true), (6, true), (7, true)]
+    );
+    assert_eq!(disk.sync_count(), before + 2);
+    // Truncating waits for what is on its way, and takes it back.
+    disk.hold_syncs();
+    append_one(8);
+    wait_until(|| disk.unsynced_count() == 1);
+    let sender = sender.clone();
+    let ended = move |result: Result<(), _>| sender.send((0, result.is_ok())).unwrap();
+    journal.truncate_after(0, Some(6), Box::new(ended));
+    disk.release_syncs();
+    assert_eq!([answers(), answers()], [(8, true), (0, true)]);
+    bench.crash(journal);
+    let journal = bench.open();
+    journal.shard_health(0).unwrap();
+    assert_eq!(journal.log_bounds(0).unwrap().unwrap().last_index, 6);
+}
+
+#[test]
 fn an_unsynced_write_may_survive_a_crash_whole() {
     let disk = MemoryDisk::default();
     let bench = Bench::memory(disk.clone());
