@@ -1,6 +1,6 @@
 //! Who may talk to whom.
 //!
-//! Each new connection opens with a [`Hello`] and is answered by a [`Welcome`] or by a refusal in
+//! Each new connection opens with a `Hello` and is answered by a `Welcome` or by a refusal in
 //! words. Owns the checks and their words; refuses to repair anything. Invariant: the words name
 //! what differs and what to do, and both sides log them.
 
