@@ -208,16 +208,18 @@ impl Group {
     /// Tells the shard about leadership until the group is shut down.
     pub async fn watch(self: Arc<Self>, shard: ShardHandle) {
         let mut metrics = self.raft.server_metrics();
+        let mut served = None;
         loop {
             let (leading, term) = {
                 let now = metrics.borrow_watched();
                 let leading = now.state == ServerState::Leader;
                 (leading, now.vote.leader_id.term)
             };
-            if leading {
-                self.serve(&shard, term).await;
-            } else {
+            if !leading {
+                served = None;
                 shard.step_down();
+            } else if served != Some(term) && self.serve(&shard, term).await {
+                served = Some(term);
             }
             tokio::select! {
                 changed = metrics.changed() => {
@@ -232,12 +234,14 @@ impl Group {
     }
 
     /// Starts to serve once everything is applied that was in the log when this node became leader
-    /// of `term`, an entry of that very term included.
-    async fn serve(&self, shard: &ShardHandle, term: u64) {
-        if let Some(last_position) = self.settled(shard, term).await {
-            tracing::info!(shard = self.shard, term, last_position, "leads the shard");
-            shard.lead(term, last_position);
-        }
+    /// of `term`, an entry of that very term included; `false` when it cannot.
+    async fn serve(&self, shard: &ShardHandle, term: u64) -> bool {
+        let Some(last_position) = self.settled(shard, term).await else {
+            return false;
+        };
+        tracing::info!(shard = self.shard, term, last_position, "leads the shard");
+        shard.lead(term, last_position);
+        true
     }
 
     /// Serves again in the same term after an incarnation ended by itself: openraft starts no

@@ -239,6 +239,25 @@ impl Node {
         kill_process(Pid::from_child(&self.child), signal).expect("a child can be signalled");
     }
 
+    /// Stops it where it is, and waits until it stands: a thread that runs when the signal is sent may
+    /// go on for a while on a busy machine.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.child.id());
+        wait::until("every thread stands still", Duration::from_secs(10), || {
+            let threads = std::fs::read_dir(&tasks).expect("the process is there");
+            let all = threads.flatten().all(|thread| {
+                // `pid (name) state ...`; a thread that is gone stands still as well.
+                let stat = std::fs::read_to_string(thread.path().join("stat"));
+                stat.map_or(true, |stat| {
+                    let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
+                    state.starts_with('T')
+                })
+            });
+            all.then_some(())
+        });
+    }
+
     /// Sends SIGTERM.
     pub(crate) fn terminate(&mut self) {
         if self.status().is_none() {
