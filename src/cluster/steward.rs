@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use phalanx_actors::names::ShardId;
 use phalanx_actors::ports::BoxFuture;
+use tokio::time::Instant;
 
 use super::NodeId;
 use super::leaders::Leaders;

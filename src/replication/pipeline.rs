@@ -147,7 +147,7 @@ where
         let kind = CallKind::Append;
         let pending = self
             .way
-            .transport
+            .peers
             .begin(self.way.target, held.lane, kind, held.bytes, patience)
             .map_err(failed)?;
         self.sent.push_back(Sent {
