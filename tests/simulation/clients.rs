@@ -319,11 +319,11 @@ impl Client {
 fn command(wish: Wish, key: &str, precondition: Precondition) -> CommandRequest {
     let (name, body) = match wish {
         Wish::Open => (
-            "open-account",
+            "OpenAccount",
             r#"{"owner":"Ada","currency":"EUR"}"#.to_owned(),
         ),
-        Wish::Deposit(cents) => ("deposit", format!(r#"{{"amount_cents":{cents}}}"#)),
-        Wish::Withdraw(cents) => ("withdraw", format!(r#"{{"amount_cents":{cents}}}"#)),
+        Wish::Deposit(cents) => ("Deposit", format!(r#"{{"amount_cents":{cents}}}"#)),
+        Wish::Withdraw(cents) => ("Withdraw", format!(r#"{{"amount_cents":{cents}}}"#)),
         Wish::Read => unreachable!("no command"),
     };
     CommandRequest {
