@@ -32,6 +32,14 @@ run: build ## Start one node from config/node.toml
 test: setup ## Run every test
 	.ci/test
 
+# SEEDS says how many, FIRST where to begin. A seed that fails is printed with its replay.
+SEEDS ?= 2000
+FIRST ?= 1
+.PHONY: soak
+soak: setup ## Simulate many more clusters: make soak SEEDS=20000 FIRST=1
+	PHALANX_SEEDS=$(SEEDS) PHALANX_FIRST_SEED=$(FIRST) $(CARGO) test --release \
+		--features phalanx/failpoints --test simulation no_seed_breaks_a_promise -- --exact --nocapture
+
 .PHONY: check
 check: setup ## Format, lints, documentation and dependencies, warnings denied
 	$(CARGO) fmt --all --check

@@ -25,7 +25,7 @@ type Answer = Result<Bytes, CallError>;
 
 /// One open connection, from the caller's side.
 #[derive(Debug)]
-pub(crate) struct Calls {
+pub struct Calls {
     to: NodeId,
     limit: usize,
     queue: mpsc::Sender<Frame>,
@@ -43,7 +43,8 @@ struct Table {
 
 impl Calls {
     /// A connection, and the frames that are to be written to it.
-    pub(crate) fn new(to: NodeId, limit: usize) -> (Arc<Self>, Outgoing) {
+    #[must_use]
+    pub fn new(to: NodeId, limit: usize) -> (Arc<Self>, Outgoing) {
         // Room for the first words and a last one beside the calls.
         let (queue, frames) = mpsc::channel(limit + 2);
         let left = Arc::<AtomicU64>::default();
@@ -64,7 +65,10 @@ impl Calls {
     }
 
     /// Queues a call.
-    pub(crate) fn begin(
+    ///
+    /// # Errors
+    /// [`CallError::NotSent`].
+    pub fn begin(
         self: &Arc<Self>,
         kind: CallKind,
         payload: Bytes,
@@ -107,7 +111,7 @@ impl Calls {
     }
 
     /// Hands an answer to whoever waits for it.
-    pub(crate) fn answered(&self, frame: Frame) {
+    pub fn answered(&self, frame: Frame) {
         let Some(waiting) = self.table.lock().waiting.remove(&frame.id) else {
             // The caller's time was up.
             return;
@@ -124,7 +128,7 @@ impl Calls {
     }
 
     /// Ends every call: the connection is gone.
-    pub(crate) fn end(&self, reason: &str) {
+    pub fn end(&self, reason: &str) {
         let waiting = {
             let mut table = self.table.lock();
             table.ended.get_or_insert_with(|| reason.to_owned());
@@ -149,7 +153,7 @@ pub(crate) fn text(payload: &[u8]) -> String {
 
 /// Frames on their way into a connection.
 #[derive(Debug)]
-pub(crate) struct Outgoing {
+pub struct Outgoing {
     frames: mpsc::Receiver<Frame>,
     left: Arc<AtomicU64>,
 }

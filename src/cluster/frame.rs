@@ -22,7 +22,7 @@ const WRITE_BYTES: usize = 64 * 1024;
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Tag {
+pub enum Tag {
     /// First of a connection, from whoever opened it: who it is.
     Hello = 1,
     /// The answer to it: who the other one is.
@@ -56,20 +56,23 @@ impl Tag {
 
 /// One frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Frame {
-    pub(crate) tag: Tag,
+pub struct Frame {
+    /// What it is.
+    pub tag: Tag,
     /// Of a call, chosen by the caller; its answer has the same.
-    pub(crate) id: u64,
+    pub id: u64,
     /// What a call asks for.
-    pub(crate) kind: u8,
+    pub kind: u8,
     /// How long the caller waits.
-    pub(crate) timeout_ms: u32,
-    pub(crate) payload: Bytes,
+    pub timeout_ms: u32,
+    /// What it carries.
+    pub payload: Bytes,
 }
 
 impl Frame {
     /// A frame that is no request.
-    pub(crate) fn plain(tag: Tag, id: u64, payload: impl Into<Bytes>) -> Self {
+    #[must_use]
+    pub fn plain(tag: Tag, id: u64, payload: impl Into<Bytes>) -> Self {
         Self {
             tag,
             id,

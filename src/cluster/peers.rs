@@ -1,6 +1,6 @@
-//! The other nodes as the router sees them: whom it can ask, and how that goes.
+//! The other nodes as raft and the router see them: whom they can ask, and how that goes.
 //!
-//! The transport is one; tests make up others.
+//! The transport is one; tests and the simulation make up others.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use phalanx_actors::ports::BoxFuture;
 
 use super::NodeId;
-use super::transport::{CallError, CallKind, Lane, PeerState, Transport};
+use super::transport::{CallError, CallKind, Lane, PeerState, Pending, Transport};
 
 /// See the file's description.
 pub trait Peers: Debug + Send + Sync + 'static {
@@ -19,6 +19,20 @@ pub trait Peers: Debug + Send + Sync + 'static {
     /// How a peer is reached at the moment; `None` for a node that is no peer.
     fn state(&self, peer: NodeId) -> Option<PeerState>;
 
+    /// Begins a call. Calls that are begun one after another on one lane reach the peer's service
+    /// in that order, unless the connection is lost in between.
+    ///
+    /// # Errors
+    /// [`CallError::NotSent`].
+    fn begin(
+        &self,
+        to: NodeId,
+        lane: Lane,
+        kind: CallKind,
+        request: Bytes,
+        timeout: Duration,
+    ) -> Result<Pending, CallError>;
+
     /// Asks a peer. Safe to cancel: an answer that comes later is dropped.
     fn call(
         &self,
@@ -27,7 +41,10 @@ pub trait Peers: Debug + Send + Sync + 'static {
         kind: CallKind,
         request: Bytes,
         timeout: Duration,
-    ) -> BoxFuture<'_, Result<Bytes, CallError>>;
+    ) -> BoxFuture<'_, Result<Bytes, CallError>> {
+        let begun = self.begin(to, lane, kind, request, timeout);
+        Box::pin(async move { begun?.answer().await })
+    }
 
     /// Whether a peer can be asked now.
     fn is_connected(&self, peer: NodeId) -> bool {
@@ -44,15 +61,15 @@ impl Peers for Transport {
         self.peer_state(peer)
     }
 
-    fn call(
+    fn begin(
         &self,
         to: NodeId,
         lane: Lane,
         kind: CallKind,
         request: Bytes,
         timeout: Duration,
-    ) -> BoxFuture<'_, Result<Bytes, CallError>> {
-        Box::pin(Self::call(self, to, lane, kind, request, timeout))
+    ) -> Result<Pending, CallError> {
+        Self::begin(self, to, lane, kind, request, timeout)
     }
 }
 
@@ -69,15 +86,15 @@ impl Peers for NoPeers {
         None
     }
 
-    fn call(
+    fn begin(
         &self,
         to: NodeId,
         _lane: Lane,
         _kind: CallKind,
         _request: Bytes,
         _timeout: Duration,
-    ) -> BoxFuture<'_, Result<Bytes, CallError>> {
+    ) -> Result<Pending, CallError> {
         let reason = "this node has no peers".to_owned();
-        Box::pin(std::future::ready(Err(CallError::NotSent { to, reason })))
+        Err(CallError::NotSent { to, reason })
     }
 }

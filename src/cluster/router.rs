@@ -20,13 +20,14 @@ mod course;
 mod receive;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use phalanx_actors::CommandModel;
 use phalanx_actors::history::{At, HistoryPage};
 use phalanx_actors::names::{ShardId, StreamName};
 use phalanx_actors::request::{Answer, CommandRequest, Failure, FailureKind, StateView};
 use phalanx_actors::types::TypeRegistry;
+use tokio::time::Instant;
 
 use self::course::Course;
 pub use self::receive::Receiver;

@@ -20,8 +20,9 @@ use tokio::task::AbortHandle;
 use uuid::Uuid;
 
 use super::NodeId;
-pub use super::calls::Pending;
+pub use super::calls::{Calls, Outgoing, Pending};
 use super::frame::HEADER_LEN;
+pub use super::frame::{Frame, Tag};
 use super::handshake::{Identity, Introduction, PROTOCOL_MAX, PROTOCOL_MIN};
 use super::lanes::{LaneLink, LaneState};
 use super::pins::Pins;

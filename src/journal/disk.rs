@@ -223,6 +223,11 @@ pub(crate) trait Disk: Debug + Send + Sync {
     /// Puts everything on disk, lazy batches included.
     fn flush(&self) -> Result<(), DiskError>;
 
+    /// Whether an inline writer must not work yet: somebody else says when.
+    fn puts_off(&self) -> bool {
+        false
+    }
+
     /// Whether writes are done on the caller's thread, for simulations.
     fn writes_inline(&self) -> bool {
         false

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::Notify;
 
 use super::disk::{Batch, Change, Disk, DiskError, Durability, Row, Scan, Table, Visit};
 use super::mark::SLOTS;
@@ -34,6 +35,8 @@ pub struct Survivors {
 struct Shared {
     state: Mutex<State>,
     released: Condvar,
+    /// There is work on a stepped disk.
+    queued: Notify,
 }
 
 type Key = (Table, Vec<u8>);
@@ -57,7 +60,28 @@ struct State {
     failing: bool,
     free_bytes: Option<u64>,
     inline: bool,
+    stepped: bool,
+    /// The power goes in the next sync.
+    dies_in_sync: Option<Survivors>,
     syncs: u64,
+}
+
+impl State {
+    fn crash(&mut self, survivors: Survivors) {
+        let unsynced = std::mem::take(&mut self.unsynced);
+        let lazy = std::mem::take(&mut self.lazy);
+        let kept = unsynced.into_iter().take(survivors.unsynced_writes);
+        for batch in kept.chain(lazy.into_iter().take(survivors.lazy_writes)) {
+            apply(&mut self.durable, batch);
+        }
+        self.visible = self.durable.clone();
+        self.marks = self.durable_marks.clone();
+        self.epoch += 1;
+        self.in_use = false;
+        self.syncs_held = false;
+        self.failing = false;
+        self.dies_in_sync = None;
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -75,22 +99,30 @@ impl MemoryDisk {
         disk
     }
 
+    /// As [`MemoryDisk::inline`], but work waits until somebody calls
+    /// [`Journal::step`](super::Journal::step): time passes between a write and its fsync.
+    #[must_use]
+    pub fn stepped() -> Self {
+        let disk = Self::inline();
+        disk.shared.state.lock().stepped = true;
+        disk
+    }
+
+    /// Waits until there is work on a stepped disk. For one waiter.
+    pub async fn queued(&self) {
+        self.shared.queued.notified().await;
+    }
+
+    /// Crashes in the midst of the next fsync, when what it covers is written and not yet safe.
+    pub fn crash_in_sync(&self, survivors: Survivors) {
+        self.shared.state.lock().dies_in_sync = Some(survivors);
+    }
+
     /// Cuts the power: what was not synced is gone but for the survivors, and the journal that
     /// used the disk fails all its writes. The disk may be opened again.
     pub fn crash(&self, survivors: Survivors) {
         let mut state = self.shared.state.lock();
-        let unsynced = std::mem::take(&mut state.unsynced);
-        let lazy = std::mem::take(&mut state.lazy);
-        let kept = unsynced.into_iter().take(survivors.unsynced_writes);
-        for batch in kept.chain(lazy.into_iter().take(survivors.lazy_writes)) {
-            apply(&mut state.durable, batch);
-        }
-        state.visible = state.durable.clone();
-        state.marks = state.durable_marks.clone();
-        state.epoch += 1;
-        state.in_use = false;
-        state.syncs_held = false;
-        state.failing = false;
+        state.crash(survivors);
         self.shared.released.notify_all();
     }
 
@@ -146,6 +178,7 @@ impl MemoryDisk {
             shared: Arc::clone(&self.shared),
             epoch: state.epoch,
             inline: state.inline,
+            stepped: state.stepped,
         })
     }
 
@@ -175,6 +208,7 @@ pub(crate) struct MemoryHandle {
     shared: Arc<Shared>,
     epoch: u64,
     inline: bool,
+    stepped: bool,
 }
 
 impl Drop for MemoryHandle {
@@ -249,6 +283,10 @@ impl Disk for MemoryHandle {
     fn sync_log(&self) -> Result<(), DiskError> {
         let mut state = self.shared.state.lock();
         self.alive(&state)?;
+        if let Some(survivors) = state.dies_in_sync {
+            state.crash(survivors);
+            return Err(DiskError::Crashed);
+        }
         let covered = state.unsynced.len();
         while state.syncs_held && state.epoch == self.epoch {
             self.shared.released.wait(&mut state);
@@ -320,6 +358,13 @@ impl Disk for MemoryHandle {
             apply(&mut state.durable, batch);
         }
         Ok(())
+    }
+
+    fn puts_off(&self) -> bool {
+        if self.stepped {
+            self.shared.queued.notify_one();
+        }
+        self.stepped
     }
 
     fn writes_inline(&self) -> bool {

@@ -318,6 +318,13 @@ impl Journal {
         self.0.shared.is_full()
     }
 
+    /// Does what is queued on a [stepped](MemoryDisk::stepped) disk.
+    pub fn step(&self) {
+        if self.0.shared.inline {
+            self.0.shared.drain();
+        }
+    }
+
     /// Does what is queued, puts everything on disk and stops the writer. Later writes are answered
     /// with [`StorageFailure::Closed`]; reads go on.
     pub fn shutdown(&self) {
@@ -364,7 +371,9 @@ impl Inner {
                 tracing::error!("the journal's writer panicked");
             }
         }
-        self.shared.drain_inline();
+        if self.shared.inline {
+            self.shared.drain();
+        }
         self.shared.writer.finish(&self.shared);
     }
 }

@@ -69,9 +69,13 @@ impl Shared {
 
     /// Does the writer's work until nothing is queued, unless it has threads for that.
     pub(crate) fn drain_inline(&self) {
-        if !self.inline {
-            return;
+        if self.inline && !self.disk.puts_off() {
+            self.drain();
         }
+    }
+
+    /// Does the writer's work on this thread, whoever's turn it is.
+    pub(crate) fn drain(&self) {
         let mut taken = Taken::default();
         while self.queue.take_inline(&mut taken) {
             self.writer.cycle(self, &mut taken);

@@ -13,38 +13,39 @@ use tokio::task::JoinHandle;
 use super::NodeError;
 use super::builder::listen;
 use crate::cluster::NodeId;
+use crate::cluster::peers::{NoPeers, Peers};
 use crate::cluster::placement::place;
-use crate::cluster::router::Receiver;
 use crate::cluster::transport::{Services, Transport, TransportIdentity, TransportOptions};
 use crate::journal::Journal;
-use crate::replication::service::RaftCalls;
 use crate::settings::Settings;
 
 /// The way to the other members and from them.
 #[derive(Debug)]
 pub(super) struct Members {
-    pub(super) transport: Transport,
-    /// The groups that answer raft's calls.
-    pub(super) raft: Arc<RaftCalls>,
+    transport: Transport,
     listener: Option<TcpListener>,
 }
 
 impl Members {
-    /// Whether there are no other members.
-    pub(super) fn is_alone(&self) -> bool {
-        self.listener.is_none()
+    /// The others as raft and the router see them.
+    pub(super) fn peers(&self) -> Arc<dyn Peers> {
+        if self.listener.is_none() {
+            Arc::new(NoPeers)
+        } else {
+            Arc::new(self.transport.clone())
+        }
     }
 
-    /// Begins to take the connections of other members; none in a cluster of one. Groups that
-    /// started before answer from the first call on, and so does the router.
-    pub(super) fn listen(self, requests: Receiver) -> Option<JoinHandle<()>> {
-        let services = Services {
-            raft: self.raft,
-            command: Arc::new(requests),
-        };
+    /// Begins to take the connections of other members; none in a cluster of one.
+    pub(super) fn listen(self, services: Services) -> Option<JoinHandle<()>> {
         let listener = self.listener?;
         Some(tokio::spawn(self.transport.serve(listener, services)))
     }
+}
+
+/// Whether there are no other members.
+pub(super) fn is_alone(settings: &Settings) -> bool {
+    addresses(settings).len() == 1
 }
 
 /// Begins to connect, and takes the address at which other members connect.
@@ -69,7 +70,6 @@ pub(super) fn connect(settings: &Settings, journal: &Journal) -> Result<Members,
         .map_err(failed)?;
     Ok(Members {
         transport,
-        raft: Arc::default(),
         listener,
     })
 }

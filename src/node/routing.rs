@@ -8,9 +8,9 @@ use phalanx_actors::shard::ShardHandle;
 use tokio::task::JoinHandle;
 
 use super::groups::NodeGroups;
-use super::members::{self, Members};
+use super::members;
 use crate::cluster::leaders::Leaders;
-use crate::cluster::peers::{NoPeers, Peers};
+use crate::cluster::peers::Peers;
 use crate::cluster::router::{Router, RouterLimits};
 use crate::cluster::steward::{Membership, Steward};
 use crate::journal::Journal;
@@ -32,7 +32,7 @@ impl Routing {
         model: CommandModel,
         shards: &[ShardHandle],
         groups: &[Arc<Group>],
-        members: &Members,
+        peers: Arc<dyn Peers>,
     ) -> Self {
         let leaders = Arc::new(Leaders::new(members::placement(settings)));
         let node_groups = NodeGroups::new(shards, groups, Arc::clone(&leaders));
@@ -43,18 +43,16 @@ impl Routing {
         // A leader hears from its followers once per heartbeat; this is as long as they wait for it.
         let silence = Duration::from_millis(settings.raft.election_timeout_max_ms);
         background.push(tokio::spawn(node_groups.clone().watch(silence)));
-        let (router, peers): (Router, Arc<dyn Peers>) = if members.is_alone() {
-            (Router::alone(model), Arc::new(NoPeers))
+        let router = if members::is_alone(settings) {
+            Router::alone(model)
         } else {
-            let peers: Arc<dyn Peers> = Arc::new(members.transport.clone());
             let limits = RouterLimits {
                 leader_wait: Duration::from_millis(settings.cluster.leader_wait_ms),
                 isolated_wait: Duration::from_millis(settings.cluster.isolated_wait_ms),
                 // The rest is for what surrounds a message.
                 answer_bytes: settings.transport.max_message_bytes.saturating_sub(1024),
             };
-            let (peers_too, leaders) = (Arc::clone(&peers), Arc::clone(&leaders));
-            (Router::new(model, peers_too, leaders, limits), peers)
+            Router::new(model, Arc::clone(&peers), Arc::clone(&leaders), limits)
         };
         let steward = Arc::new(Steward::new(
             membership(settings, journal),

@@ -26,7 +26,7 @@ use super::responder::ProposalResponder;
 use super::state_machine::ShardIndex;
 use super::types::{CommandBatch, Committed, NodeId, TypeConfig};
 use super::wire;
-use crate::cluster::transport::Transport;
+use crate::cluster::peers::Peers;
 use crate::failpoints::crash_point;
 use crate::journal::Journal;
 
@@ -105,7 +105,7 @@ impl Group {
     pub async fn start(
         shard: ShardId,
         journal: Journal,
-        transport: Transport,
+        peers: Arc<dyn Peers>,
         options: GroupOptions,
     ) -> Result<Arc<Self>, GroupError> {
         let failed = |reason: String| GroupError::Raft { shard, reason };
@@ -116,7 +116,7 @@ impl Group {
         let index = ShardIndex::open(journal.clone(), shard)
             .map_err(|source| GroupError::Storage { shard, source })?;
         let lease = Duration::from_millis(options.election_timeout_max_ms);
-        let network = Network::new(shard, transport, lease * APPEND_PATIENCE);
+        let network = Network::new(shard, peers, lease * APPEND_PATIENCE);
         let raft = ShardRaft::new(options.node_id, Arc::new(config), network, log, index)
             .await
             .map_err(|error| failed(error.to_string()))?;

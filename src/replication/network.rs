@@ -4,6 +4,7 @@
 //! openraft's. It refuses to retry: openraft does, at the pace that [`RETRY_PAUSE`] sets.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,7 +24,8 @@ use phalanx_actors::names::ShardId;
 use super::pipeline::Pipeline;
 use super::types::{NodeId, RaftVote, TypeConfig};
 use super::wire;
-use crate::cluster::transport::{CallError, CallKind, Lane, Transport};
+use crate::cluster::peers::Peers;
+use crate::cluster::transport::{CallError, CallKind, Lane};
 
 /// Between attempts at a peer that cannot be reached. An attempt costs no message then.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -34,16 +36,16 @@ type RpcError = RPCError<TypeConfig>;
 #[derive(Debug, Clone)]
 pub(crate) struct Network {
     shard: ShardId,
-    transport: Transport,
+    peers: Arc<dyn Peers>,
     patience: Duration,
 }
 
 impl Network {
     /// `patience` is how long an answer of a follower may take.
-    pub(crate) fn new(shard: ShardId, transport: Transport, patience: Duration) -> Self {
+    pub(crate) fn new(shard: ShardId, peers: Arc<dyn Peers>, patience: Duration) -> Self {
         Self {
             shard,
-            transport,
+            peers,
             patience,
         }
     }
@@ -56,7 +58,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
         Way {
             shard: self.shard,
             target,
-            transport: self.transport.clone(),
+            peers: Arc::clone(&self.peers),
             patience: self.patience,
         }
     }
@@ -67,7 +69,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 pub(crate) struct Way {
     pub(crate) shard: ShardId,
     pub(crate) target: NodeId,
-    pub(crate) transport: Transport,
+    pub(crate) peers: Arc<dyn Peers>,
     pub(crate) patience: Duration,
 }
 
@@ -79,7 +81,7 @@ impl Way {
         timeout: Duration,
     ) -> Result<Bytes, RpcError> {
         let request = request.map_err(unreadable)?;
-        self.transport
+        self.peers
             .call(self.target, Lane::Raft, kind, request, timeout)
             .await
             .map_err(failed)

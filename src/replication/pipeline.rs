@@ -230,7 +230,7 @@ where
         let bytes = held.bytes.len();
         let pending = self
             .way
-            .transport
+            .peers
             .begin(self.way.target, held.lane, kind, held.bytes, patience)
             .map_err(failed)?;
         self.sent_bytes += bytes;

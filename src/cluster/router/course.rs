@@ -4,13 +4,14 @@
 //! or did not come, and gives up in time. It refuses to call something "not applied" after an
 //! attempt whose outcome is unknown, unless a later attempt has looked the key up and says so.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use phalanx_actors::admission::Permit;
 use phalanx_actors::model::shutting_down;
 use phalanx_actors::names::{ShardId, StreamName};
 use phalanx_actors::request::{Accepted, Answer, Failure, FailureKind};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::{Cluster, Router};
 use crate::cluster::NodeId;

@@ -5,12 +5,13 @@
 //! request came in.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use phalanx_actors::names::ShardId;
 use phalanx_actors::ports::BoxFuture;
 use phalanx_actors::request::{Answer, EventView, FailureKind};
+use tokio::time::Instant;
 
 use super::course::{BEGIN_WAIT, superseded};
 use super::{Cluster, Router};

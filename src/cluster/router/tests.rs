@@ -13,7 +13,7 @@ use phalanx_actors::request::Precondition;
 use self::support::{MemoryJournal, Options, World};
 use super::*;
 use crate::cluster::leaders::Known;
-use crate::cluster::transport::{CallError, CallKind, Lane, PeerState};
+use crate::cluster::transport::{CallError, CallKind, Lane, PeerState, Pending};
 use crate::cluster::wire::{self, Heading};
 
 #[path = "../../../actors/tests/support/mod.rs"]
@@ -54,12 +54,24 @@ impl Peers for Net {
     fn state(&self, peer: NodeId) -> Option<PeerState> {
         Some(if self.cut.lock().contains(&peer) {
             PeerState::Unreachable {
-                since: Instant::now(),
+                since: std::time::Instant::now(),
                 reason: "cut".to_owned(),
             }
         } else {
             PeerState::Connected
         })
+    }
+
+    fn begin(
+        &self,
+        to: NodeId,
+        _lane: Lane,
+        _kind: CallKind,
+        _request: Bytes,
+        _timeout: Duration,
+    ) -> Result<Pending, CallError> {
+        let reason = "routers only call".to_owned();
+        Err(CallError::NotSent { to, reason })
     }
 
     fn call(

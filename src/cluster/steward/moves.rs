@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use phalanx_actors::names::ShardId;
+use tokio::time::Instant;
 
 use super::Steward;
 use crate::cluster::NodeId;

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::cluster::leaders::Known;
 use crate::cluster::status::{FollowerView, Moved};
-use crate::cluster::transport::CallError;
+use crate::cluster::transport::{CallError, Pending};
 
 /// The other nodes, 2 and 3.
 #[derive(Debug)]
@@ -30,6 +30,19 @@ impl Peers for Others {
         } else {
             PeerState::Connected
         })
+    }
+
+    fn begin(
+        &self,
+        to: NodeId,
+        _lane: Lane,
+        _kind: CallKind,
+        _request: Bytes,
+        _timeout: Duration,
+    ) -> Result<Pending, CallError> {
+        // Stewards only ask for whole answers.
+        let reason = "not in this test".to_owned();
+        Err(CallError::NotSent { to, reason })
     }
 
     fn call(

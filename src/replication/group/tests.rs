@@ -10,7 +10,9 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::cluster::transport::{CallKind, Service, Services, TransportIdentity, TransportOptions};
+use crate::cluster::transport::{
+    CallKind, Service, Services, Transport, TransportIdentity, TransportOptions,
+};
 use crate::journal::{Identity, JournalOptions, LogPayload, MemoryDisk, Storage};
 use crate::replication::heartbeat;
 use crate::replication::service::RaftCalls;
@@ -105,7 +107,7 @@ async fn member(id: NodeId, listener: TcpListener, addresses: BTreeMap<NodeId, S
         read_policy: ReadPolicy::LeaseRead,
         bootstrap: true,
     };
-    let group = Group::start(SHARD, journal.clone(), transport.clone(), options)
+    let group = Group::start(SHARD, journal.clone(), Arc::new(transport.clone()), options)
         .await
         .unwrap();
     let raft = Arc::<RaftCalls>::default();
@@ -281,7 +283,7 @@ async fn a_node_that_just_started_keeps_the_promises_of_the_one_before() {
     let again = Group::start(
         SHARD,
         follower.journal.clone(),
-        follower.transport.clone(),
+        Arc::new(follower.transport.clone()),
         follower.group.options.clone(),
     )
     .await

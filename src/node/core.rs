@@ -1,0 +1,268 @@
+//! The part of a node that has no sockets and no files of its own: shards, raft groups, routing and
+//! housekeeping over a journal, a clock and a way to the peers.
+//!
+//! The node puts RocksDB and the transport under it and HTTP on top; the simulation puts a simulated
+//! disk, clock and network under the very same parts. It refuses to know which of the two it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use phalanx_actors::admission::{Admission, AdmissionLimits};
+use phalanx_actors::incarnation::{ResidencyLimits, Services};
+use phalanx_actors::ports::{Clock, Replicator};
+use phalanx_actors::sequencer::SequencerLimits;
+use phalanx_actors::shard::ShardHandle;
+use phalanx_actors::types::TypeRegistry;
+use phalanx_actors::{CommandModel, passivation};
+use tokio::task::JoinHandle;
+
+use super::NodeError;
+use super::members;
+use super::routing::Routing;
+use crate::cluster::NodeId;
+use crate::cluster::peers::Peers;
+use crate::cluster::router::{Receiver, Router};
+use crate::cluster::steward::Steward;
+use crate::cluster::transport;
+use crate::journal::Journal;
+use crate::replication::group::{Group, GroupOptions};
+use crate::replication::heartbeat;
+use crate::replication::refused::Refused;
+use crate::replication::service::RaftCalls;
+use crate::settings::{ReadMode, Settings};
+
+/// What a core stands on.
+#[derive(Debug)]
+pub struct Ground {
+    /// The aggregate types that it serves.
+    pub types: TypeRegistry,
+    /// Where it stores.
+    pub journal: Journal,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// The way to the other members.
+    pub peers: Arc<dyn Peers>,
+    /// Makes generated idempotency keys unlike those of any other node or start.
+    pub key_seed: u64,
+}
+
+/// See the file's description.
+#[derive(Debug)]
+pub struct Core {
+    /// The aggregates that this node leads.
+    pub model: CommandModel,
+    /// The way to all aggregates of the cluster.
+    pub router: Router,
+    /// Members, shards, and who leads them.
+    pub steward: Arc<Steward>,
+    /// The shards of this node.
+    pub shards: Vec<ShardHandle>,
+    /// The raft groups of this node.
+    pub groups: Vec<Arc<Group>>,
+    /// Tasks that run until they are aborted.
+    pub background: Vec<JoinHandle<()>>,
+    raft: Arc<RaftCalls>,
+}
+
+impl Core {
+    /// Starts every shard. Needs a runtime; leaders are found later.
+    ///
+    /// # Errors
+    /// When a shard's actor cannot be started.
+    pub async fn start(settings: &Settings, ground: Ground) -> Result<Self, NodeError> {
+        let services = Arc::new(Services::new(
+            Arc::new(ground.journal.clone()),
+            ground.clock,
+            residency_limits(settings),
+            Admission::new(admission_limits(settings)),
+        ));
+        let started = start_shards(settings, &ground.journal, &services, &ground.peers).await?;
+        let model = CommandModel::new(
+            settings.node.id,
+            ground.types,
+            started.shards.clone(),
+            Arc::clone(&services),
+            ground.key_seed,
+        );
+        let routing = Routing::start(
+            settings,
+            &ground.journal,
+            model.clone(),
+            &started.shards,
+            &started.groups,
+            ground.peers,
+        );
+        let mut background = started.background;
+        let balance_interval = Duration::from_millis(settings.cluster.balance_interval_ms);
+        if !balance_interval.is_zero() && routing.router.has_peers() {
+            let steward = Arc::clone(&routing.steward);
+            background.push(tokio::spawn(steward.balance(balance_interval)));
+        }
+        background.push(tokio::spawn(heartbeat::beat(
+            started.groups.clone(),
+            Duration::from_millis(settings.raft.heartbeat_interval_ms),
+        )));
+        background.push(tokio::spawn(passivation::run(
+            services,
+            started.shards.clone(),
+        )));
+        background.push(tokio::spawn(watch_health(
+            ground.journal,
+            started.shards.clone(),
+        )));
+        background.extend(routing.background);
+        Ok(Self {
+            model,
+            router: routing.router,
+            steward: routing.steward,
+            shards: started.shards,
+            groups: started.groups,
+            background,
+            raft: started.raft,
+        })
+    }
+
+    /// Who answers the calls of other members.
+    #[must_use]
+    pub fn services(&self) -> transport::Services {
+        transport::Services {
+            raft: Arc::clone(&self.raft) as Arc<dyn transport::Service>,
+            command: Arc::new(Receiver::new(
+                self.router.clone(),
+                Arc::clone(&self.steward),
+            )),
+        }
+    }
+}
+
+/// Every shard of this node.
+#[derive(Default)]
+struct Started {
+    shards: Vec<ShardHandle>,
+    groups: Vec<Arc<Group>>,
+    raft: Arc<RaftCalls>,
+    background: Vec<JoinHandle<()>>,
+}
+
+async fn start_shards(
+    settings: &Settings,
+    journal: &Journal,
+    services: &Arc<Services>,
+    peers: &Arc<dyn Peers>,
+) -> Result<Started, NodeError> {
+    let mut started = Started::default();
+    let placed = members::placement(settings);
+    let limits = SequencerLimits {
+        batch_commands: settings.raft.max_batch_commands,
+        batch_bytes: settings.raft.max_batch_bytes,
+        proposals_in_flight: settings.raft.proposals_in_flight,
+    };
+    for (shard, replicas) in (0..).zip(placed) {
+        let here = replicas.contains(&settings.node.id);
+        let group = if here {
+            Some(start_group(settings, journal, peers, shard, &replicas).await)
+        } else {
+            None
+        };
+        let replicator: Arc<dyn Replicator> = match &group {
+            Some(Ok(group)) => Arc::clone(group) as Arc<dyn Replicator>,
+            Some(Err(_)) | None => Arc::new(Refused),
+        };
+        let handle = ShardHandle::start(shard, Arc::clone(services), replicator, limits)
+            .await
+            .map_err(|error| NodeError::Shard {
+                shard,
+                reason: error.to_string(),
+            })?;
+        match group {
+            Some(Ok(group)) => {
+                started.raft.add(Arc::clone(&group));
+                let watch = Arc::clone(&group).watch(handle.clone());
+                started.background.push(tokio::spawn(watch));
+                started.groups.push(group);
+            }
+            Some(Err(reason)) => {
+                tracing::error!(shard, %reason, "the shard is refused");
+                handle.refuse(reason);
+            }
+            // Others keep this shard.
+            None => {}
+        }
+        started.shards.push(handle);
+    }
+    Ok(started)
+}
+
+/// Starts a shard's raft group unless its storage is damaged.
+async fn start_group(
+    settings: &Settings,
+    journal: &Journal,
+    peers: &Arc<dyn Peers>,
+    shard: u32,
+    replicas: &[NodeId],
+) -> Result<Arc<Group>, String> {
+    journal
+        .shard_health(shard)
+        .map_err(|error| error.to_string())?;
+    let options = GroupOptions {
+        node_id: settings.node.id,
+        voters: members::addresses(settings)
+            .into_iter()
+            .filter(|(id, _)| replicas.contains(id))
+            .collect(),
+        preferred: replicas.first().copied().unwrap_or(settings.node.id),
+        cluster_name: settings.cluster.name.clone(),
+        election_timeout_min_ms: settings.raft.election_timeout_min_ms,
+        election_timeout_max_ms: settings.raft.election_timeout_max_ms,
+        read_policy: match settings.cluster.reads {
+            ReadMode::Lease => openraft::ReadPolicy::LeaseRead,
+            ReadMode::ReadIndex => openraft::ReadPolicy::ReadIndex,
+        },
+        bootstrap: settings.cluster.bootstrap,
+    };
+    Group::start(shard, journal.clone(), Arc::clone(peers), options)
+        .await
+        .map_err(|error| error.to_string())
+}
+
+/// How often damage that a read came upon is looked for.
+const HEALTH_ROUND: Duration = Duration::from_secs(1);
+
+/// Refuses shards whose storage turns out to be damaged while the node runs, so that `/readyz` says
+/// so and nothing more is stored there.
+async fn watch_health(journal: Journal, shards: Vec<ShardHandle>) {
+    let mut rounds = tokio::time::interval(HEALTH_ROUND);
+    loop {
+        rounds.tick().await;
+        for handle in &shards {
+            if handle.refusal().is_some() {
+                continue;
+            }
+            if let Err(error) = journal.shard_health(handle.shard()) {
+                tracing::error!(shard = handle.shard(), %error, "the shard is refused");
+                handle.refuse(error.to_string());
+            }
+        }
+    }
+}
+
+fn residency_limits(settings: &Settings) -> ResidencyLimits {
+    let actors = &settings.actors;
+    ResidencyLimits {
+        max_resident: actors.max_resident,
+        idle_ns: actors.idle_timeout_s.saturating_mul(1_000_000_000),
+        snapshot_every_events: actors.snapshot_every_events,
+        snapshot_on_passivation_events: actors.snapshot_on_passivation_events,
+        max_concurrent_activations: actors.max_concurrent_activations,
+    }
+}
+
+fn admission_limits(settings: &Settings) -> AdmissionLimits {
+    let actors = &settings.actors;
+    AdmissionLimits {
+        node_requests: actors.max_in_flight,
+        node_bytes: actors.max_in_flight_bytes,
+        shard_requests: actors.max_in_flight_per_shard,
+        aggregate_requests: actors.max_in_flight_per_aggregate,
+    }
+}

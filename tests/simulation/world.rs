@@ -1,0 +1,289 @@
+//! One run: a cluster, its clients, what is done to it, and the checks at the end. Everything follows
+//! from the seed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use phalanx::cluster::NodeId;
+use phalanx::settings::{Peer, ReadMode, Settings};
+use phalanx_actors::names::StreamName;
+use tokio::time::Instant;
+
+use crate::chance::{Dice, Trace};
+use crate::checks;
+use crate::clients::{Client, Desk, Doors, Outcome, Wish};
+use crate::faults::{self, Mischief};
+use crate::network::{Manners, Network};
+use crate::node::{DISK_US, Node};
+
+/// After everything is mended, the time until every shard must answer on every node.
+const RECOVERY: Duration = Duration::from_secs(12);
+/// Aggregates of a run.
+const STREAMS: usize = 6;
+/// Commands that must be acknowledged in a run, or it proves nothing.
+const FLOOR: usize = 20;
+
+/// What a run came to.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) hash: u64,
+    pub(crate) steps: u64,
+    pub(crate) acknowledged: usize,
+    pub(crate) reads: usize,
+    pub(crate) unknown: usize,
+    pub(crate) mischief: Mischief,
+    pub(crate) simulated: Duration,
+    pub(crate) violations: Vec<String>,
+}
+
+/// A cluster with everything around it.
+pub(crate) struct World {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) network: Arc<Network>,
+    pub(crate) trace: Arc<Trace>,
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) dice: Dice,
+    shards: u32,
+}
+
+/// Runs a seed. To be called on a runtime with paused time.
+pub(crate) async fn run(seed: u64, prints: bool) -> Report {
+    let trace = Trace::new(prints);
+    let dice = Dice::new(seed);
+    let mut world = World::found(&dice, Arc::clone(&trace));
+    for node in &mut world.nodes {
+        node.start().await;
+    }
+    world.open_doors();
+    let mut clients = Vec::new();
+    for number in 0..dice.between(3, 6) {
+        let client = world.client(usize::try_from(number).unwrap());
+        clients.push(tokio::spawn(client.run()));
+    }
+    let mischief = faults::make(&mut world).await;
+    world.mend().await;
+    world.desk.closing.store(true, Ordering::SeqCst);
+    world.recover().await;
+    for client in clients {
+        client.await.unwrap();
+    }
+    world.settle().await;
+    world.check();
+    let book = &world.desk.book;
+    let acknowledged = book.count(|o| matches!(o.outcome, Outcome::Accepted { .. }));
+    if acknowledged < FLOOR {
+        trace.violated(format!("only {acknowledged} commands were acknowledged"));
+    }
+    Report {
+        acknowledged,
+        reads: book.count(|o| matches!(o.outcome, Outcome::State { .. } | Outcome::NotFound)),
+        unknown: book.count(|o| o.outcome == Outcome::Unknown),
+        mischief,
+        simulated: trace.elapsed(),
+        hash: trace.hash(),
+        steps: trace.steps(),
+        violations: trace.violations(),
+    }
+}
+
+impl World {
+    fn found(dice: &Dice, trace: Arc<Trace>) -> Self {
+        let count = if dice.happens(0.25) { 5 } else { 3 };
+        let members: Vec<NodeId> = (1..=count).collect();
+        let shards = u32::try_from(dice.between(1, 3)).unwrap();
+        let manners = Manners {
+            delay_us: *dice.pick(&[(50, 400), (200, 2_000), (1_000, 15_000)]),
+            straggles: *dice.pick(&[0.0, 0.002, 0.02]),
+            straggle_ms: *dice.pick(&[(10, 60), (50, 700)]),
+            repeats: *dice.pick(&[0.0, 0.005, 0.05]),
+            breaks: *dice.pick(&[0.0, 0.0005, 0.005]),
+        };
+        let all = settings(&members, shards, dice);
+        trace.note(&format!("{count} nodes, {shards} shards, {manners:?}"));
+        let transport = all[0].transport.clone();
+        let network = Network::new(members, manners, transport, dice.fork(), Arc::clone(&trace));
+        let began = Instant::now();
+        let nodes = all
+            .into_iter()
+            .map(|settings| Node::new(settings, Arc::clone(&network), dice.fork(), began))
+            .collect();
+        let stream = |number| StreamName::new("account", &format!("a{number}")).unwrap();
+        let desk = Arc::new(Desk {
+            doors: Doors::default(),
+            book: Default::default(),
+            trace: Arc::clone(&trace),
+            streams: (0..STREAMS).map(stream).collect(),
+            closing: AtomicBool::new(false),
+        });
+        Self {
+            nodes,
+            network,
+            trace,
+            desk,
+            dice: dice.fork(),
+            shards,
+        }
+    }
+
+    fn client(&self, number: usize) -> Client {
+        Client {
+            number,
+            dice: self.dice.fork(),
+            desk: Arc::clone(&self.desk),
+            requests: 0,
+            heard: vec![0; STREAMS],
+        }
+    }
+
+    /// Tells clients which nodes there are.
+    pub(crate) fn open_doors(&self) {
+        let doors = self.nodes.iter().filter_map(Node::door).collect();
+        self.desk.doors.set(doors);
+    }
+
+    /// Ends all harm.
+    async fn mend(&mut self) {
+        self.trace.note("all is mended");
+        self.network.calm_down();
+        for node in &mut self.nodes {
+            *node.disk_us.lock() = DISK_US;
+            if !node.is_up() {
+                node.start().await;
+            }
+        }
+        self.open_doors();
+    }
+
+    /// Every aggregate must be usable through every node before long.
+    async fn recover(&mut self) {
+        let mut prober = self.client(99);
+        let doors = self.desk.doors.all();
+        let deadline = Instant::now() + RECOVERY;
+        for at in 0..STREAMS {
+            for door in &doors {
+                self.desk.doors.set(vec![door.clone()]);
+                loop {
+                    let read = prober.ask(at, Wish::Read, 1).await;
+                    if matches!(read, Outcome::State { .. } | Outcome::NotFound) {
+                        break;
+                    }
+                    if Instant::now() > deadline {
+                        let stream = self.desk.streams[at].id();
+                        self.trace.violated(format!(
+                            "{stream} cannot be read through node {} {RECOVERY:?} after all was \
+                             mended: {read:?}",
+                            door.node
+                        ));
+                        break;
+                    }
+                }
+            }
+            self.desk.doors.set(doors.clone());
+            loop {
+                let wish = if prober.heard[at] == 0 {
+                    Wish::Open
+                } else {
+                    Wish::Deposit(1)
+                };
+                let stored = prober.ask(at, wish, 5).await;
+                if matches!(stored, Outcome::Accepted { .. }) {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    let stream = self.desk.streams[at].id();
+                    self.trace.violated(format!(
+                        "{stream} takes no commands {RECOVERY:?} after all was mended: {stored:?}"
+                    ));
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Waits until all copies are applied to the same end.
+    async fn settle(&self) {
+        let deadline = Instant::now() + RECOVERY;
+        for shard in 0..self.shards {
+            loop {
+                let ends: Vec<(Option<u64>, Option<u64>)> = self
+                    .copies(shard)
+                    .map(|node| {
+                        let journal = node.journal().unwrap();
+                        let last = journal.log_bounds(shard).unwrap().map(|b| b.last_index);
+                        let applied = journal.applied(shard).unwrap().map(|a| a.index);
+                        (last, applied)
+                    })
+                    .collect();
+                let first = ends[0];
+                if ends.iter().all(|end| *end == first && end.0 == end.1) {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    self.trace
+                        .violated(format!("shard {shard}: copies do not meet: {ends:?}"));
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+
+    fn copies(&self, shard: u32) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(move |node| {
+            let core = node.core().unwrap();
+            core.groups.iter().any(|group| group.shard() == shard)
+        })
+    }
+
+    fn check(&self) {
+        let mut longest = BTreeMap::new();
+        for shard in 0..self.shards {
+            let logs: Vec<_> = self
+                .copies(shard)
+                .map(|node| (node.id, checks::read_log(node.journal().unwrap(), shard)))
+                .collect();
+            checks::logs_agree(&self.trace, shard, &logs);
+            let log = logs.into_iter().map(|(_, log)| log).max_by_key(Vec::len);
+            let log = log.unwrap_or_default();
+            self.trace
+                .note(&format!("shard {shard}: {} entries", log.len()));
+            longest.insert(shard, log);
+        }
+        let book = self.desk.book.operations();
+        checks::history_fits(&self.trace, &longest, &book);
+    }
+}
+
+/// The settings of every node.
+fn settings(members: &[NodeId], shards: u32, dice: &Dice) -> Vec<Settings> {
+    let reads = *dice.pick(&[ReadMode::Lease, ReadMode::Lease, ReadMode::ReadIndex]);
+    let resident = usize::try_from(*dice.pick(&[2, 1_000])).unwrap();
+    let of = |id: &NodeId| {
+        let mut settings = Settings::default();
+        settings.node.id = *id;
+        settings.cluster.name = "simulated".to_owned();
+        settings.cluster.shards = shards;
+        settings.cluster.reads = reads;
+        settings.cluster.peers = members
+            .iter()
+            .filter(|member| *member != id)
+            .map(|member| Peer {
+                id: *member,
+                address: format!("node-{member}:7080"),
+            })
+            .collect();
+        if members.len() == 5 {
+            settings.cluster.replication_factor = 5;
+        }
+        // Much comes and goes, and snapshots are taken often.
+        settings.actors.max_resident = resident;
+        settings.actors.idle_timeout_s = 1;
+        settings.actors.snapshot_every_events = 4;
+        settings.actors.snapshot_on_passivation_events = 2;
+        settings.raft.max_batch_commands = 8;
+        settings
+    };
+    members.iter().map(of).collect()
+}
