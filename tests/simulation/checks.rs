@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use phalanx::journal::{Journal, LogEntry, LogPayload};
 use phalanx_actors::names::{ShardId, StreamName};
 use phalanx_actors::record::{Record, hash_key};
+use phalanx_actors::request::Precondition;
 
 use crate::chance::Trace;
 use crate::clients::{Operation, Outcome, Wish};
@@ -55,7 +56,11 @@ pub(crate) fn logs_agree(trace: &Trace, shard: ShardId, logs: &[(u64, Vec<LogEnt
 }
 
 /// Positions and sequence numbers have no gaps, and no key has two batches. What clients heard fits.
-pub(crate) fn history_fits(trace: &Trace, logs: &BTreeMap<ShardId, Vec<LogEntry>>, book: &[Operation]) {
+pub(crate) fn history_fits(
+    trace: &Trace,
+    logs: &BTreeMap<ShardId, Vec<LogEntry>>,
+    book: &[Operation],
+) {
     let mut wishes: BTreeMap<(StreamName, u128), Wish> = BTreeMap::new();
     for operation in book {
         wishes.insert(
@@ -178,6 +183,10 @@ fn shown(
             if stored != Some((*sequence, *position)) {
                 return wrong("it was acknowledged and is not there as promised");
             }
+            if matches!(operation.precondition, Precondition::AtSequence(at) if at + 1 != *sequence)
+            {
+                return wrong("its precondition did not hold");
+            }
             Some(BTreeSet::from([*sequence]))
         }
         (Outcome::State { sequence, balance }, _) => {
@@ -190,7 +199,12 @@ fn shown(
             Some(BTreeSet::from([*sequence]))
         }
         (Outcome::NotFound, _) => Some(BTreeSet::from([0])),
-        (Outcome::Mismatch { sequence }, _) => Some(BTreeSet::from([*sequence])),
+        (Outcome::Mismatch { sequence }, _) => {
+            if operation.precondition == Precondition::AtSequence(*sequence) {
+                return wrong("its precondition did hold");
+            }
+            Some(BTreeSet::from([*sequence]))
+        }
         (Outcome::Rejected { code, balance }, wish) => {
             let fits = |(open, real): (bool, i64)| match code.as_str() {
                 "account-not-open" => !open,

@@ -75,7 +75,12 @@ pub(crate) struct Door {
 pub(crate) const DISK_US: (u64, u64) = (80, 1_500);
 
 impl Node {
-    pub(crate) fn new(settings: Settings, network: Arc<Network>, dice: Dice, began: Instant) -> Self {
+    pub(crate) fn new(
+        settings: Settings,
+        network: Arc<Network>,
+        dice: Dice,
+        began: Instant,
+    ) -> Self {
         Self {
             id: settings.node.id,
             settings,
