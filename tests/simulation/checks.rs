@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use phalanx::journal::{Journal, LogEntry, LogPayload};
 use phalanx_actors::names::{ShardId, StreamName};
 use phalanx_actors::record::{Record, hash_key};
+use phalanx_actors::request::Precondition;
 
 use crate::chance::Trace;
 use crate::clients::{Operation, Outcome, Wish};
@@ -182,6 +183,10 @@ fn shown(
             if stored != Some((*sequence, *position)) {
                 return wrong("it was acknowledged and is not there as promised");
             }
+            if matches!(operation.precondition, Precondition::AtSequence(at) if at + 1 != *sequence)
+            {
+                return wrong("its precondition did not hold");
+            }
             Some(BTreeSet::from([*sequence]))
         }
         (Outcome::State { sequence, balance }, _) => {
@@ -194,7 +199,12 @@ fn shown(
             Some(BTreeSet::from([*sequence]))
         }
         (Outcome::NotFound, _) => Some(BTreeSet::from([0])),
-        (Outcome::Mismatch { sequence }, _) => Some(BTreeSet::from([*sequence])),
+        (Outcome::Mismatch { sequence }, _) => {
+            if operation.precondition == Precondition::AtSequence(*sequence) {
+                return wrong("its precondition did hold");
+            }
+            Some(BTreeSet::from([*sequence]))
+        }
         (Outcome::Rejected { code, balance }, wish) => {
             let fits = |(open, real): (bool, i64)| match code.as_str() {
                 "account-not-open" => !open,

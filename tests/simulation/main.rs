@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use world::Report;
 
 /// Seeds of a normal test run.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 400;
 /// A run that takes longer hangs.
 const LONGEST: Duration = Duration::from_secs(120);
 

