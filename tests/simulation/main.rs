@@ -3,6 +3,13 @@
 //! Each seed runs in a process of its own, on one thread with simulated time, and replays exactly.
 //! See `docs/TESTING.md`.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and a seed is replayed by reading what it prints"
+)]
+
 mod chance;
 mod checks;
 mod clients;
