@@ -206,10 +206,7 @@ async fn start_group(
         .map_err(|error| error.to_string())?;
     let options = GroupOptions {
         node_id: settings.node.id,
-        voters: members::addresses(settings)
-            .into_iter()
-            .filter(|(id, _)| replicas.contains(id))
-            .collect(),
+        voters: replicas.iter().copied().collect(),
         preferred: replicas.first().copied().unwrap_or(settings.node.id),
         cluster_name: settings.cluster.name.clone(),
         election_timeout_min_ms: settings.raft.election_timeout_min_ms,

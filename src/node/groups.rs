@@ -79,12 +79,19 @@ impl NodeGroups {
 
 impl Groups for NodeGroups {
     fn shards(&self) -> Vec<ShardView> {
-        let view = |(handle, group): &(ShardHandle, Option<Arc<Group>>)| match group {
-            Some(group) => group.view(handle),
-            None => {
-                let shard = handle.shard();
-                let known = self.leaders.known(shard);
-                ShardView {
+        let view = |(handle, group): &(ShardHandle, Option<Arc<Group>>)| {
+            let shard = handle.shard();
+            let known = self.leaders.known(shard);
+            match group {
+                Some(group) => {
+                    let mut view = group.view(handle);
+                    // The news may have come from another node first.
+                    if known.term > view.term && known.leader.is_some() {
+                        (view.term, view.leader) = (known.term, known.leader);
+                    }
+                    view
+                }
+                None => ShardView {
                     shard,
                     voters: self.leaders.voters(shard).to_vec(),
                     leader: known.leader,
@@ -94,7 +101,7 @@ impl Groups for NodeGroups {
                     followers: Vec::new(),
                     serving: false,
                     refusal: handle.refusal(),
-                }
+                },
             }
         };
         self.shards.iter().map(view).collect()

@@ -41,8 +41,8 @@ type ShardRaft = Raft<TypeConfig, ShardIndex>;
 pub struct GroupOptions {
     /// This node.
     pub node_id: NodeId,
-    /// The voters of an empty group, with the addresses at which nodes reach them.
-    pub voters: BTreeMap<NodeId, String>,
+    /// The voters of an empty group.
+    pub voters: BTreeSet<NodeId>,
     /// Which of them should lead when it can.
     pub preferred: NodeId,
     /// Names the cluster in openraft's logs.
@@ -182,11 +182,13 @@ impl Group {
     /// Founds the group. Every voter does so with the same voters, which makes it safe; whoever
     /// comes second finds a log or a vote, and that is as good.
     async fn initialize(&self) -> Result<(), GroupError> {
+        // Without addresses: members may know each other under different ones, and what they found
+        // the group with must be the same to the byte. The transport knows the addresses.
         let members: BTreeMap<NodeId, BasicNode> = self
             .options
             .voters
             .iter()
-            .map(|(id, address)| (*id, BasicNode::new(address.clone())))
+            .map(|id| (*id, BasicNode::default()))
             .collect();
         match self.raft.initialize(members).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),

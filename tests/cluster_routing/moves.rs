@@ -109,7 +109,14 @@ fn a_drained_node_leads_nothing_and_still_answers() {
             .as_array()
             .is_some_and(|moved| !moved.is_empty())
     );
-    assert!(!leaders(&cluster, 1).contains(&2));
+    wait::until(
+        "the node that was asked knows the new leaders",
+        SOON,
+        || {
+            let leaders = leaders(&cluster, 1);
+            (!leaders.is_empty() && !leaders.contains(&2)).then_some(())
+        },
+    );
     let refused = transfer(&cluster, 3, 0, 2);
     assert_eq!(refused.code(), "transfer-refused", "{}", refused.text());
     let view = Http::new(cluster.address(3)).get("/v1/cluster").json();

@@ -42,8 +42,12 @@ impl Steward {
             return as_asked(self.move_away(led, shard, to).await?, to);
         }
         let request = wire::housekeeping(&(shard, to)).unwrap_or_default();
-        self.ask(led.node, CallKind::Transfer, request, MOVE_WAIT * 2)
-            .await?
+        let asked = self.ask(led.node, CallKind::Transfer, request, MOVE_WAIT * 2);
+        let moved: Result<Moved, MoveError> = asked.await?;
+        if let Ok(moved) = &moved {
+            self.note(moved);
+        }
+        moved
     }
 
     /// Hands over everything that a member leads, and lets it take nothing new until it is
@@ -58,8 +62,17 @@ impl Steward {
         if !self.membership.members.iter().any(|(id, _)| *id == node) {
             return Err(MoveError::NoMember { node });
         }
-        self.ask(node, CallKind::Drain, Bytes::new(), DRAIN_WAIT)
-            .await
+        let asked = self.ask(node, CallKind::Drain, Bytes::new(), DRAIN_WAIT);
+        let drained: Drained = asked.await?;
+        drained.moved.iter().for_each(|moved| self.note(moved));
+        Ok(drained)
+    }
+
+    /// Whoever asked here for a move finds its outcome here, though this node's raft group may hear
+    /// of it later.
+    fn note(&self, moved: &Moved) {
+        let (node, term) = (moved.to, moved.term);
+        self.leaders.hear(moved.shard, Led { node, term });
     }
 
     async fn ask<T: serde::de::DeserializeOwned>(

@@ -99,7 +99,7 @@ async fn member(id: NodeId, listener: TcpListener, addresses: BTreeMap<NodeId, S
     .unwrap();
     let options = GroupOptions {
         node_id: id,
-        voters: addresses,
+        voters: addresses.into_keys().collect(),
         preferred: 1,
         cluster_name: "test".to_owned(),
         election_timeout_min_ms: 200,
