@@ -15,6 +15,7 @@ mod checks;
 mod clients;
 mod connection;
 mod faults;
+mod model;
 mod network;
 mod node;
 mod world;
