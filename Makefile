@@ -59,9 +59,9 @@ microbench: setup ## The criterion benches of the parts
 	$(CARGO) bench --workspace --exclude phalanx-peers
 
 # The references beside Phalanx: each is started, measured and stopped, in turns.
-# Two of them come from Debian: apt-get install postgresql redis-server
+# Three of them come from Debian: apt-get install postgresql redis-server etcd-server
 .PHONY: compare
-compare: setup ## Measure Phalanx beside PostgreSQL, Redis and the RocksDB floor
+compare: setup ## Measure one and three nodes beside PostgreSQL, etcd, Redis and others
 	$(CARGO) build --release --package phalanx
 	$(CARGO) build --release --package phalanx-peers
 	$(TARGET)/release/phalanx-peers compare \

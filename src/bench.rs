@@ -7,9 +7,12 @@
 //! beside it.
 //!
 //! Invariant: every request that was begun in the measured window ends up in exactly one place of
-//! the report: a success, a refusal or a connection error. Nothing is dropped for being slow.
+//! the report: a success, a refusal or a connection error. Nothing is dropped for being slow, and
+//! the servers have seen exactly the requests that the report counts as sent, those apart that were
+//! being written when their connection broke.
 
 mod args;
+mod builtin;
 mod choice;
 mod client;
 mod connection;
@@ -18,6 +21,7 @@ mod plan;
 mod progress;
 mod report;
 mod response;
+mod route;
 mod run;
 mod setup;
 mod stats;
@@ -31,7 +35,7 @@ mod tests;
 
 use std::process::ExitCode;
 
-pub use args::{Args, Distribution, KeyMode, Mode};
+pub use args::{Args, Distribution, KeyMode, Mode, Route};
 pub use report::Report;
 pub use run::{BenchError, measure};
 

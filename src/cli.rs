@@ -7,7 +7,7 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong arguments or settings. Invariant: results go to standard
 //! output and messages to standard error; a reader that went away is no error.
 
-mod ask;
+pub(crate) mod ask;
 mod check_config;
 mod cluster;
 mod completions;

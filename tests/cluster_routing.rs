@@ -28,6 +28,9 @@ mod failures;
 #[path = "cluster_routing/tour.rs"]
 mod tour;
 
+#[path = "cluster_routing/bench.rs"]
+mod bench;
+
 use std::path::Path;
 use std::process::Command;
 

@@ -63,9 +63,16 @@ impl StreamName {
     /// The shard that owns the stream: `xxh3_64(type, 0x00, id) % shards`.
     #[must_use]
     pub fn shard(&self, shards: u32) -> ShardId {
-        let hash = xxhash_rust::xxh3::xxh3_64(self.0.as_bytes());
-        u32::try_from(hash % u64::from(shards.max(1))).unwrap_or(0)
+        shard_of(self.0.as_bytes(), shards)
     }
+}
+
+/// The shard that owns the stream with these bytes, `type NUL id`. For those who ask about many
+/// names and need not check them: [`StreamName::shard`] answers with it.
+#[must_use]
+pub fn shard_of(name: &[u8], shards: u32) -> ShardId {
+    let hash = xxhash_rust::xxh3::xxh3_64(name);
+    u32::try_from(hash % u64::from(shards.max(1))).unwrap_or(0)
 }
 
 impl std::borrow::Borrow<str> for StreamName {

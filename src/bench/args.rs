@@ -7,10 +7,19 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 
 /// Measure a node (or any server with the same URLs) under load.
+///
+/// What is said twice counts as it is said last.
 #[derive(Debug, Clone, Parser)]
+#[command(args_override_self = true)]
 pub struct Args {
-    /// Where the server listens, such as `http://127.0.0.1:8080`. Plain HTTP only.
-    pub url: String,
+    /// Where the server listens, such as `http://127.0.0.1:8080`; of a cluster, several nodes.
+    /// Plain HTTP only.
+    #[arg(required = true, value_name = "URL")]
+    pub urls: Vec<String>,
+
+    /// Which of the nodes gets a request.
+    #[arg(long, value_enum, default_value_t = Route::Any)]
+    pub route: Route,
 
     /// Keep-alive connections, each with one request in flight.
     #[arg(long, default_value_t = 64)]
@@ -56,7 +65,8 @@ pub struct Args {
     #[arg(long, default_value = "operator")]
     pub justification: String,
 
-    /// Which aggregate type to drive. `account` needs nothing else; others need `--command`.
+    /// Which aggregate type to drive. `account` and `order` need nothing else; others need
+    /// `--command`.
     #[arg(long = "type", default_value = "account")]
     pub aggregate_type: String,
 
@@ -81,9 +91,14 @@ pub struct Args {
     #[arg(long, default_value = "{}")]
     pub setup_body: String,
 
-    /// The length of `{pad}`; for `account`, the length of the owner's name.
+    /// The length of `{pad}`; for `account`, the length of the owner's name, and so of the state.
     #[arg(long, default_value_t = 16)]
     pub payload_bytes: usize,
+
+    /// For `order`: how long each stored event is, its metadata apart. An account's events hold no
+    /// text and are what they are. Default 100.
+    #[arg(long)]
+    pub event_bytes: Option<usize>,
 
     /// Do not prepare the aggregates: an earlier run with the same prefix did.
     #[arg(long)]
@@ -125,6 +140,17 @@ pub enum Mode {
     Closed,
     /// Requests begin at `--rate`, whether or not the server keeps up.
     Open,
+}
+
+/// Which of several nodes gets a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Route {
+    /// Each client keeps to one node, as behind a load balancer; clients are spread evenly.
+    Any,
+    /// The node that leads the aggregate's shard.
+    Leader,
+    /// A node that does not lead the aggregate's shard, and so has to hand the request on.
+    Other,
 }
 
 /// How an aggregate is chosen.
@@ -180,6 +206,14 @@ mod tests {
     fn defaults_parse() {
         let args = Args::try_parse_from(["bench", "http://localhost:1"]).unwrap();
         assert_eq!((args.clients, args.aggregates), (64, 10_000));
-        assert_eq!(args.mode, Mode::Closed);
+        assert_eq!((args.mode, args.route), (Mode::Closed, Route::Any));
+        assert!(Args::try_parse_from(["bench"]).is_err(), "a URL is needed");
+    }
+
+    #[test]
+    fn several_nodes_are_taken_in_order() {
+        let urls = ["http://localhost:1", "http://localhost:2"];
+        let args = Args::try_parse_from([&["bench"], &urls[..]].concat()).unwrap();
+        assert_eq!(args.urls, urls);
     }
 }

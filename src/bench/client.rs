@@ -14,8 +14,9 @@ use super::connection::{Connection, ExchangeError};
 use super::pacer::Schedule;
 use super::plan::Plan;
 use super::response::Head;
+use super::route::Directory;
 use super::stats::{Live, Stats, is_success};
-use super::workload::{Kind, Workload};
+use super::workload::{Kind, Next, Workload};
 
 /// A pause after a failure to connect, so that a server that is gone is not hammered.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(20);
@@ -40,26 +41,29 @@ pub(super) struct Client {
     stats: Arc<Mutex<Stats>>,
     window: Window,
     workload: Workload,
-    connection: Option<Connection>,
+    /// One for each target, made when it is needed.
+    connections: Vec<Option<Connection>>,
 }
 
 impl Client {
     /// A client that is not connected yet.
     pub(super) fn new(
         plan: Arc<Plan>,
+        directory: Option<Arc<Directory>>,
         live: Arc<Live>,
         stats: Arc<Mutex<Stats>>,
         window: Window,
         number: usize,
     ) -> Self {
-        let workload = Workload::new(Arc::clone(&plan), number);
+        let workload = Workload::new(Arc::clone(&plan), directory, number);
+        let connections = plan.targets.iter().map(|_| None).collect();
         Self {
             plan,
             live,
             stats,
             window,
             workload,
-            connection: None,
+            connections,
         }
     }
 
@@ -87,55 +91,88 @@ impl Client {
 
     /// One request, counted from `intended`. Returns the time at its end.
     async fn request(&mut self, intended: Instant, begun: Instant) -> Instant {
-        let mut connection = match self.connection.take() {
+        let account = Account {
+            live: &self.live,
+            stats: &self.stats,
+            intended,
+            measured: intended >= self.window.measure_from,
+        };
+        let patience = self.plan.args.timeout;
+        let Some(next) = self.workload.next() else {
+            return self.window.end;
+        };
+        let (Some(slot), Some(target)) = (
+            self.connections.get_mut(next.target),
+            self.plan.targets.get(next.target),
+        ) else {
+            return self.window.end;
+        };
+        let mut connection = match slot.take() {
             Some(connection) => connection,
-            None => match Connection::open(&self.plan.target, self.plan.args.timeout).await {
+            None => match Connection::open(target, patience).await {
                 Ok(connection) => connection,
                 Err(error) => {
-                    self.broke(intended, &error);
+                    account.did_not_connect(&error);
                     sleep(PAUSE_AFTER_FAILURE).await;
                     return Instant::now();
                 }
             },
         };
-        let (kind, request) = self.workload.next();
-        match connection.exchange(request, begun).await {
+        account.sent(&next);
+        match connection.exchange(next.bytes, begun).await {
             Ok(head) => {
                 let now = Instant::now();
-                self.answered(kind, head, connection.body(), intended, now);
+                account.answered(next.kind, head, connection.body(), now);
                 if !head.close {
-                    self.connection = Some(connection);
+                    *slot = Some(connection);
                 }
                 now
             }
             Err(error) => {
-                self.broke(intended, &error);
+                account.broke(&error);
                 Instant::now()
             }
         }
     }
+}
 
-    fn answered(&self, kind: Kind, head: Head, body: &[u8], intended: Instant, now: Instant) {
+/// Where one request is entered, at its begin and at its end.
+struct Account<'a> {
+    live: &'a Live,
+    stats: &'a Mutex<Stats>,
+    intended: Instant,
+    measured: bool,
+}
+
+impl Account<'_> {
+    fn sent(&self, next: &Next<'_>) {
+        self.stats.lock().sent(next.target, self.measured);
+    }
+
+    fn answered(&self, kind: Kind, head: Head, body: &[u8], now: Instant) {
         if is_success(head.status) {
             self.live.count(kind);
         } else {
-            self.live
-                .others
-                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            self.live.count_other();
         }
-        if intended >= self.window.measure_from {
-            let latency = now.saturating_duration_since(intended);
-            self.stats
-                .lock()
-                .reply(kind, head.status, body, latency, now);
+        if self.measured {
+            let latency = now.saturating_duration_since(self.intended);
+            let mut stats = self.stats.lock();
+            stats.reply(kind, head.status, body, latency, now);
         }
     }
 
-    fn broke(&self, intended: Instant, error: &ExchangeError) {
-        self.live
-            .others
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        if intended >= self.window.measure_from {
+    fn did_not_connect(&self, error: &ExchangeError) {
+        self.live.count_other();
+        if self.measured {
+            let mut stats = self.stats.lock();
+            stats.did_not_connect(error.name(), Instant::now());
+        }
+    }
+
+    fn broke(&self, error: &ExchangeError) {
+        self.live.count_other();
+        if self.measured {
             self.stats.lock().broke(error.name(), Instant::now());
         }
     }

@@ -26,6 +26,9 @@ pub(super) enum ExchangeError {
     /// The connection could not be made.
     #[error("failed to connect: {0}")]
     Connect(#[source] io::Error),
+    /// The connection was not made in time.
+    #[error("not connected in time")]
+    ConnectTimeout,
     /// The connection broke.
     #[error("the connection broke: {0}")]
     Broken(#[source] io::Error),
@@ -48,6 +51,7 @@ impl ExchangeError {
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Connect(_) => "connect-failed",
+            Self::ConnectTimeout => "connect-timeout",
             Self::Broken(_) => "connection-broken",
             Self::Closed => "connection-closed",
             Self::Timeout => "timeout",
@@ -74,7 +78,7 @@ impl Connection {
     pub(super) async fn open(target: &Target, patience: Duration) -> Result<Self, ExchangeError> {
         let stream = timeout(patience, TcpStream::connect(target.address))
             .await
-            .map_err(|_| ExchangeError::Timeout)?
+            .map_err(|_| ExchangeError::ConnectTimeout)?
             .map_err(ExchangeError::Connect)?;
         stream.set_nodelay(true).map_err(ExchangeError::Connect)?;
         Ok(Self {

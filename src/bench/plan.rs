@@ -7,6 +7,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 use super::args::{Args, KeyMode, Mode};
+use super::builtin::{self, Builtin};
 use super::choice::Choice;
 use super::run::BenchError;
 use super::target::Target;
@@ -15,18 +16,21 @@ use super::template::{Shape, Template};
 /// Upper bounds of what one process can sensibly drive.
 const MAX_CLIENTS: usize = 20_000;
 const MAX_AGGREGATES: u64 = 50_000_000;
+const MAX_URLS: usize = 100;
 
 /// A checked run.
 #[derive(Debug)]
 pub(super) struct Plan {
     /// The arguments as given.
     pub(super) args: Args,
-    /// Where to.
-    pub(super) target: Target,
+    /// Where to: one for each URL.
+    pub(super) targets: Vec<Target>,
     /// Which aggregate next.
     pub(super) choice: Choice,
     /// What retry keys begin with; differs between runs.
     key_prefix: Option<String>,
+    /// What is known of the type; `None` when the arguments describe the requests.
+    builtin: Option<Builtin>,
 }
 
 /// A command and how often it is chosen.
@@ -44,7 +48,9 @@ impl Plan {
     /// Checks the arguments and resolves the URL.
     pub(super) fn new(args: Args) -> Result<Self, BenchError> {
         check(&args)?;
-        let target = Target::parse(&args.url)?;
+        let targets = args.urls.iter().map(|url| Target::parse(url));
+        let targets = targets.collect::<Result<_, _>>()?;
+        let builtin = builtin_of(&args)?;
         let aggregates = u32::try_from(args.aggregates).map_err(|_| too_many_aggregates())?;
         let choice = Choice::new(args.distribution, aggregates, args.exponent);
         let key_prefix = (args.keys == KeyMode::Client).then(|| {
@@ -55,9 +61,10 @@ impl Plan {
         });
         Ok(Self {
             args,
-            target,
+            targets,
             choice,
             key_prefix,
+            builtin,
         })
     }
 
@@ -75,71 +82,76 @@ impl Plan {
         self.args.warmup + self.args.duration
     }
 
-    /// The commands of the measured part.
-    pub(super) fn commands(&self) -> Vec<WeightedCommand> {
-        let shape = self.shape();
-        if let Some(command) = &self.args.command {
-            let template = Template::command(shape, command, &self.args.body);
-            return vec![WeightedCommand {
-                template,
+    /// The commands of the measured part, for one of the targets.
+    pub(super) fn commands(&self, target: &Target) -> Vec<WeightedCommand> {
+        let shape = self.shape(target);
+        match (&self.args.command, self.builtin) {
+            (Some(command), _) => vec![WeightedCommand {
+                template: Template::command(shape, command, &self.args.body),
                 share: 1.0,
                 amounts: (100, 999),
-            }];
+            }],
+            (None, Some(builtin)) => builtin.commands(shape),
+            (None, None) => Vec::new(),
         }
-        let body = r#"{"amount_cents":{amount}}"#;
-        let withdrawals = self.args.withdrawals;
-        // Deposits are larger than withdrawals, so that balances grow and a refusal is rare.
-        vec![
-            WeightedCommand {
-                template: Template::command(shape, "Withdraw", body),
-                share: withdrawals,
-                amounts: (100, 199),
-            },
-            WeightedCommand {
-                template: Template::command(shape, "Deposit", body),
-                share: 1.0 - withdrawals,
-                amounts: (200, 999),
-            },
-        ]
     }
 
-    /// The fresh read of the measured part.
-    pub(super) fn read(&self) -> Template {
-        Template::read(self.shape(), &self.args.justification)
+    /// The fresh read of the measured part, for one of the targets.
+    pub(super) fn read(&self, target: &Target) -> Template {
+        Template::read(self.shape(target), &self.args.justification)
     }
 
     /// What each aggregate gets before the measurement. When the first is refused by the domain,
     /// an earlier run has prepared it and the others are left out.
-    pub(super) fn setup(&self) -> Vec<Template> {
+    pub(super) fn setup(&self, target: &Target) -> Vec<Template> {
         // Keys of a setup would need a counter of their own; its commands are safe to repeat.
         let shape = Shape {
             key_prefix: None,
-            ..self.shape()
+            ..self.shape(target)
         };
-        if let Some(command) = &self.args.setup_command {
-            return vec![Template::command(shape, command, &self.args.setup_body)];
+        match (&self.args.setup_command, &self.args.command, self.builtin) {
+            (Some(command), _, _) => {
+                vec![Template::command(shape, command, &self.args.setup_body)]
+            }
+            (None, None, Some(builtin)) => builtin.setup(shape),
+            (None, _, _) => Vec::new(),
         }
-        if self.args.command.is_some() || self.args.aggregate_type != "account" {
-            return Vec::new();
-        }
-        vec![
-            Template::command(
-                shape,
-                "OpenAccount",
-                r#"{"owner":"{pad}","currency":"EUR"}"#,
-            ),
-            Template::command(shape, "Deposit", r#"{"amount_cents":1000}"#),
-        ]
     }
 
-    fn shape(&self) -> Shape<'_> {
+    /// The target of a client that keeps to one.
+    pub(super) fn target_of(&self, client: usize) -> Option<&Target> {
+        self.targets.get(client % self.targets.len().max(1))
+    }
+
+    /// The stored length of every event of the measured part, where it is known.
+    pub(super) fn event_bytes(&self) -> Option<usize> {
+        let is_order = matches!(self.builtin, Some(Builtin::Order { .. }));
+        let own = is_order && self.args.command.is_none();
+        own.then(|| self.args.event_bytes.unwrap_or(builtin::EVENT_BYTES))
+    }
+
+    fn shape<'a>(&'a self, target: &'a Target) -> Shape<'a> {
         Shape {
-            host: &self.target.host,
+            host: &target.host,
             aggregate_type: &self.args.aggregate_type,
             prefix: &self.args.prefix,
             key_prefix: self.key_prefix.as_deref(),
             payload_bytes: self.args.payload_bytes,
         }
+    }
+}
+
+fn builtin_of(args: &Args) -> Result<Option<Builtin>, BenchError> {
+    match args.aggregate_type.as_str() {
+        "account" => Ok(Some(Builtin::Account {
+            withdrawals: args.withdrawals,
+        })),
+        "order" => {
+            let event_bytes = args.event_bytes.unwrap_or(builtin::EVENT_BYTES);
+            let product_bytes = builtin::product_bytes(event_bytes)?;
+            Ok(Some(Builtin::Order { product_bytes }))
+        }
+        _ => Ok(None),
     }
 }
 
@@ -177,8 +189,18 @@ fn check(args: &Args) -> Result<(), BenchError> {
         (Mode::Closed, Some(_)) => return refuse("--rate needs --mode open"),
         (Mode::Closed, None) => {}
     }
-    if args.aggregate_type != "account" && args.command.is_none() && args.reads < 1.0 {
-        return refuse("a --type other than account needs --command and --body");
+    let is_known = matches!(args.aggregate_type.as_str(), "account" | "order");
+    if !is_known && args.command.is_none() && args.reads < 1.0 {
+        return refuse("a --type other than account and order needs --command and --body");
+    }
+    if args.event_bytes.is_some() && (args.aggregate_type != "order" || args.command.is_some()) {
+        return refuse(
+            "--event-bytes needs --type order and its own commands: the product's name makes up \
+             the length, and no other workload is known to have such a text",
+        );
+    }
+    if args.urls.len() > MAX_URLS {
+        return refuse("more than 100 URLs");
     }
     check_texts(args)
 }
@@ -219,7 +241,17 @@ mod tests {
             &["--clients", "0"],
             &["--threads", "65"],
             &["--reads", "1.5"],
-            &["--type", "order"],
+            &["--type", "prescription"],
+            &["--event-bytes", "100"],
+            &["--type", "order", "--event-bytes", "3"],
+            &[
+                "--type",
+                "order",
+                "--command",
+                "Pay",
+                "--event-bytes",
+                "100",
+            ],
             &["--prefix", "a b"],
             &["--prefix", "a\r\nb"],
             &["--duration", "0"],
@@ -230,7 +262,8 @@ mod tests {
 
     #[test]
     fn the_shares_of_the_account_add_up() {
-        let commands = plan(&["--withdrawals", "0.4"]).unwrap().commands();
+        let plan = plan(&["--withdrawals", "0.4"]).unwrap();
+        let commands = plan.commands(&plan.targets[0]);
         let sum: f64 = commands.iter().map(|command| command.share).sum();
         assert!((sum - 1.0).abs() < 1e-12);
     }

@@ -10,8 +10,9 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::args::{Args, Mode};
+use super::args::{Args, Mode, Route};
 use super::client::Window;
+use super::plan::Plan;
 use super::stats::Stats;
 
 /// What a run leaves behind.
@@ -23,6 +24,8 @@ pub(super) struct Measured {
     pub(super) unsent: u64,
     /// All requests that ended, warm-up included.
     pub(super) requests: u64,
+    /// Shards with another leader at the end, where requests were sent by leader.
+    pub(super) leaders_moved: Option<u64>,
     /// The generator's own time on the cores, warm-up included.
     pub(super) cpu_time: Option<Duration>,
 }
@@ -30,8 +33,16 @@ pub(super) struct Measured {
 /// The outcome of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// The measured server.
-    pub url: String,
+    /// The measured nodes.
+    pub nodes: Vec<Node>,
+    /// How requests were spread over them: `any`, `leader` or `other`.
+    pub route: &'static str,
+    /// `leader` and `other`: shards whose leader at the end was not the one at the begin.
+    pub leaders_moved: Option<u64>,
+    /// The aggregate type that was driven.
+    pub aggregate_type: String,
+    /// The stored length of each event, its metadata apart, where the workload fixes it.
+    pub event_bytes: Option<usize>,
     /// `closed` or `open`.
     pub mode: &'static str,
     /// Connections.
@@ -42,6 +53,8 @@ pub struct Report {
     pub aggregates: u64,
     /// From the begin of the measurement to the last reply.
     pub measured_seconds: f64,
+    /// What became of the requests.
+    pub requests: Requests,
     /// Successful commands.
     pub commands: Part,
     /// Successful fresh reads.
@@ -66,6 +79,30 @@ pub struct Report {
     pub generator: Generator,
     /// What should not have happened; empty means success.
     pub unexpected: Vec<String>,
+}
+
+/// A measured node.
+#[derive(Debug, Clone, Serialize)]
+pub struct Node {
+    /// Where it listens.
+    pub url: String,
+    /// Requests of the measured window that were sent to it.
+    pub sent: u64,
+}
+
+/// What became of the requests of the measured window: each is answered, unanswered or not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Requests {
+    /// Sent to a node: `answered` and `unanswered` together.
+    pub sent: u64,
+    /// Replies of whatever status.
+    pub answered: u64,
+    /// Sent, and no reply came; `connection_errors` says why.
+    pub unanswered: u64,
+    /// Not sent, because no connection could be made; in `connection_errors` as well.
+    pub not_sent: u64,
+    /// Sent before the measured window; in no other figure.
+    pub sent_in_warmup: u64,
 }
 
 /// One kind of request.
@@ -120,7 +157,8 @@ pub struct Generator {
 
 impl Report {
     /// Sums up a run.
-    pub(super) fn new(args: &Args, measured: &Measured) -> Self {
+    pub(super) fn new(plan: &Plan, measured: &Measured) -> Self {
+        let args = &plan.args;
         let stats = &measured.stats;
         let last = stats
             .last_reply
@@ -133,12 +171,27 @@ impl Report {
         let interval_ns = closed.then(|| expected_interval_ns(args.clients, stats, seconds));
         let part = |histogram| Part::new(histogram, seconds, interval_ns);
         Self {
-            url: args.url.clone(),
+            nodes: nodes(args, stats),
+            route: match args.route {
+                Route::Any => "any",
+                Route::Leader => "leader",
+                Route::Other => "other",
+            },
+            leaders_moved: measured.leaders_moved,
+            aggregate_type: args.aggregate_type.clone(),
+            event_bytes: plan.event_bytes(),
             mode: if closed { "closed" } else { "open" },
             clients: args.clients,
             rate_per_second: args.rate,
             aggregates: args.aggregates,
             measured_seconds: seconds,
+            requests: Requests {
+                sent: stats.all_sent(),
+                answered: stats.answered(),
+                unanswered: stats.unanswered(),
+                not_sent: stats.not_sent,
+                sent_in_warmup: stats.sent_in_warmup,
+            },
             commands: part(&stats.commands),
             reads: part(&stats.reads),
             refusals: part(&stats.refusals),
@@ -153,7 +206,7 @@ impl Report {
                 lateness: Latency::of(&stats.lateness),
             }),
             generator: Generator::new(args.threads, measured),
-            unexpected: unexpected(args, stats),
+            unexpected: unexpected(args, measured),
         }
     }
 }
@@ -212,6 +265,14 @@ fn expected_interval_ns(clients: usize, stats: &Stats, seconds: f64) -> u64 {
     ((seconds * 1e9 / per_client) as u64).max(1)
 }
 
+fn nodes(args: &Args, stats: &Stats) -> Vec<Node> {
+    let sent = stats.sent.iter().copied();
+    let urls = args.urls.iter().cloned();
+    urls.zip(sent)
+        .map(|(url, sent)| Node { url, sent })
+        .collect()
+}
+
 fn statement(interval_ns: Option<u64>) -> String {
     match interval_ns {
         Some(interval) => format!(
@@ -241,7 +302,8 @@ fn named(counts: &BTreeMap<&'static str, u64>) -> BTreeMap<String, u64> {
         .collect()
 }
 
-fn unexpected(args: &Args, stats: &Stats) -> Vec<String> {
+fn unexpected(args: &Args, measured: &Measured) -> Vec<String> {
+    let stats = &measured.stats;
     let mut lines: Vec<String> = stats
         .errors
         .iter()
@@ -254,6 +316,11 @@ fn unexpected(args: &Args, stats: &Stats) -> Vec<String> {
             .iter()
             .map(|(name, count)| format!("{count} requests: {name}")),
     );
+    if let Some(moved @ 1..) = measured.leaders_moved {
+        lines.push(format!(
+            "{moved} shards changed their leader during the run, so `--route` did not hold"
+        ));
+    }
     if stats.commands.is_empty() && stats.reads.is_empty() {
         lines.push("no request succeeded".to_owned());
     }
@@ -287,7 +354,7 @@ mod tests {
         let args = Args::try_parse_from(args.iter().chain(extra)).unwrap();
         let measure_from = Instant::now();
         let end = measure_from + Duration::from_secs(1);
-        let mut stats = Stats::new().unwrap();
+        let mut stats = Stats::new(1).unwrap();
         fill(&mut stats, end);
         let window = Window {
             start: measure_from,
@@ -296,12 +363,13 @@ mod tests {
         };
         let cpu_time = Some(Duration::from_millis(10));
         Report::new(
-            &args,
+            &Plan::new(args).unwrap(),
             &Measured {
                 stats,
                 window,
                 unsent: 0,
                 requests: 1_000,
+                leaders_moved: None,
                 cpu_time,
             },
         )

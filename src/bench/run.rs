@@ -18,6 +18,7 @@ use super::pacer::Schedule;
 use super::plan::Plan;
 use super::progress;
 use super::report::{Measured, Report};
+use super::route::Directory;
 use super::setup::Setup;
 use super::stats::{Live, Stats};
 
@@ -38,6 +39,9 @@ pub enum BenchError {
         /// What is wrong with it.
         reason: String,
     },
+    /// It is not known which node leads what.
+    #[error("failed to find the leaders: {0}")]
+    Route(String),
     /// An aggregate could not be prepared.
     #[error("failed to prepare aggregate number {number}: {reason}")]
     Setup {
@@ -70,6 +74,7 @@ pub(super) fn measure_plan(plan: Plan) -> Result<Report, BenchError> {
     if !plan.args.skip_setup {
         prepare(&plan, &live)?;
     }
+    let directory = Directory::ask(&plan.args)?.map(Arc::new);
     let start = Instant::now() + HEAD_START;
     let window = Window {
         start,
@@ -86,12 +91,19 @@ pub(super) fn measure_plan(plan: Plan) -> Result<Report, BenchError> {
 
     let (plan_of_threads, live_of_threads) = (Arc::clone(&plan), Arc::clone(&live));
     let schedule_of_threads = schedule.clone();
+    let directory_of_threads = directory.clone();
     let outcomes = on_threads(
         &plan,
         |done| progress::show_run(&plan, &live, done),
         move |clients| {
-            let (plan, live) = (Arc::clone(&plan_of_threads), Arc::clone(&live_of_threads));
-            drive(plan, live, window, schedule_of_threads.clone(), clients)
+            let job = Job {
+                plan: Arc::clone(&plan_of_threads),
+                live: Arc::clone(&live_of_threads),
+                directory: directory_of_threads.clone(),
+                schedule: schedule_of_threads.clone(),
+                window,
+            };
+            drive(job, clients)
         },
     )?;
     if let Some(pacer) = pacer {
@@ -99,7 +111,7 @@ pub(super) fn measure_plan(plan: Plan) -> Result<Report, BenchError> {
             .join()
             .map_err(|_| BenchError::Thread("the pacer panicked".to_owned()))?;
     }
-    let mut stats = Stats::new()?;
+    let mut stats = Stats::new(plan.targets.len())?;
     let mut cpu_time = Some(Duration::ZERO);
     for outcome in outcomes {
         let (part, cpu) = outcome?;
@@ -108,13 +120,17 @@ pub(super) fn measure_plan(plan: Plan) -> Result<Report, BenchError> {
     }
     let unsent = schedule.map_or(0, |schedule| schedule.unsent());
     let requests = live.total();
+    let leaders_moved = directory
+        .map(|directory| directory.moved(&plan.args))
+        .transpose()?;
     Ok(Report::new(
-        &plan.args,
+        &plan,
         &Measured {
             stats,
             window,
             unsent,
             requests,
+            leaders_moved,
             cpu_time,
         },
     ))
@@ -130,8 +146,8 @@ fn prepare(plan: &Arc<Plan>, live: &Arc<Live>) -> Result<(), BenchError> {
             let setup = Arc::clone(&setup);
             in_runtime(async move {
                 let mut tasks = JoinSet::new();
-                for _ in clients {
-                    tasks.spawn(Arc::clone(&setup).work());
+                for client in clients {
+                    tasks.spawn(Arc::clone(&setup).work(client));
                 }
                 while let Some(result) = tasks.join_next().await {
                     result.map_err(|error| BenchError::Thread(error.to_string()))??;
@@ -143,23 +159,36 @@ fn prepare(plan: &Arc<Plan>, live: &Arc<Live>) -> Result<(), BenchError> {
     results.into_iter().collect()
 }
 
-/// One thread's clients, from the first request to the last reply.
-fn drive(
+/// What every thread needs to know of a run.
+struct Job {
     plan: Arc<Plan>,
     live: Arc<Live>,
-    window: Window,
+    directory: Option<Arc<Directory>>,
     schedule: Option<Arc<Schedule>>,
+    window: Window,
+}
+
+/// One thread's clients, from the first request to the last reply.
+fn drive(
+    job: Job,
     clients: std::ops::Range<usize>,
 ) -> Result<(Stats, Option<Duration>), BenchError> {
-    let stats = Arc::new(Mutex::new(Stats::new()?));
+    let targets = job.plan.targets.len();
+    let stats = Arc::new(Mutex::new(Stats::new(targets)?));
     let stats_of_clients = Arc::clone(&stats);
-    let deadline = window.end + plan.args.timeout * 2;
+    let deadline = job.window.end + job.plan.args.timeout * 2;
     in_runtime(async move {
         let mut tasks = JoinSet::new();
         for number in clients {
-            let (plan, live) = (Arc::clone(&plan), Arc::clone(&live));
-            let client = Client::new(plan, live, Arc::clone(&stats_of_clients), window, number);
-            match &schedule {
+            let client = Client::new(
+                Arc::clone(&job.plan),
+                job.directory.clone(),
+                Arc::clone(&job.live),
+                Arc::clone(&stats_of_clients),
+                job.window,
+                number,
+            );
+            match &job.schedule {
                 Some(schedule) => tasks.spawn(client.run_open(Arc::clone(schedule))),
                 None => tasks.spawn(client.run_closed()),
             };
@@ -170,14 +199,13 @@ fn drive(
                 Ok(Some(Ok(()))) => {}
                 Ok(Some(Err(error))) => return Err(BenchError::Thread(error.to_string())),
                 Err(_) => {
-                    let mut stats = stats_of_clients.lock();
-                    (0..tasks.len()).for_each(|_| stats.broke("deadline", deadline));
+                    stats_of_clients.lock().give_up(deadline);
                     return Ok(());
                 }
             }
         }
     })??;
-    let stats = std::mem::replace(&mut *stats.lock(), Stats::new()?);
+    let stats = std::mem::replace(&mut *stats.lock(), Stats::new(targets)?);
     Ok((stats, thread_cpu_time()))
 }
 

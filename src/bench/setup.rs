@@ -15,6 +15,7 @@ use super::plan::Plan;
 use super::response::json_text;
 use super::run::BenchError;
 use super::stats::{Live, is_success};
+use super::target::Target;
 use super::template::Template;
 
 const PAUSE_BEFORE_RETRY: Duration = Duration::from_millis(20);
@@ -48,8 +49,11 @@ impl Setup {
     }
 
     /// One client's share of the work: takes aggregates until none is left.
-    pub(super) async fn work(self: Arc<Self>) -> Result<(), BenchError> {
-        let mut templates = self.plan.setup();
+    pub(super) async fn work(self: Arc<Self>, client: usize) -> Result<(), BenchError> {
+        let Some(target) = self.plan.target_of(client) else {
+            return Ok(());
+        };
+        let mut templates = self.plan.setup(target);
         let mut connection = None;
         loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -57,7 +61,10 @@ impl Setup {
                 return Ok(());
             }
             for template in &mut templates {
-                if !self.until_done(template, number, &mut connection).await? {
+                if !self
+                    .until_done(target, template, number, &mut connection)
+                    .await?
+                {
                     break;
                 }
             }
@@ -68,13 +75,14 @@ impl Setup {
     /// Sends one command until it has taken effect. False when it had done so before.
     async fn until_done(
         &self,
+        target: &Target,
         template: &mut Template,
         number: u64,
         connection: &mut Option<Connection>,
     ) -> Result<bool, BenchError> {
         let give_up = Instant::now() + self.plan.args.timeout;
         loop {
-            let reason = match self.attempt(template, number, connection).await? {
+            let reason = match self.attempt(target, template, number, connection).await? {
                 Attempt::Done => return Ok(true),
                 Attempt::DoneBefore => return Ok(false),
                 Attempt::Again(reason) => reason,
@@ -88,6 +96,7 @@ impl Setup {
 
     async fn attempt(
         &self,
+        target: &Target,
         template: &mut Template,
         number: u64,
         slot: &mut Option<Connection>,
@@ -95,7 +104,7 @@ impl Setup {
         let again = |error: &ExchangeError| Ok(Attempt::Again(error.to_string()));
         let mut connection = match slot.take() {
             Some(connection) => connection,
-            None => match Connection::open(&self.plan.target, self.plan.args.timeout).await {
+            None => match Connection::open(target, self.plan.args.timeout).await {
                 Ok(connection) => connection,
                 Err(error) => return again(&error),
             },

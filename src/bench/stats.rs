@@ -43,6 +43,11 @@ impl Live {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts what is no success.
+    pub(super) fn count_other(&self) {
+        self.others.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// All requests that ended so far.
     pub(super) fn total(&self) -> u64 {
         [&self.commands, &self.reads, &self.others]
@@ -71,13 +76,19 @@ pub(super) struct Stats {
     pub(super) errors: BTreeMap<(u16, String), u64>,
     /// Requests without a reply, by what went wrong.
     pub(super) broken: BTreeMap<&'static str, u64>,
+    /// Requests that were sent, by target.
+    pub(super) sent: Vec<u64>,
+    /// Requests that were not sent for want of a connection; they are in `broken` as well.
+    pub(super) not_sent: u64,
+    /// Requests that were sent in the warm-up; nothing else here counts them.
+    pub(super) sent_in_warmup: u64,
     /// When the last reply came.
     pub(super) last_reply: Option<Instant>,
 }
 
 impl Stats {
-    /// Nothing seen yet.
-    pub(super) fn new() -> Result<Self, BenchError> {
+    /// Nothing seen yet, of so many targets.
+    pub(super) fn new(targets: usize) -> Result<Self, BenchError> {
         let histogram = || {
             Histogram::new_with_bounds(1, LARGEST_NS, 3)
                 .map_err(|error| BenchError::Histogram(error.to_string()))
@@ -91,6 +102,9 @@ impl Stats {
             rejections: BTreeMap::new(),
             errors: BTreeMap::new(),
             broken: BTreeMap::new(),
+            sent: vec![0; targets],
+            not_sent: 0,
+            sent_in_warmup: 0,
             last_reply: None,
         })
     }
@@ -130,10 +144,49 @@ impl Stats {
         self.lateness.saturating_record(saturating_ns(by));
     }
 
-    /// Records a request that got no reply.
+    /// Records that a request is sent.
+    pub(super) fn sent(&mut self, target: usize, measured: bool) {
+        if !measured {
+            self.sent_in_warmup += 1;
+        } else if let Some(count) = self.sent.get_mut(target) {
+            *count += 1;
+        }
+    }
+
+    /// Records a request that was sent and got no reply.
     pub(super) fn broke(&mut self, name: &'static str, now: Instant) {
         self.last_reply = Some(now);
         *self.broken.entry(name).or_default() += 1;
+    }
+
+    /// Records a request that could not be sent.
+    pub(super) fn did_not_connect(&mut self, name: &'static str, now: Instant) {
+        self.broke(name, now);
+        self.not_sent += 1;
+    }
+
+    /// Records that those which were sent and neither answered nor broken are given up.
+    pub(super) fn give_up(&mut self, now: Instant) {
+        let open = self.all_sent() - self.answered() - self.unanswered();
+        if open > 0 {
+            self.last_reply = Some(now);
+            *self.broken.entry("deadline").or_default() += open;
+        }
+    }
+
+    /// All requests that were sent.
+    pub(super) fn all_sent(&self) -> u64 {
+        self.sent.iter().sum()
+    }
+
+    /// Those of them with a reply of whatever kind.
+    pub(super) fn answered(&self) -> u64 {
+        self.statuses.values().sum()
+    }
+
+    /// Those of them that are known to get none.
+    pub(super) fn unanswered(&self) -> u64 {
+        self.broken.values().sum::<u64>() - self.not_sent
     }
 
     /// Adds what another thread saw.
@@ -147,6 +200,11 @@ impl Stats {
         add_counts(&mut self.rejections, other.rejections);
         add_counts(&mut self.errors, other.errors);
         add_counts(&mut self.broken, other.broken);
+        for (count, more) in self.sent.iter_mut().zip(other.sent) {
+            *count += more;
+        }
+        self.not_sent += other.not_sent;
+        self.sent_in_warmup += other.sent_in_warmup;
         self.last_reply = self.last_reply.max(other.last_reply);
         Ok(())
     }
@@ -184,7 +242,7 @@ mod tests {
 
     #[test]
     fn every_reply_has_one_place() {
-        let mut stats = Stats::new().unwrap();
+        let mut stats = Stats::new(2).unwrap();
         let now = Instant::now();
         let rejected = br#"{"code":"command-rejected","rejection":"insufficient-funds"}"#;
         let reused = br#"{"code":"idempotency-key-reused"}"#;
@@ -194,7 +252,7 @@ mod tests {
         stats.reply(Kind::Command, 422, rejected, ms, now);
         stats.reply(Kind::Command, 422, reused, ms, now);
         stats.reply(Kind::Read, 503, b"<html>", ms, now);
-        let mut all = Stats::new().unwrap();
+        let mut all = Stats::new(2).unwrap();
         all.merge(stats).unwrap();
         assert_eq!(
             (all.commands.len(), all.reads.len(), all.refusals.len()),
@@ -211,8 +269,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_sent_is_answered_broken_or_given_up() {
+        let now = Instant::now();
+        let mut stats = Stats::new(2).unwrap();
+        stats.sent(0, false);
+        for target in [0, 0, 1, 1, 1] {
+            stats.sent(target, true);
+        }
+        stats.reply(Kind::Command, 503, b"", Duration::ZERO, now);
+        stats.broke("timeout", now);
+        stats.did_not_connect("connect-failed", now);
+        stats.give_up(now);
+        let mut all = Stats::new(2).unwrap();
+        all.merge(stats).unwrap();
+        assert_eq!(all.sent, [2, 3]);
+        assert_eq!((all.answered(), all.unanswered()), (1, 4));
+        assert_eq!((all.not_sent, all.sent_in_warmup), (1, 1));
+        assert_eq!(all.broken.get("deadline"), Some(&3));
+    }
+
+    #[test]
     fn codes_are_bounded() {
-        let mut stats = Stats::new().unwrap();
+        let mut stats = Stats::new(2).unwrap();
         for number in 0..1_000 {
             let body = format!(r#"{{"code":"c{number}"}}"#);
             stats.reply(

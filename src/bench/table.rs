@@ -49,6 +49,7 @@ fn render(report: &Report) -> String {
         }
     }
     lines.push(String::new());
+    lines.push(requests(report));
     lines.push(counts("statuses", &report.statuses));
     for (name, all) in [
         ("rejections", &report.rejections),
@@ -78,17 +79,49 @@ fn render(report: &Report) -> String {
 }
 
 fn heading(report: &Report) -> String {
-    let mut text = format!("{}: {} loop", report.url, report.mode);
+    let urls: Vec<&str> = report.nodes.iter().map(|node| node.url.as_str()).collect();
+    let mut text = format!("{}: {} loop", urls.join(" "), report.mode);
     if let Some(rate) = report.rate_per_second {
         let _ = write!(text, " at {rate} requests/s");
     }
     let _ = write!(
         text,
-        ", {} clients, {} aggregates, {:.1} s",
+        ", {} clients, {} aggregates of type {}, {:.1} s",
         report.clients,
         thousands(report.aggregates),
+        report.aggregate_type,
         report.measured_seconds
     );
+    if let Some(bytes) = report.event_bytes {
+        let _ = write!(text, ", events of {bytes} bytes");
+    }
+    match report.route {
+        "leader" => text += ", each request to its shard's leader",
+        "other" => text += ", each request to a node that does not lead its shard",
+        _ => {}
+    }
+    text
+}
+
+/// What became of the requests, and which node got how many.
+fn requests(report: &Report) -> String {
+    let all = &report.requests;
+    let mut text = format!(
+        "{:<20}{} sent, {} answered",
+        "requests",
+        thousands(all.sent),
+        thousands(all.answered)
+    );
+    if all.unanswered > 0 {
+        let _ = write!(text, ", {} unanswered", thousands(all.unanswered));
+    }
+    if all.not_sent > 0 {
+        let _ = write!(text, ", {} more not sent", thousands(all.not_sent));
+    }
+    if report.nodes.len() > 1 {
+        let shares: Vec<String> = report.nodes.iter().map(|n| thousands(n.sent)).collect();
+        let _ = write!(text, "; by node {}", shares.join(", "));
+    }
     text
 }
 

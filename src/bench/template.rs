@@ -121,7 +121,7 @@ fn render_body(body: &str, payload_bytes: usize) -> (Vec<u8>, Option<usize>) {
 }
 
 /// Writes a number right aligned with leading zeros.
-fn put_decimal(slot: Option<&mut [u8]>, mut value: u64) {
+pub(super) fn put_decimal(slot: Option<&mut [u8]>, mut value: u64) {
     for digit in slot.into_iter().flatten().rev() {
         // The remainder is below ten.
         *digit = b'0' + (value % 10) as u8;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::choice::Random;
 use super::plan::{Plan, WeightedCommand};
+use super::route::{Directory, Finder};
 use super::template::Template;
 
 /// What is being timed.
@@ -22,11 +23,28 @@ pub(super) enum Kind {
 #[derive(Debug)]
 pub(super) struct Workload {
     plan: Arc<Plan>,
+    directory: Option<Arc<Directory>>,
+    finder: Finder,
     random: Random,
-    commands: Vec<WeightedCommand>,
-    read: Template,
+    /// One for each target.
+    requests: Vec<Requests>,
     /// Retry keys count up; clients differ in the upper digits.
     counter: u64,
+}
+
+/// The requests to one target, which differ from those to others in their `Host`.
+#[derive(Debug)]
+struct Requests {
+    commands: Vec<WeightedCommand>,
+    read: Template,
+}
+
+/// What to send, and to which of the targets.
+#[derive(Debug)]
+pub(super) struct Next<'a> {
+    pub(super) kind: Kind,
+    pub(super) target: usize,
+    pub(super) bytes: &'a [u8],
 }
 
 /// Retry keys of one client: enough for years at any rate.
@@ -34,38 +52,49 @@ const KEYS_PER_CLIENT: u64 = 100_000_000_000;
 
 impl Workload {
     /// The requests of the client with this number.
-    pub(super) fn new(plan: Arc<Plan>, client: usize) -> Self {
+    pub(super) fn new(plan: Arc<Plan>, directory: Option<Arc<Directory>>, client: usize) -> Self {
+        let finder = Finder::new(&plan.args, client);
         let client = client as u64;
         let random = Random::new(plan.args.seed, client);
-        let commands = plan.commands();
-        let read = plan.read();
+        let of_target = |target| Requests {
+            commands: plan.commands(target),
+            read: plan.read(target),
+        };
+        let requests = plan.targets.iter().map(of_target).collect();
         Self {
             plan,
+            directory,
+            finder,
             random,
-            commands,
-            read,
+            requests,
             counter: client * KEYS_PER_CLIENT,
         }
     }
 
-    /// The next request.
-    pub(super) fn next(&mut self) -> (Kind, &[u8]) {
-        let number = self.plan.choice.next(&mut self.random);
-        if self.random.chance(self.plan.args.reads) {
-            return (Kind::Read, self.read.patch(number, 0, 0));
+    /// The next request; `None` when there is no target, which no plan lets happen.
+    pub(super) fn next(&mut self) -> Option<Next<'_>> {
+        let random = &mut self.random;
+        let number = self.plan.choice.next(random);
+        let target = self.finder.place(self.directory.as_deref(), number, random);
+        let requests = self.requests.get_mut(target)?;
+        if random.chance(self.plan.args.reads) || requests.commands.is_empty() {
+            return Some(Next {
+                kind: Kind::Read,
+                target,
+                bytes: requests.read.patch(number, 0, 0),
+            });
         }
         self.counter += 1;
-        let first_share = self.commands.first().map_or(1.0, |command| command.share);
-        let place = usize::from(!self.random.chance(first_share));
-        let Some(chosen) = self.commands.get_mut(place) else {
-            return (Kind::Read, self.read.patch(number, 0, 0));
-        };
+        let first_share = requests.commands.first().map_or(1.0, |first| first.share);
+        let place = usize::from(!random.chance(first_share));
+        let chosen = requests.commands.get_mut(place)?;
         let (smallest, largest) = chosen.amounts;
-        let amount = smallest + self.random.below(largest - smallest + 1);
-        (
-            Kind::Command,
-            chosen.template.patch(number, amount, self.counter),
-        )
+        let amount = smallest + random.below(largest - smallest + 1);
+        Some(Next {
+            kind: Kind::Command,
+            target,
+            bytes: chosen.template.patch(number, amount, self.counter),
+        })
     }
 }
 
@@ -80,10 +109,22 @@ mod tests {
             .iter()
             .chain(extra);
         let plan = Arc::new(Plan::new(Args::try_parse_from(args).unwrap()).unwrap());
-        let mut workload = Workload::new(plan, client);
+        let mut workload = Workload::new(plan, None, client);
         (0..4_000)
-            .map(|_| String::from_utf8(workload.next().1.to_vec()).unwrap())
+            .map(|_| String::from_utf8(workload.next().unwrap().bytes.to_vec()).unwrap())
             .collect()
+    }
+
+    #[test]
+    fn an_order_gets_more_of_one_product_and_never_another_line() {
+        let all = requests(&["--type", "order", "--event-bytes", "100"], 0);
+        for text in &all {
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains("/order/bench-") && head.contains("/commands/AddItem "));
+            let body: serde_json::Value = serde_json::from_str(body).unwrap();
+            assert_eq!(body["product"], "x".repeat(94));
+            assert_eq!(body["unit_price_cents"], 100);
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum AskError {
+pub(crate) enum AskError {
     /// Not an address of a node.
     #[error("`{url}` is no address of a node: expected http://host:port")]
     Url {
@@ -41,7 +41,7 @@ pub(super) enum AskError {
 }
 
 /// The body of the answer to `GET path`, each step within `patience`.
-pub(super) fn get(url: &str, path: &str, patience: Duration) -> Result<Vec<u8>, AskError> {
+pub(crate) fn get(url: &str, path: &str, patience: Duration) -> Result<Vec<u8>, AskError> {
     ask(url, &format!("GET {path}"), None, patience)
 }
 

@@ -7,6 +7,8 @@
 mod contestant;
 mod measure;
 mod process;
+mod running;
+mod start;
 mod table;
 
 use std::collections::BTreeMap;
@@ -16,7 +18,7 @@ use std::process::ExitCode;
 use thiserror::Error;
 
 use contestant::Contestant;
-use measure::{Sample, WORKLOADS};
+use measure::Sample;
 
 /// Settings of a comparison.
 #[derive(Debug, Clone, clap::Args)]
@@ -24,7 +26,7 @@ pub(crate) struct Args {
     /// The Phalanx binary; its `bench` is the load generator for everyone.
     #[arg(long)]
     phalanx: PathBuf,
-    /// The node's configuration; its data directory and address are overridden.
+    /// The single node's configuration; its data directory and addresses are overridden.
     #[arg(long, default_value = "config/node.toml")]
     config: PathBuf,
     /// How often everyone is measured; the table shows medians.
@@ -39,7 +41,7 @@ pub(crate) struct Args {
     /// Accounts.
     #[arg(long, default_value_t = 10_000)]
     aggregates: u64,
-    /// Measure only these, such as `phalanx,rocksdb-floor`.
+    /// Measure only these, such as `phalanx,rocksdb-floor` or `phalanx-3,postgres-3,etcd-3`.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Contestant>,
     /// Where data directories are made. It must be on a real disk and open to other users.
@@ -165,29 +167,33 @@ async fn one_turn(
     contestant: Contestant,
     samples: &mut Samples,
 ) -> Result<(), CompareError> {
-    let running = contestant.start(args)?;
+    let mut running = contestant.start(args).await?;
     running.ready().await?;
-    for (number, workload) in WORKLOADS.iter().enumerate() {
+    for (number, workload) in measure::workloads(contestant).iter().enumerate() {
         let sample = measure::measure(args, &running, workload, number == 0).await?;
-        eprintln!("compare:   {:<20} {}", workload.name, sample.describe());
+        running.still_whole().await?;
+        eprintln!("compare:   {:<36} {}", workload.name, sample.describe());
         let of_contestant = samples.entry(contestant.name()).or_default();
         of_contestant.entry(workload.name).or_default().push(sample);
     }
     Ok(())
 }
 
-/// Waits for Ctrl-C or SIGTERM. Without signals the run is simply not interruptible.
+/// Waits for Ctrl-C, SIGTERM or the end of the terminal. Without signals the run is simply not
+/// interruptible.
 async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
     let signals = (
         signal(SignalKind::interrupt()),
         signal(SignalKind::terminate()),
+        signal(SignalKind::hangup()),
     );
-    let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+    let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) = signals else {
         return std::future::pending().await;
     };
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
     }
 }

@@ -7,6 +7,8 @@
 
 mod account;
 mod compare;
+mod driver;
+mod etcd;
 mod group_commit;
 mod http;
 mod map;
@@ -45,6 +47,8 @@ enum Command {
     Postgres(postgres::Args),
     /// Drive a Redis server directly, with the rule in Lua, and print a report.
     RedisBench(redis::Args),
+    /// Drive an etcd cluster directly over gRPC, and print a report.
+    EtcdBench(etcd::Args),
     /// Measure every peer and Phalanx in turns and print the ratios.
     Compare(compare::Args),
 }
@@ -77,6 +81,7 @@ fn main() -> ExitCode {
         }
         Command::Postgres(args) => postgres::serve(args),
         Command::RedisBench(args) => redis::run(&args),
+        Command::EtcdBench(args) => etcd::run(&args),
         Command::Compare(args) => return compare::run(&args),
     };
     match result {

@@ -1,20 +1,17 @@
 //! The Redis peer, driven directly: the rule and the event in one Lua script per command.
 //!
 //! There is no HTTP between this driver and Redis, so the comparison favours Redis by the cost of
-//! a web server. The report has the fields of `phalanx bench --json` that the comparison reads.
+//! a web server.
 
 mod client;
 mod resp;
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use hdrhistogram::Histogram;
-use serde::Serialize;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
-use client::{Client, Link, Seen, Window};
+use crate::driver::{Choices, Report, Seen, Window};
+use client::{Client, Link};
 use resp::encode;
 
 /// Settings of the Redis driver.
@@ -53,65 +50,29 @@ redis.call('HINCRBY', KEYS[1], 'balance', ARGV[1])
 redis.call('RPUSH', KEYS[2], ARGV[2])
 return redis.call('HINCRBY', KEYS[1], 'sequence', 1)";
 
-/// The part of the generator's report that the comparison reads.
-#[derive(Debug, Serialize)]
-struct Report {
-    commands: Part,
-    reads: Part,
-    unexpected: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Part {
-    count: u64,
-    per_second: f64,
-    latency: Latency,
-}
-
-#[derive(Debug, Serialize)]
-struct Latency {
-    p50_us: f64,
-    p99_us: f64,
-}
-
 /// Measures and prints JSON.
 pub(crate) fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let report = runtime.block_on(measure(args))?;
-    let mut out = std::io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, &report)?;
-    Ok(())
+    runtime.block_on(measure(args))?.print()
 }
 
 async fn measure(args: &Args) -> Result<Report, Box<dyn std::error::Error>> {
     let script = prepare(args).await?;
-    let from = Instant::now() + Duration::from_secs_f64(args.warmup);
-    let window = Window {
-        from,
-        end: from + Duration::from_secs_f64(args.duration),
-    };
+    let window = Window::new(args.warmup, args.duration);
     let mut tasks = JoinSet::new();
     for number in 0..args.clients {
         let link = Link::open(args.address).await?;
-        let client = Client::new(link, &script, args.aggregates, args.reads, number as u64);
+        let choices = Choices::new(args.aggregates, args.reads, number as u64);
+        let client = Client::new(link, &script, choices);
         tasks.spawn(client.run(window));
     }
     let mut all = Seen::new()?;
     while let Some(seen) = tasks.join_next().await {
         all.merge(seen??)?;
     }
-    let unexpected = if all.errors == 0 {
-        Vec::new()
-    } else {
-        vec![format!("{} commands were answered by an error", all.errors)]
-    };
-    Ok(Report {
-        commands: part(&all.commands, args.duration),
-        reads: part(&all.reads, args.duration),
-        unexpected,
-    })
+    Ok(Report::new(&all, args.duration))
 }
 
 /// Loads the script and opens the accounts; returns the script's name.
@@ -139,17 +100,4 @@ async fn prepare(args: &Args) -> Result<String, Box<dyn std::error::Error>> {
         }
     }
     Ok(script)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "figures of a report")]
-fn part(histogram: &Histogram<u64>, seconds: f64) -> Part {
-    let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1_000.0;
-    Part {
-        count: histogram.len(),
-        per_second: histogram.len() as f64 / seconds,
-        latency: Latency {
-            p50_us: at(0.5),
-            p99_us: at(0.99),
-        },
-    }
 }

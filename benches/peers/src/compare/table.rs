@@ -4,8 +4,8 @@ use std::io::Write as _;
 
 use serde::Serialize;
 
-use super::contestant::Contestant;
-use super::measure::{Sample, WORKLOADS};
+use super::contestant::{Contestant, Group};
+use super::measure::{DETOURS, Sample, WORKLOADS};
 use super::{Args, CompareError, Samples};
 
 /// What goes into the file.
@@ -16,6 +16,7 @@ struct File<'a> {
     aggregates: u64,
     samples: &'a Samples,
     medians: Vec<Row>,
+    detours: Vec<Detour>,
     skipped: &'a [String],
     failures: &'a [String],
 }
@@ -23,6 +24,7 @@ struct File<'a> {
 /// One cell of the table.
 #[derive(Debug, Serialize)]
 struct Row {
+    nodes: &'static str,
     contestant: &'static str,
     workload: &'static str,
     median: Sample,
@@ -32,6 +34,17 @@ struct Row {
     phalanx_p50_ratio: Option<f64>,
 }
 
+/// Three nodes of Phalanx, reached by way of others than the leader.
+#[derive(Debug, Serialize)]
+struct Detour {
+    workload: &'static str,
+    median: Sample,
+    /// Its throughput divided by that of requests to the leader.
+    throughput_of_leader: Option<f64>,
+    /// Its p50 divided by that of requests to the leader.
+    p50_of_leader: Option<f64>,
+}
+
 /// Prints the table and writes the file.
 pub(super) fn print(
     args: &Args,
@@ -39,8 +52,8 @@ pub(super) fn print(
     skipped: &[String],
     failures: &[String],
 ) -> Result<(), CompareError> {
-    let medians = rows(samples);
-    let mut text = render(args, &medians);
+    let (medians, detours) = (rows(samples), detours(samples));
+    let mut text = render(args, &medians, &detours);
     for line in skipped {
         text += &format!("SKIPPED {line}\n");
     }
@@ -57,6 +70,7 @@ pub(super) fn print(
         aggregates,
         samples,
         medians,
+        detours,
         skipped,
         failures,
     };
@@ -76,21 +90,22 @@ pub(super) fn print(
         .map_err(CompareError::system("print the table"))
 }
 
+fn find(samples: &Samples, contestant: Contestant, workload: &str) -> Option<Sample> {
+    let of_contestant = samples.get(contestant.name())?;
+    median(of_contestant.get(workload)?)
+}
+
 fn rows(samples: &Samples) -> Vec<Row> {
-    let find = |contestant: Contestant, workload: &str| {
-        samples
-            .get(contestant.name())
-            .and_then(|all| all.get(workload))
-            .and_then(|all| median(all))
-    };
     let mut rows = Vec::new();
     for contestant in Contestant::ALL {
+        let group = contestant.group();
         for workload in WORKLOADS {
-            let Some(median) = find(contestant, workload.name) else {
+            let Some(median) = find(samples, contestant, workload.name) else {
                 continue;
             };
-            let phalanx = find(Contestant::Phalanx, workload.name);
+            let phalanx = find(samples, group.reference(), workload.name);
             rows.push(Row {
+                nodes: group.name(),
                 contestant: contestant.name(),
                 workload: workload.name,
                 median,
@@ -100,6 +115,21 @@ fn rows(samples: &Samples) -> Vec<Row> {
         }
     }
     rows
+}
+
+fn detours(samples: &Samples) -> Vec<Detour> {
+    let of = |workload: &str| find(samples, Contestant::Phalanx3, workload);
+    let detour = |(direct, detour): (super::measure::Workload, super::measure::Workload)| {
+        let median = of(detour.name)?;
+        let leader = of(direct.name);
+        Some(Detour {
+            workload: detour.name,
+            median,
+            throughput_of_leader: leader.map(|leader| median.per_second / leader.per_second),
+            p50_of_leader: leader.map(|leader| median.p50_us / leader.p50_us),
+        })
+    };
+    DETOURS.into_iter().filter_map(detour).collect()
 }
 
 /// The median of each figure by itself.
@@ -120,33 +150,56 @@ fn median(samples: &[Sample]) -> Option<Sample> {
     })
 }
 
-fn render(args: &Args, rows: &[Row]) -> String {
+fn render(args: &Args, rows: &[Row], detours: &[Detour]) -> String {
     let mut text = format!(
-        "medians of {} rounds, {} s each, {} accounts; `phalanx/it` compares Phalanx with the row\n",
+        "medians of {} rounds, {} s each, {} aggregates; `phalanx/it` compares Phalanx on as many \
+         nodes with the row\n",
         args.rounds, args.seconds, args.aggregates
     );
-    for workload in WORKLOADS {
-        text += &format!(
-            "\n{:<20}{:>12}{:>12}{:>12}{:>16}{:>16}\n",
-            workload.name, "per second", "p50", "p99", "phalanx/it", "phalanx/it p50"
-        );
-        for row in rows.iter().filter(|row| row.workload == workload.name) {
-            text += &format!(
-                "{:<20}{:>12.0}{:>9.0} us{:>9.0} us{:>16}{:>16}\n",
-                row.contestant,
-                row.median.per_second,
-                row.median.p50_us,
-                row.median.p99_us,
-                ratio(row.phalanx_throughput_ratio),
-                ratio(row.phalanx_p50_ratio)
-            );
+    for group in Group::ALL {
+        for workload in WORKLOADS {
+            let here = |row: &&Row| row.nodes == group.name() && row.workload == workload.name;
+            let rows: Vec<&Row> = rows.iter().filter(here).collect();
+            if !rows.is_empty() {
+                let title = format!("{}: {}", group.name(), workload.name);
+                text += &head(&title, ["phalanx/it", "phalanx/it p50"]);
+            }
+            for row in rows {
+                let ratios = [row.phalanx_throughput_ratio, row.phalanx_p50_ratio];
+                text += &line(row.contestant, &row.median, ratios);
+            }
         }
     }
+    if !detours.is_empty() {
+        let title = "three nodes: phalanx-3 by other ways";
+        text += &head(title, ["of leader", "of leader p50"]);
+    }
+    for detour in detours {
+        let ratios = [detour.throughput_of_leader, detour.p50_of_leader];
+        text += &line(detour.workload, &detour.median, ratios);
+    }
     text.push('\n');
-    for contestant in Contestant::ALL {
+    let measured = |one: &Contestant| rows.iter().any(|row| row.contestant == one.name());
+    for contestant in Contestant::ALL.into_iter().filter(measured) {
         text += &format!("{:<20}{}\n", contestant.name(), contestant.description());
     }
     text
+}
+
+fn head(title: &str, ratios: [&str; 2]) -> String {
+    let [throughput, p50] = ratios;
+    format!(
+        "\n{title:<38}{:>12}{:>12}{:>12}{throughput:>16}{p50:>16}\n",
+        "per second", "p50", "p99"
+    )
+}
+
+fn line(name: &str, median: &Sample, ratios: [Option<f64>; 2]) -> String {
+    let [throughput, p50] = ratios.map(ratio);
+    format!(
+        "{name:<38}{:>12.0}{:>9.0} us{:>9.0} us{throughput:>16}{p50:>16}\n",
+        median.per_second, median.p50_us, median.p99_us,
+    )
 }
 
 fn ratio(value: Option<f64>) -> String {
@@ -177,9 +230,15 @@ mod tests {
     }
 
     #[test]
-    fn ratios_are_relative_to_phalanx() {
+    fn ratios_are_relative_to_phalanx_on_as_many_nodes() {
         let mut samples = Samples::new();
-        for (name, per_second) in [("phalanx", 50.0), ("redis", 100.0)] {
+        let measured = [
+            ("phalanx", 50.0),
+            ("redis", 100.0),
+            ("phalanx-3", 30.0),
+            ("etcd-3", 10.0),
+        ];
+        for (name, per_second) in measured {
             let all = samples.entry(name).or_default();
             all.entry(WORKLOADS[0].name)
                 .or_default()
@@ -187,8 +246,30 @@ mod tests {
         }
         let ratios: Vec<_> = rows(&samples)
             .iter()
-            .map(|row| row.phalanx_throughput_ratio)
+            .map(|row| (row.contestant, row.phalanx_throughput_ratio))
             .collect();
-        assert_eq!(ratios, [Some(1.0), Some(0.5)]);
+        let expected = [
+            ("phalanx", Some(1.0)),
+            ("redis", Some(0.5)),
+            ("phalanx-3", Some(1.0)),
+            ("etcd-3", Some(3.0)),
+        ];
+        assert_eq!(ratios, expected);
+        assert!(detours(&samples).is_empty());
+    }
+
+    #[test]
+    fn a_detour_is_compared_with_the_direct_way() {
+        let mut samples = Samples::new();
+        let all = samples.entry("phalanx-3").or_default();
+        for (direct, detour) in DETOURS {
+            all.insert(direct.name, vec![sample(40.0)]);
+            all.insert(detour.name, vec![sample(30.0)]);
+        }
+        let ratios: Vec<_> = detours(&samples)
+            .iter()
+            .map(|detour| detour.throughput_of_leader)
+            .collect();
+        assert_eq!(ratios, [Some(0.75); 4]);
     }
 }

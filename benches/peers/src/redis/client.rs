@@ -3,50 +3,17 @@
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::time::Duration;
 
-use hdrhistogram::{AdditionError, CreationError, Histogram};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::resp::{encode, reply_len};
 use crate::account::record;
+use crate::driver::{ADDED_CENTS, Choices, Next, Seen, TAKEN_CENTS, Window, event_type};
 
 /// Digits of an account's number in its key.
 const DIGITS: usize = 8;
-
-/// When to measure and when to end.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Window {
-    pub(crate) from: Instant,
-    pub(crate) end: Instant,
-}
-
-/// What a client saw in the window.
-#[derive(Debug)]
-pub(crate) struct Seen {
-    pub(crate) commands: Histogram<u64>,
-    pub(crate) reads: Histogram<u64>,
-    pub(crate) errors: u64,
-}
-
-impl Seen {
-    pub(crate) fn new() -> Result<Self, CreationError> {
-        let histogram = || Histogram::new_with_bounds(1, 60_000_000_000, 3);
-        Ok(Self {
-            commands: histogram()?,
-            reads: histogram()?,
-            errors: 0,
-        })
-    }
-
-    pub(crate) fn merge(&mut self, other: Self) -> Result<(), AdditionError> {
-        self.errors += other.errors;
-        self.commands.add(other.commands)?;
-        self.reads.add(other.reads)
-    }
-}
 
 /// A connection.
 #[derive(Debug)]
@@ -129,17 +96,15 @@ pub(crate) struct Client {
     deposit: Template,
     withdraw: Template,
     read: Template,
-    aggregates: u64,
-    reads: f64,
-    random: u64,
+    choices: Choices,
 }
 
 impl Client {
-    pub(crate) fn new(link: Link, script: &str, aggregates: u64, reads: f64, number: u64) -> Self {
+    pub(crate) fn new(link: Link, script: &str, choices: Choices) -> Self {
         let marker = "9".repeat(DIGITS);
         let (account, events) = (format!("account:{marker}"), format!("events:{marker}"));
-        let change = |event_type: &str, amount: i64| {
-            let record = record(&format!("bench-{marker}"), event_type, 100, amount);
+        let change = |amount: i64| {
+            let record = record(&format!("bench-{marker}"), event_type(amount), 100, amount);
             let record = String::from_utf8_lossy(&record).into_owned();
             let amount = amount.to_string();
             let parts = ["EVALSHA", script, "2", &account, &events, &amount, &record];
@@ -149,13 +114,11 @@ impl Client {
             "HMGET", &account, "owner", "currency", "balance", "sequence",
         ];
         Self {
-            deposit: change("MoneyDeposited", 345),
-            withdraw: change("MoneyWithdrawn", -123),
+            deposit: change(ADDED_CENTS),
+            withdraw: change(-TAKEN_CENTS),
             read: Template::new(encode(&fields), &marker),
             link,
-            aggregates,
-            reads,
-            random: number,
+            choices,
         }
     }
 
@@ -165,15 +128,11 @@ impl Client {
         let mut now = Instant::now();
         while now < window.end {
             let begun = now;
-            let number = self.below(self.aggregates);
-            let is_read = self.share() < self.reads;
-            let is_withdrawal = self.share() < 0.25;
-            let template = if is_read {
-                &mut self.read
-            } else if is_withdrawal {
-                &mut self.withdraw
-            } else {
-                &mut self.deposit
+            let next = self.choices.next();
+            let (template, number) = match next {
+                Next::Read(number) => (&mut self.read, number),
+                Next::Change(number, ..0) => (&mut self.withdraw, number),
+                Next::Change(number, _) => (&mut self.deposit, number),
             };
             let reply = self.link.exchange(template.patch(number)).await?;
             let is_error = reply.first() == Some(&b'-');
@@ -181,44 +140,19 @@ impl Client {
             if begun < window.from {
                 continue;
             }
-            let latency = now.duration_since(begun);
             if is_error {
-                seen.errors += 1;
-            } else if is_read {
-                seen.reads.saturating_record(nanoseconds(latency));
+                seen.error();
             } else {
-                seen.commands.saturating_record(nanoseconds(latency));
+                seen.answer(next, now.duration_since(begun));
             }
         }
         Ok(seen)
-    }
-
-    /// SplitMix64, as in the load generator.
-    fn next(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "53 bits fit an f64 exactly")]
-    fn share(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 }
 
 /// The key of an account.
 pub(crate) fn account_key(number: u64) -> String {
     format!("account:{number:0DIGITS$}")
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
