@@ -39,6 +39,12 @@ pub enum StoreError {
         /// What the offset should be.
         expected: u64,
     },
+    /// Rows that were read are not there afterwards.
+    #[error("rows were read and are still wanted: {rows}")]
+    Unread {
+        /// Tables and keys.
+        rows: String,
+    },
     /// What is stored of a build cannot be read.
     #[error("what is stored of build {build} cannot be read: {reason}")]
     Build {

@@ -188,16 +188,24 @@ impl Space {
         events: &[DecodedEvent],
     ) -> Result<Option<(usize, String)>, StoreError> {
         let mut from = 0;
+        let mut wanted: Vec<(usize, Key)> = Vec::new();
         loop {
             let rest = events.get(from..).unwrap_or_default();
             let parked = &self.parked;
             let skip = |event: &DecodedEvent| !parked.is_empty() && parked.contains(&event.stream);
-            match self.workspace.run(rest, &skip) {
+            let ran = self.workspace.run(rest, &skip);
+            match ran {
                 Run::Done => return Ok(None),
                 Run::Refused { at, reason } => return Ok(Some((from + at, reason))),
+                Run::Wants { at: 0, rows } if rows == wanted => {
+                    return Err(StoreError::Unread {
+                        rows: format!("{rows:?}"),
+                    });
+                }
                 Run::Wants { at, rows } => {
                     from += at;
                     self.fetch(store, &rows).await?;
+                    wanted = rows;
                 }
             }
         }

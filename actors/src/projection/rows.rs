@@ -28,7 +28,7 @@ impl<'a> Rows<'a> {
         key: impl Into<Key>,
     ) -> Result<Option<Row>, HandlerError> {
         let at = self.table(table)?;
-        let key = key.into();
+        let key = self.key(at, key.into())?;
         let known = self.workspace.look_up(at, &key);
         let Some(values) = known.cloned().ok_or_else(HandlerError::missing)? else {
             return Ok(None);
@@ -60,8 +60,19 @@ impl<'a> Rows<'a> {
     /// When the projection has no such table.
     pub fn delete(&mut self, table: &'static str, key: impl Into<Key>) -> Handled {
         let at = self.table(table)?;
-        self.workspace.change(at, key.into(), None);
+        let key = self.key(at, key.into())?;
+        self.workspace.change(at, key, None);
         Ok(())
+    }
+
+    /// A key that rows of the table can have: no other is ever found or stored.
+    fn key(&self, table: usize, key: Key) -> Result<Key, HandlerError> {
+        let definition = self.workspace.tables.get(table);
+        let column = definition.and_then(|table| table.columns.get(table.key_at()));
+        match column {
+            Some(column) if column.fits(&key) => Ok(key),
+            _ => Err(HandlerError::refused(format!("{key:?} is not a key"))),
+        }
     }
 
     fn table(&self, name: &str) -> Result<usize, HandlerError> {

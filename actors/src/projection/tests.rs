@@ -38,7 +38,7 @@ impl Aggregate for Purse {
     type Rejection = Never;
 
     fn decide(_: &(), _: PurseCommand, _: &Context<'_>) -> Result<Vec<PurseEvent>, Never> {
-        Ok(vec![])
+        Err(Never::Never)
     }
 
     fn evolve(_state: &mut (), _: &PurseEvent) {}
@@ -249,6 +249,7 @@ fn a_row_that_does_not_fit_is_refused() {
     }
     assert!(rows.put("elsewhere", good()).is_err());
     assert!(rows.get("elsewhere", "x").is_err());
+    assert!(rows.get("purses", 5).is_err(), "not a key of this table");
 }
 
 #[test]
