@@ -36,6 +36,26 @@ pub(crate) enum Route {
     Transfer,
     /// Hands over all that a member leads.
     Drain,
+    /// Reads a page of rows.
+    View,
+    /// Reads one row.
+    ViewRow,
+    /// How all projections are doing.
+    Projections,
+    /// How one projection is doing.
+    Projection,
+    /// Stops taking events in.
+    PauseProjection,
+    /// Goes on taking events in.
+    ResumeProjection,
+    /// Builds a read model again.
+    RebuildProjection,
+    /// What was set aside.
+    DeadLetters,
+    /// Attempts what was set aside.
+    RetryLetter,
+    /// Attempts it without the event that failed.
+    SkipLetter,
     /// Is the process alive?
     Live,
     /// Can it take requests?
@@ -65,7 +85,7 @@ const POST: &str = "POST, OPTIONS";
 
 impl Route {
     /// Every route, in the order of the variants.
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 30] = [
         Self::Command,
         Self::State,
         Self::History,
@@ -76,6 +96,16 @@ impl Route {
         Self::Shards,
         Self::Transfer,
         Self::Drain,
+        Self::View,
+        Self::ViewRow,
+        Self::Projections,
+        Self::Projection,
+        Self::PauseProjection,
+        Self::ResumeProjection,
+        Self::RebuildProjection,
+        Self::DeadLetters,
+        Self::RetryLetter,
+        Self::SkipLetter,
         Self::Live,
         Self::Ready,
         Self::Started,
@@ -101,6 +131,16 @@ impl Route {
             Self::Shards => "/v1/shards",
             Self::Transfer => "/v1/shards/{shard}/transfer",
             Self::Drain => "/v1/nodes/{node}/drain",
+            Self::View => "/v1/views/{view}",
+            Self::ViewRow => "/v1/views/{view}/{key}",
+            Self::Projections => "/v1/projections",
+            Self::Projection => "/v1/projections/{projection}",
+            Self::PauseProjection => "/v1/projections/{projection}/pause",
+            Self::ResumeProjection => "/v1/projections/{projection}/resume",
+            Self::RebuildProjection => "/v1/projections/{projection}/rebuild",
+            Self::DeadLetters => "/v1/projections/{projection}/dead-letters",
+            Self::RetryLetter => "/v1/projections/{projection}/dead-letters/{letter}/retry",
+            Self::SkipLetter => "/v1/projections/{projection}/dead-letters/{letter}/skip",
             Self::Live => "/livez",
             Self::Ready => "/readyz",
             Self::Started => "/startupz",
@@ -133,7 +173,14 @@ impl Route {
     /// The methods that it answers: the value of `Allow`.
     pub(crate) fn allow(self) -> &'static str {
         match self {
-            Self::Command | Self::Transfer | Self::Drain => POST,
+            Self::Command
+            | Self::Transfer
+            | Self::Drain
+            | Self::PauseProjection
+            | Self::ResumeProjection
+            | Self::RebuildProjection
+            | Self::RetryLetter
+            | Self::SkipLetter => POST,
             Self::State
             | Self::History
             | Self::Types
@@ -141,6 +188,11 @@ impl Route {
             | Self::EventSchema
             | Self::Cluster
             | Self::Shards
+            | Self::View
+            | Self::ViewRow
+            | Self::Projections
+            | Self::Projection
+            | Self::DeadLetters
             | Self::Live
             | Self::Ready
             | Self::Started
@@ -274,7 +326,16 @@ mod tests {
             "/v1/aggregates/account/a/what-if",
             "/v1/types/",
             "/v1/types/account/events/Opened",
-            "/v1/views/accounts",
+            "/v1/views",
+            "/v1/views/",
+            "/v1/views/accounts/",
+            "/v1/views/accounts/a/b",
+            "/v1/projections/",
+            "/v1/projections/accounts/",
+            "/v1/projections/accounts/stop",
+            "/v1/projections/accounts/pause/",
+            "/v1/projections/accounts/dead-letters/1",
+            "/v1/projections/accounts/dead-letters/1/retry/2",
             "/v1/events",
             "/v1/shards/1",
             "/v1/shards/1/2/transfer",

@@ -23,10 +23,11 @@ use super::code::Code;
 use super::framing::{MAX_FIELDS, MAX_TARGET_BYTES, Violation};
 use super::guard::{ConnectionState, REFUSED};
 use super::problem::Problem;
+use super::projections::{Action, act};
 use super::response::{Reply, reply};
 use super::routes::{self, Route, Target};
 use super::trace::new_trace_id;
-use super::{cluster, command, headers, health, history, pages, state, types};
+use super::{cluster, command, headers, health, history, pages, projections, state, types, views};
 
 /// What a request is answered with: what is complete in memory, or whatever axum streams.
 pub(crate) type Outgoing = Response<Either<Full<Bytes>, Body>>;
@@ -166,6 +167,16 @@ async fn other(
         Route::EventSchema if reads => types::event_schema(app, first, second, third),
         Route::Cluster if reads => cluster::members(app, parts).await,
         Route::Shards if reads => cluster::shards(app, parts).await,
+        Route::View if reads => views::list(app, parts, first).await,
+        Route::ViewRow if reads => views::row(app, parts, first, second).await,
+        Route::Projections if reads => projections::all(app, parts),
+        Route::Projection if reads => projections::one(app, parts, first),
+        Route::PauseProjection if posts => act(app, parts, first, Action::Pause).await,
+        Route::ResumeProjection if posts => act(app, parts, first, Action::Resume).await,
+        Route::RebuildProjection if posts => act(app, parts, first, Action::Rebuild).await,
+        Route::DeadLetters if reads => projections::dead_letters(app, parts, first).await,
+        Route::RetryLetter if posts => projections::retry(app, parts, first, second, false).await,
+        Route::SkipLetter if posts => projections::retry(app, parts, first, second, true).await,
         Route::Live if reads => health::live(parts),
         Route::Ready if reads => health::ready(app, parts),
         Route::Started if reads => health::started(app, parts),
