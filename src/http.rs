@@ -19,6 +19,7 @@ mod code;
 mod command;
 mod conditions;
 mod connection;
+mod events;
 mod frames;
 mod framing;
 mod guard;

@@ -110,6 +110,17 @@ impl CommandModel {
         handle.and_then(|handle| handle.serving()).map(|i| i.term())
     }
 
+    /// Position number of the newest event that a reply of this node may have told of; 0 when it does
+    /// not serve the shard.
+    #[must_use]
+    pub fn released_position(&self, shard: ShardId) -> u64 {
+        let handle = usize::try_from(shard)
+            .ok()
+            .and_then(|at| self.0.shards.get(at));
+        let serving = handle.and_then(|handle| handle.serving());
+        serving.map_or(0, |i| i.sequencer().released_position())
+    }
+
     /// Waits until this node serves a shard in this term or a later one.
     pub async fn began(&self, shard: ShardId, term: u64) {
         match usize::try_from(shard)

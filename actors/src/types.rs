@@ -12,6 +12,9 @@ use serde_json::{Map, Value, json};
 use self::erased::Typed;
 pub(crate) use self::erased::{AnswerReceiver, ErasedType};
 use crate::aggregate::{Aggregate, Justification};
+use crate::history::RecordedEvent;
+use crate::names::ShardId;
+use crate::record::Record;
 
 /// A type's description, derived from its code.
 #[derive(Debug, Clone)]
@@ -83,6 +86,18 @@ impl TypeRegistry {
     /// All of them, by name.
     pub fn iter(&self) -> impl Iterator<Item = &TypeDescription> {
         self.types.values().map(|(description, _)| description)
+    }
+
+    /// The events of a stored record as they are shown to readers; none when its type is not
+    /// registered.
+    ///
+    /// # Errors
+    /// Says why an event cannot be read.
+    pub fn events(&self, shard: ShardId, record: &Record) -> Result<Vec<RecordedEvent>, String> {
+        match self.erased(record.stream.aggregate_type()) {
+            Some(known) => known.events(shard, record, 0),
+            None => Ok(Vec::new()),
+        }
     }
 
     pub(crate) fn erased(&self, name: &str) -> Option<&Arc<dyn ErasedType>> {

@@ -116,6 +116,12 @@ impl Router {
         self.0.model.shards()
     }
 
+    /// See [`CommandModel::released_position`].
+    #[must_use]
+    pub fn released_position(&self, shard: ShardId) -> u64 {
+        self.0.model.released_position(shard)
+    }
+
     /// Each part that must work before this node should get traffic, and why it does not yet. A
     /// shard is ready when it is served here or its leader is known.
     #[must_use]

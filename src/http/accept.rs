@@ -68,6 +68,7 @@ pub async fn serve(
         }
     }
     app.closing.store(true, Ordering::Relaxed);
+    app.farewell.send_replace(true);
     drop(listener);
     // Nobody listens when there is no connection.
     winding_down.send(true).ok();

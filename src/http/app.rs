@@ -4,6 +4,8 @@ use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use metrics_exporter_prometheus::PrometheusHandle;
+use phalanx_actors::ports::Feed;
+use tokio::sync::{Semaphore, watch};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +33,8 @@ pub struct HttpApp {
     pub views: Option<Views>,
     /// The longest time for which a query may wait for a view.
     pub max_wait: Duration,
+    /// Committed events for event streams; `None` when this node shows none.
+    pub feed: Option<Arc<dyn Feed>>,
 }
 
 impl HttpApp {
@@ -43,6 +47,7 @@ impl HttpApp {
             metrics,
             views: None,
             max_wait: Duration::ZERO,
+            feed: None,
         }
     }
 }
@@ -60,6 +65,11 @@ pub(crate) struct App {
     pub(crate) metrics: HttpMetrics,
     pub(crate) reasons: Reasons,
     pub(crate) documents: Documents,
+    pub(crate) feed: Option<Arc<dyn Feed>>,
+    /// Room for event streams.
+    pub(crate) streams: Arc<Semaphore>,
+    /// Tells event streams that the node stops.
+    pub(crate) farewell: watch::Sender<bool>,
     /// Set once the node has been ready.
     pub(crate) started: AtomicBool,
     /// Set once the listener is closed: each answer is its connection's last.
@@ -71,6 +81,8 @@ impl App {
     pub(crate) fn new(app: HttpApp, limits: HttpLimits) -> Self {
         let registry = app.router.types();
         let reasons = Reasons::new(registry);
+        let streams = limits.max_event_streams.min(Semaphore::MAX_PERMITS);
+        let streams = Arc::new(Semaphore::new(streams));
         let documents = Documents {
             types: types::render_all(registry).into(),
             openapi: openapi::document(registry, app.views.as_ref())
@@ -88,6 +100,9 @@ impl App {
             metrics: HttpMetrics::new(),
             reasons,
             documents,
+            feed: app.feed,
+            streams,
+            farewell: watch::Sender::new(false),
             started: AtomicBool::new(false),
             closing: AtomicBool::new(false),
         }

@@ -12,6 +12,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -51,6 +52,31 @@ pub(crate) struct ConnectionState {
     pub(crate) refusal: Mutex<Option<Refusal>>,
     /// The time limits of the request in progress.
     pub(crate) timer: Mutex<LazyTimer>,
+    /// Answers in progress that may take any time.
+    answers: Arc<AtomicUsize>,
+}
+
+impl ConnectionState {
+    /// As long as it lives, a client that says nothing is not idle: it listens.
+    pub(crate) fn answering(&self) -> Answering {
+        self.answers.fetch_add(1, Ordering::Relaxed);
+        Answering(Arc::clone(&self.answers))
+    }
+
+    /// Whether the client listens to an answer that goes on.
+    pub(crate) fn is_answering(&self) -> bool {
+        self.answers.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// See [`ConnectionState::answering`].
+#[derive(Debug)]
+pub(crate) struct Answering(Arc<AtomicUsize>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Limits of one connection.
@@ -205,6 +231,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         ready!(self.timer.poll(since + limit, cx));
         self.waiting_since = None;
+        if self.shared.is_answering() && self.held.is_empty() {
+            // The time begins anew; the library asks again when the answer has ended.
+            return self.poll_wait(cx);
+        }
         Poll::Ready(match &self.phase {
             Phase::Head(_) if !self.held.is_empty() => {
                 self.refuse(Violation::Timeout);

@@ -104,7 +104,7 @@ fn batch(stream: &StreamName, events: &[RecordedEvent]) -> BytesMut {
     out
 }
 
-fn put_event(out: &mut BytesMut, stream: &StreamName, event: &RecordedEvent) {
+pub(crate) fn put_event(out: &mut BytesMut, stream: &StreamName, event: &RecordedEvent) {
     let (kind, id) = (stream.aggregate_type(), stream.id());
     let name = &*event.event_type;
     let head = format!(

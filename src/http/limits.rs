@@ -30,6 +30,8 @@ pub struct HttpLimits {
     pub max_history_bytes: usize,
     /// The largest head.
     pub max_header_bytes: usize,
+    /// Event streams that may be open at the same time.
+    pub max_event_streams: usize,
     /// Whether HTTP/2 is spoken to clients that start with it.
     pub allow_http2: bool,
 }
@@ -46,6 +48,7 @@ impl From<&HttpSettings> for HttpLimits {
             max_body_bytes: settings.max_body_bytes,
             max_history_bytes: settings.max_history_bytes,
             max_header_bytes: settings.max_header_bytes,
+            max_event_streams: settings.max_event_streams,
             allow_http2: settings.allow_http2,
         }
     }

@@ -20,6 +20,8 @@ pub const REQUEST_DURATION: &str = "phalanx_http_request_duration_seconds";
 pub const CONNECTIONS: &str = "phalanx_http_connections";
 /// Connections refused because too many were open.
 pub const CONNECTIONS_REFUSED: &str = "phalanx_http_connections_refused_total";
+/// Events sent on event streams.
+pub const STREAMED: &str = "phalanx_event_stream_events_total";
 /// Fresh reads, by `aggregate_type` and `justification`.
 pub const FRESH_READS: &str = "phalanx_fresh_reads_total";
 
@@ -34,6 +36,7 @@ const STATUSES: [u16; 23] = [
 pub(crate) struct HttpMetrics {
     pub(crate) connections: Gauge,
     pub(crate) connections_refused: Counter,
+    pub(crate) streamed: Counter,
     requests: Vec<[OnceLock<Counter>; STATUSES.len()]>,
     durations: Vec<Histogram>,
 }
@@ -52,11 +55,13 @@ impl HttpMetrics {
             CONNECTIONS_REFUSED,
             "Connections refused because too many were open"
         );
+        describe_counter!(STREAMED, "Events sent on event streams");
         describe_counter!(FRESH_READS, "Reads of the command model");
         let routes = Route::ALL.into_iter();
         Self {
             connections: gauge!(CONNECTIONS),
             connections_refused: counter!(CONNECTIONS_REFUSED),
+            streamed: counter!(STREAMED),
             requests: routes
                 .clone()
                 .map(|_| [const { OnceLock::new() }; STATUSES.len()])

@@ -11,7 +11,8 @@ use serde_json::{Map, Value, json};
 
 use self::parts::{
     answer, body, command_answers, command_parameters, components, events_answers,
-    events_parameters, problems, state_answers, state_parameters,
+    events_parameters, problems, state_answers, state_parameters, stream_answers,
+    stream_parameters,
 };
 use super::routes::Route;
 use super::schema;
@@ -23,6 +24,7 @@ pub(crate) fn document(registry: &TypeRegistry, views: Option<&Views>) -> Value 
     let mut paths = Map::new();
     let mut tags = vec![
         json!({"name": "aggregates", "description": "Commands, states and histories of any type."}),
+        json!({"name": "events", "description": "What happens, as it happens."}),
         json!({"name": "views", "description": "Read models: rows that follow the events."}),
         json!({"name": "description", "description": "What this node knows and what can go wrong."}),
         json!({"name": "operation", "description": "Health and metrics."}),
@@ -86,6 +88,15 @@ fn general(route: Route) -> Value {
             "summary": "Read the history as CloudEvents",
             "parameters": with(path(&["type", "id"]), events_parameters()),
             "responses": events_answers(),
+        }}),
+        Route::Events => json!({"get": {
+            "operationId": "followEvents",
+            "tags": ["events"],
+            "summary": "Follow the committed events of all shards as CloudEvents",
+            "description": "A stream that does not end. Its `id` lines resume it without a gap or a \
+                repeat; a comment every 15 seconds says that it lives.",
+            "parameters": stream_parameters(),
+            "responses": stream_answers(),
         }}),
         Route::Transfer => transfer(),
         Route::Drain => drain(),
@@ -228,6 +239,7 @@ fn shown(route: Route) -> Option<Shown> {
         Route::Command
         | Route::State
         | Route::History
+        | Route::Events
         | Route::Transfer
         | Route::Drain
         | Route::View

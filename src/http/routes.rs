@@ -56,6 +56,8 @@ pub(crate) enum Route {
     RetryLetter,
     /// Attempts it without the event that failed.
     SkipLetter,
+    /// Committed events as a stream.
+    Events,
     /// Is the process alive?
     Live,
     /// Can it take requests?
@@ -85,7 +87,7 @@ const POST: &str = "POST, OPTIONS";
 
 impl Route {
     /// Every route, in the order of the variants.
-    pub(crate) const ALL: [Self; 30] = [
+    pub(crate) const ALL: [Self; 31] = [
         Self::Command,
         Self::State,
         Self::History,
@@ -106,6 +108,7 @@ impl Route {
         Self::DeadLetters,
         Self::RetryLetter,
         Self::SkipLetter,
+        Self::Events,
         Self::Live,
         Self::Ready,
         Self::Started,
@@ -141,6 +144,7 @@ impl Route {
             Self::DeadLetters => "/v1/projections/{projection}/dead-letters",
             Self::RetryLetter => "/v1/projections/{projection}/dead-letters/{letter}/retry",
             Self::SkipLetter => "/v1/projections/{projection}/dead-letters/{letter}/skip",
+            Self::Events => "/v1/events",
             Self::Live => "/livez",
             Self::Ready => "/readyz",
             Self::Started => "/startupz",
@@ -193,6 +197,7 @@ impl Route {
             | Self::Projections
             | Self::Projection
             | Self::DeadLetters
+            | Self::Events
             | Self::Live
             | Self::Ready
             | Self::Started
@@ -336,7 +341,7 @@ mod tests {
             "/v1/projections/accounts/pause/",
             "/v1/projections/accounts/dead-letters/1",
             "/v1/projections/accounts/dead-letters/1/retry/2",
-            "/v1/events",
+            "/v1/events/",
             "/v1/shards/1",
             "/v1/shards/1/2/transfer",
             "/v1/nodes/1",

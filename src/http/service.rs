@@ -27,7 +27,9 @@ use super::projections::{Action, act};
 use super::response::{Reply, reply};
 use super::routes::{self, Route, Target};
 use super::trace::new_trace_id;
-use super::{cluster, command, headers, health, history, pages, projections, state, types, views};
+use super::{
+    cluster, command, events, headers, health, history, pages, projections, state, types, views,
+};
 
 /// What a request is answered with: what is complete in memory, or whatever axum streams.
 pub(crate) type Outgoing = Response<Either<Full<Bytes>, Body>>;
@@ -78,6 +80,17 @@ async fn answer(app: Arc<App>, route: Route, request: Request<Body>) -> Response
     let (mut parts, body) = request.into_parts();
     let connection = parts.extensions.remove::<Arc<ConnectionState>>();
     let connection = connection.unwrap_or_default();
+    if route == Route::Events && is_get(&parts.method) {
+        let opened = events::answer(&app, &connection, &parts);
+        return match opened {
+            Ok(response) => {
+                let took = started.elapsed();
+                app.metrics.answered(route, response.status(), took);
+                response
+            }
+            Err(problem) => finished(&app, route, &parts, started, Err(problem)).map(Body::new),
+        };
+    }
     let answer = other(&app, &connection, &parts, route, body).await;
     finished(&app, route, &parts, started, answer).map(Body::new)
 }

@@ -141,6 +141,7 @@ impl NodeBuilder {
         let (stop_http, mut stopping) = watch::channel(false);
         let mut app = HttpApp::new(core.router.clone(), Arc::clone(&core.steward), prometheus);
         app.views = projections.as_ref().map(|running| running.views().clone());
+        app.feed = Some(Arc::new(journal.clone()));
         app.max_wait = Duration::from_millis(settings.projections.max_wait_ms);
         let http = tokio::spawn(http::serve(
             listener,

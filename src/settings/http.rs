@@ -66,6 +66,11 @@ pub struct HttpSettings {
     /// Default 32768, range 8192 to 1048576. Larger admits long cookies and tokens; smaller saves
     /// memory per connection.
     pub max_header_bytes: usize,
+    /// Event streams that may be open at the same time; further ones get 503.
+    ///
+    /// Default 2000, range 0 to 1000000. Larger admits more readers, each of which is told of every
+    /// event; smaller leaves more of the processors to commands. 0 allows none.
+    pub max_event_streams: usize,
     /// Whether a client may speak HTTP/2 on the same port.
     ///
     /// Default true. False leaves HTTP/1.1 alone, one request at a time on a connection.
@@ -85,6 +90,7 @@ impl Default for HttpSettings {
             max_body_bytes: 1024 * 1024,
             max_history_bytes: 4 * 1024 * 1024,
             max_header_bytes: 32 * 1024,
+            max_event_streams: 2_000,
             allow_http2: true,
         }
     }

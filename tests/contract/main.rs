@@ -15,6 +15,7 @@ mod commands;
 mod description;
 mod directory;
 mod errors;
+mod events;
 mod garbage;
 mod history;
 mod idempotency;

@@ -175,6 +175,30 @@ pub(super) fn events_parameters() -> Vec<Value> {
     ]
 }
 
+/// Where an event stream begins and what it shows.
+pub(super) fn stream_parameters() -> Vec<Value> {
+    let text = json!({"type": "string"});
+    vec![
+        query(
+            "after",
+            "Where to begin: `start` (the default), `now`, or positions with commas between, one \
+             for each shard; a shard that is not named begins at its start.",
+            &text,
+        ),
+        query(
+            "aggregate_type",
+            "Types wanted, with commas between.",
+            &text,
+        ),
+        query("event_type", "Events wanted, with commas between.", &text),
+        header(
+            "Last-Event-ID",
+            "The last `id` that was received; it takes the place of `after`.",
+            &text,
+        ),
+    ]
+}
+
 /// Headers of every answer that shows an aggregate.
 fn versioned() -> Value {
     json!({
@@ -262,6 +286,18 @@ pub(super) fn events_answers() -> Value {
     }});
     let mut responses = problems(&["400", "404", "500", "503"]);
     responses.insert("200".to_owned(), page);
+    responses.into()
+}
+
+/// What a stream of events is answered with.
+pub(super) fn stream_answers() -> Value {
+    let stream = answer(
+        "Server-sent events, each a CloudEvent in JSON.",
+        "text/event-stream",
+        &json!({"type": "string"}),
+    );
+    let mut responses = problems(&["400", "503"]);
+    responses.insert("200".to_owned(), stream);
     responses.into()
 }
 
