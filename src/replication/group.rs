@@ -4,6 +4,7 @@
 //! A shard serves only in a term of its own leadership, and only after an entry of that very term
 //! is applied: everything older is settled by then.
 
+mod reshape;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,7 +54,8 @@ pub struct GroupOptions {
     pub election_timeout_max_ms: u64,
     /// How reads make sure of leadership.
     pub read_policy: ReadPolicy,
-    /// Whether an empty log may be initialized.
+    /// Whether an empty log may be initialized. Only founders with a copy of the shard may; any other
+    /// node waits for a leader to send it something.
     pub bootstrap: bool,
 }
 
@@ -87,6 +89,8 @@ pub struct Group {
     journal: Journal,
     /// Until when this node keeps the promises of the process before it; see [`Group::vote`].
     promised_until: Instant,
+    /// Held while the voters are being changed.
+    reshaping: tokio::sync::Mutex<()>,
 }
 
 impl fmt::Debug for Group {
@@ -131,6 +135,7 @@ impl Group {
             raft,
             journal,
             promised_until: if initialized { now + lease } else { now },
+            reshaping: tokio::sync::Mutex::default(),
         });
         group.begin(initialized, lease).await?;
         Ok(group)

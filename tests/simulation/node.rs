@@ -1,5 +1,6 @@
 //! A simulated node: the real journal on a simulated disk, and the real core on top.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use phalanx::cluster::NodeId;
 use phalanx::cluster::peers::Peers;
+use phalanx::cluster::roster::Roster;
 use phalanx::cluster::router::Router;
 use phalanx::domain::Account;
 use phalanx::journal::{
@@ -134,6 +136,7 @@ impl Node {
             journal: journal.clone(),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             peers: lines as Arc<dyn Peers>,
+            roster: Arc::new(self.roster()),
             key_seed: self.dice.number(),
         };
         let core = Core::start(&self.settings, ground).await.unwrap();
@@ -153,6 +156,15 @@ impl Node {
             disk,
             gone: watch::Sender::new(false),
         });
+    }
+
+    /// Everybody whom the settings name founded the cluster.
+    fn roster(&self) -> Roster {
+        let peers = self.settings.cluster.peers.iter();
+        let mut all: BTreeMap<NodeId, String> =
+            peers.map(|peer| (peer.id, peer.address.clone())).collect();
+        all.insert(self.id, self.settings.cluster.advertised_address());
+        Roster::in_memory(self.id, all, true)
     }
 
     fn open(&self) -> Journal {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::*;
+use crate::cluster::roster::Contact;
 
 const SECOND: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(20);
@@ -76,7 +77,7 @@ fn side(
         shards: 8,
         incarnation: Uuid::from_u128(u128::from(node)),
         data_dir: dir.path().to_owned(),
-        members: BTreeMap::from([peer]),
+        contacts: contacts([peer]),
     };
     change(&mut who);
     let transport = Transport::start(who, options()).unwrap();
@@ -91,6 +92,23 @@ fn side(
         echo,
         server,
         _dir: dir,
+    }
+}
+
+fn contacts(peers: impl IntoIterator<Item = (NodeId, String)>) -> Contacts {
+    let contact = |(id, address)| {
+        let incarnation = None;
+        (
+            id,
+            Contact {
+                address,
+                incarnation,
+            },
+        )
+    };
+    Contacts {
+        peers: peers.into_iter().map(contact).collect(),
+        ..Contacts::default()
     }
 }
 

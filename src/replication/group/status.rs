@@ -24,9 +24,11 @@ impl Group {
                     term: now.vote.leader_id.term,
                     leader: now.current_leader,
                 };
-                let voters: Vec<NodeId> = now.membership_config.voter_ids().collect();
-                // Before the group is initialized nobody votes in it.
-                if !voters.is_empty() {
+                // Before the group is initialized nobody votes in it, and a node that has no copy any
+                // more hears of no changes.
+                let members = now.membership_config.membership();
+                if members.get_node(&self.options.node_id).is_some() {
+                    let voters: Vec<NodeId> = now.membership_config.voter_ids().collect();
                     leaders.set_voters(self.shard, &voters);
                 }
                 leaders.report(self.shard, known);
@@ -56,9 +58,18 @@ impl Group {
                 }
             })
             .collect();
+        let membership = now.membership_config.membership();
+        let becoming = match membership.get_joint_config().as_slice() {
+            [] | [_] => Vec::new(),
+            [.., last] => last.iter().copied().collect(),
+        };
+        let applied = now.last_applied >= *now.membership_config.log_id();
         ShardView {
             shard: self.shard,
-            voters: now.membership_config.voter_ids().collect(),
+            voters: membership.voter_ids().collect(),
+            learners: membership.learner_ids().collect(),
+            changing: !becoming.is_empty() || !applied,
+            becoming,
             leader: now.current_leader,
             term: now.current_term,
             last_log_index: last,
@@ -67,6 +78,15 @@ impl Group {
             serving: handle.serving().is_some(),
             refusal: handle.refusal(),
         }
+    }
+
+    /// Whether this node has a copy that somebody may send entries to.
+    #[must_use]
+    pub fn has_copy(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let now = metrics.borrow_watched();
+        let membership = now.membership_config.membership();
+        membership.get_node(&self.options.node_id).is_some()
     }
 
     /// For how long no majority has answered this leader; `None` when it does not lead or is the
