@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use phalanx_actors::names::ShardId;
 use phalanx_actors::ports::BoxFuture;
 
@@ -57,6 +58,9 @@ pub trait Groups: Debug + Send + Sync + 'static {
 
     /// Stands for no election from now on.
     fn stand_aside(&self);
+
+    /// Stands for no election in a shard whose leader counts this node no more, until it does again.
+    fn retire(&self, shard: ShardId, retired: bool);
 
     /// Goes on towards these voters of a shard that this node leads; `reachable` says who can be
     /// expected to answer.
@@ -96,6 +100,8 @@ pub struct Steward {
     leaders: Arc<Leaders>,
     groups: Arc<dyn Groups>,
     draining: AtomicBool,
+    /// Shards in which this node stands for no election; see [`Groups::retire`].
+    retired: Mutex<BTreeSet<ShardId>>,
     /// Wakes [`Steward::follow`]: there may be news.
     nudge: tokio::sync::Notify,
 }
@@ -115,6 +121,7 @@ impl Steward {
             leaders,
             groups,
             draining: AtomicBool::new(false),
+            retired: Mutex::default(),
             nudge: tokio::sync::Notify::new(),
         }
     }

@@ -135,6 +135,12 @@ impl Groups for NodeGroups {
         })
     }
 
+    fn retire(&self, shard: ShardId, retired: bool) {
+        if let Some(group) = self.group(shard) {
+            group.retire(retired);
+        }
+    }
+
     fn stand_aside(&self) {
         for (_, group) in &*self.shards {
             if let Some(group) = group {

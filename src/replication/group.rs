@@ -10,6 +10,7 @@ mod status;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -89,6 +90,8 @@ pub struct Group {
     journal: Journal,
     /// Until when this node keeps the promises of the process before it; see [`Group::vote`].
     promised_until: Instant,
+    /// This node lost its copy without hearing of it; see [`Group::retire`].
+    retired: AtomicBool,
     /// Held while the voters are being changed.
     reshaping: tokio::sync::Mutex<()>,
 }
@@ -135,6 +138,7 @@ impl Group {
             raft,
             journal,
             promised_until: if initialized { now + lease } else { now },
+            retired: AtomicBool::new(false),
             reshaping: tokio::sync::Mutex::default(),
         });
         group.begin(initialized, lease).await?;

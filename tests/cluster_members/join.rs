@@ -69,13 +69,12 @@ fn leaders_that_die_in_the_midst_of_a_join_hold_it_up_and_lose_nothing() {
     let load = Load::start(CLIENTS, &everybody, &accounts);
     let (id_text, address_text) = (id.to_string(), address.to_string());
     let join = ["join", "--id", &id_text, "--address", &address_text];
-    // Asked at the new node, which must find its way to the others.
-    let asked = cli(&cluster, id, &join);
+    let asked = cli(&cluster, 1, &join);
+    wait::until("the node is being added", SOON, || {
+        members(&cluster, 2).contains_key(&id).then_some(())
+    });
     let mut kills = 0;
     for victim in [1_u64, 2, 3] {
-        wait::until("the node is being added", SOON, || {
-            members(&cluster, id).contains_key(&id).then_some(())
-        });
         wait::let_pass(Duration::from_millis(rng.random_range(0..400)));
         cluster.kill(victim);
         kills += 1;

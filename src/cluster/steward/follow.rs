@@ -178,7 +178,9 @@ impl Steward {
         let me = self.membership.me;
         let unknown = |shard: &u32| {
             let voters = self.leaders.voters(*shard);
-            !voters.contains(&me) || self.leaders.known(*shard).leader.is_none()
+            !voters.contains(&me)
+                || self.leaders.known(*shard).leader.is_none()
+                || self.retired.lock().contains(shard)
         };
         let shards = u32::try_from(self.groups.shards().len()).unwrap_or(u32::MAX);
         let gaps: Vec<u32> = (0..shards).filter(unknown).collect();
@@ -191,6 +193,16 @@ impl Steward {
                 continue;
             };
             self.leaders.set_voters(shard, &view.voters);
+            let counted = view.voters.contains(&me) || view.learners.contains(&me);
+            if !self.draining.load(Ordering::Acquire) {
+                self.groups.retire(shard, !counted);
+                let mut retired = self.retired.lock();
+                if counted {
+                    retired.remove(&shard);
+                } else {
+                    retired.insert(shard);
+                }
+            }
             let known: Known = self.leaders.known(shard);
             if let Some(node) = view.leader.filter(|_| view.term >= known.term) {
                 let term = view.term;

@@ -119,6 +119,8 @@ impl Groups for Led {
         Box::pin(std::future::ready(Err("not in this test".to_owned())))
     }
 
+    fn retire(&self, _shard: ShardId, _retired: bool) {}
+
     fn stand_aside(&self) {
         self.aside.store(true, Ordering::Release);
     }

@@ -1,6 +1,7 @@
 //! How a raft group stands, in words that know no raft library, and handing its leadership over.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::Instant as _;
@@ -109,6 +110,15 @@ impl Group {
     pub async fn hand_over(&self, to: NodeId) -> Result<(), String> {
         let handed = self.raft.trigger().transfer_leader(to).await;
         handed.map_err(|error| error.to_string())
+    }
+
+    /// Stands for no election while its copy is none any more, as its leader says. A node that was
+    /// away when its copy moved would ask for votes for ever; nobody sends it the news.
+    pub fn retire(&self, retired: bool) {
+        if self.retired.swap(retired, Ordering::AcqRel) != retired {
+            tracing::info!(shard = self.shard, retired, "whether this node has a copy");
+            self.raft.runtime_config().elect(!retired);
+        }
     }
 
     /// Stands for no election from now on.
