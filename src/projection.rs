@@ -34,6 +34,7 @@ mod writer;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -73,8 +74,8 @@ pub struct ProjectionOptions {
     pub journal: String,
     /// Number of shards.
     pub shards: u32,
-    /// Shards that this node has no copy of.
-    pub missing_shards: usize,
+    /// How many shards this node has no copy of at the moment.
+    pub missing_shards: Arc<AtomicUsize>,
     /// Bytes of events that a projector takes in at once.
     pub batch_bytes: usize,
     /// The least time between two commits while nobody waits for a view.

@@ -17,7 +17,7 @@ use futures_util::stream::unfold;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Method, Response, request};
 use phalanx_actors::history::RecordedEvent;
-use phalanx_actors::names::{Position, ShardId};
+use phalanx_actors::names::Position;
 use phalanx_actors::ports::{Feed, FeedCursor};
 use phalanx_actors::record::Record;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -67,11 +67,7 @@ pub(crate) fn answer(
         None => seen(app, &*feed, after.as_deref().unwrap_or("start"))
             .ok_or_else(|| Problem::query("after", FORM))?,
     };
-    let elsewhere = app.steward.node_view().shards.into_iter();
-    let elsewhere: Vec<ShardId> = elsewhere
-        .filter(|shard| shard.last_log_index.is_none())
-        .map(|shard| shard.shard)
-        .collect();
+    let elsewhere = app.steward.shards_elsewhere();
     if !elsewhere.is_empty() {
         let detail =
             format!("this node keeps no copy of the shards {elsewhere:?}; ask another one");

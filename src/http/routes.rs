@@ -34,6 +34,10 @@ pub(crate) enum Route {
     Shards,
     /// Hands a shard to another member.
     Transfer,
+    /// Lets a node join.
+    Nodes,
+    /// Lets a member leave.
+    Node,
     /// Hands over all that a member leads.
     Drain,
     /// Reads a page of rows.
@@ -84,10 +88,12 @@ pub(crate) enum Route {
 const GET: &str = "GET, HEAD, OPTIONS";
 /// Methods of routes that change something.
 const POST: &str = "POST, OPTIONS";
+/// Methods of routes that take something away.
+const DELETE: &str = "DELETE, OPTIONS";
 
 impl Route {
     /// Every route, in the order of the variants.
-    pub(crate) const ALL: [Self; 31] = [
+    pub(crate) const ALL: [Self; 33] = [
         Self::Command,
         Self::State,
         Self::History,
@@ -97,6 +103,8 @@ impl Route {
         Self::Cluster,
         Self::Shards,
         Self::Transfer,
+        Self::Nodes,
+        Self::Node,
         Self::Drain,
         Self::View,
         Self::ViewRow,
@@ -133,6 +141,8 @@ impl Route {
             Self::Cluster => "/v1/cluster",
             Self::Shards => "/v1/shards",
             Self::Transfer => "/v1/shards/{shard}/transfer",
+            Self::Nodes => "/v1/nodes",
+            Self::Node => "/v1/nodes/{node}",
             Self::Drain => "/v1/nodes/{node}/drain",
             Self::View => "/v1/views/{view}",
             Self::ViewRow => "/v1/views/{view}/{key}",
@@ -179,12 +189,14 @@ impl Route {
         match self {
             Self::Command
             | Self::Transfer
+            | Self::Nodes
             | Self::Drain
             | Self::PauseProjection
             | Self::ResumeProjection
             | Self::RebuildProjection
             | Self::RetryLetter
             | Self::SkipLetter => POST,
+            Self::Node => DELETE,
             Self::State
             | Self::History
             | Self::Types
@@ -344,7 +356,7 @@ mod tests {
             "/v1/events/",
             "/v1/shards/1",
             "/v1/shards/1/2/transfer",
-            "/v1/nodes/1",
+            "/v1/nodes/1/2",
             "/v1/nodes/1/drain/",
             "/livez/",
             "/LIVEZ",

@@ -175,6 +175,10 @@ async fn other(
     match route {
         Route::Transfer if posts => cluster::transfer(app, connection, parts, first, body).await,
         Route::Drain if posts => cluster::drain(app, parts, first).await,
+        Route::Nodes if posts => cluster::add_node(app, connection, parts, body).await,
+        Route::Node if parts.method == Method::DELETE => {
+            cluster::remove_node(app, parts, first).await
+        }
         Route::Types if reads => types::all(app, parts),
         Route::Type if reads => types::one(app, parts, first),
         Route::EventSchema if reads => types::event_schema(app, first, second, third),

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use phalanx_actors::Aggregate;
@@ -124,20 +125,30 @@ impl NodeBuilder {
             source,
         })?;
         let http_address = listener.local_addr().map_err(NodeError::Runtime)?;
-        let members = members::connect(&settings, &journal)?;
+        let roster = Arc::new(members::roster(&settings)?);
+        let members = members::connect(&settings, &journal, &roster)?;
         let ground = Ground {
             types: self.types,
             journal: journal.clone(),
             clock: Arc::clone(&clock),
             peers: members.peers(),
+            roster,
             key_seed: rand::random(),
         };
         let core = Core::start(&settings, ground).await?;
-        let projections = read_side::start(&settings, &self.projections, &journal, clock).await?;
+        let missing_shards = Arc::<AtomicUsize>::default();
+        let projections = {
+            let missing = Arc::clone(&missing_shards);
+            read_side::start(&settings, &self.projections, &journal, missing, clock).await?
+        };
         let services = core.services();
         let mut background = core.background;
         background.extend(members.listen(services));
         background.push(tokio::spawn(metrics::upkeep(prometheus.clone())));
+        if projections.is_some() {
+            let watch = read_side::watch_copies(Arc::clone(&core.steward), missing_shards);
+            background.push(tokio::spawn(watch));
+        }
         let (stop_http, mut stopping) = watch::channel(false);
         let mut app = HttpApp::new(core.router.clone(), Arc::clone(&core.steward), prometheus);
         app.views = projections.as_ref().map(|running| running.views().clone());

@@ -1,12 +1,14 @@
 //! Puts the read side of a node together, if it has one.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use phalanx_actors::ports::Clock;
 use phalanx_actors::projection::ProjectionRegistry;
 
-use super::{NodeError, members};
+use super::NodeError;
+use crate::cluster::steward::Steward;
 use crate::journal::Journal;
 use crate::projection::{ProjectionGround, ProjectionOptions, Projections};
 use crate::settings::Settings;
@@ -14,24 +16,36 @@ use crate::settings::Settings;
 /// The file with the read models, in the data directory.
 const FILE: &str = "views.sqlite";
 
+/// How often is looked which shards have a copy here.
+const ROUND: Duration = Duration::from_millis(250);
+
+/// Counts the shards without a copy here, until it is dropped: members come and go.
+pub(super) async fn watch_copies(steward: Arc<Steward>, missing_shards: Arc<AtomicUsize>) {
+    let mut rounds = tokio::time::interval(ROUND);
+    let mut told = 0;
+    loop {
+        rounds.tick().await;
+        let missing = steward.shards_elsewhere().len();
+        missing_shards.store(missing, Ordering::Relaxed);
+        if missing != std::mem::replace(&mut told, missing) && missing > 0 {
+            tracing::info!(
+                missing,
+                "this node keeps no copy of some shards: its views do not answer"
+            );
+        }
+    }
+}
+
 /// Starts to fill what is registered; `None` when there is nothing or it is turned off.
 pub(super) async fn start(
     settings: &Settings,
     registry: &ProjectionRegistry,
     journal: &Journal,
+    missing_shards: Arc<AtomicUsize>,
     clock: Arc<dyn Clock>,
 ) -> Result<Option<Projections>, NodeError> {
     if registry.is_empty() || !settings.projections.enabled {
         return Ok(None);
-    }
-    let placed = members::placement(settings);
-    let elsewhere = |replicas: &&Vec<_>| !replicas.contains(&settings.node.id);
-    let missing_shards = placed.iter().filter(elsewhere).count();
-    if missing_shards > 0 {
-        tracing::warn!(
-            missing_shards,
-            "this node keeps no copy of some shards, so its views do not answer"
-        );
     }
     let options = ProjectionOptions {
         path: settings.node.data_dir.join(FILE),

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
@@ -44,7 +45,7 @@ pub(super) struct Shared {
     pub(super) writer: WriterHandle,
     pub(super) readers: SqlitePool,
     /// Shards that this node has no copy of.
-    pub(super) missing: usize,
+    pub(super) missing: Arc<AtomicUsize>,
     pub(super) shards: u32,
     pub(super) supervisor: ractor::ActorRef<super::supervisor::SupervisorMessage>,
 }
@@ -142,10 +143,9 @@ impl Views {
 
     /// The build that answers now, and how far it is at this moment.
     fn shown(&self, entry: &Entry) -> Result<(Arc<Build>, Reached), ViewError> {
-        if self.0.missing > 0 {
-            return Err(ViewError::Incomplete {
-                shards: self.0.missing,
-            });
+        let shards = self.0.missing.load(Ordering::Relaxed);
+        if shards > 0 {
+            return Err(ViewError::Incomplete { shards });
         }
         let build = entry.live();
         let reached = Reached::now(&build);

@@ -13,6 +13,7 @@ pub(super) fn components(mut schemas: Map<String, Value>) -> Value {
     schemas.insert("Moved".to_owned(), moved());
     schemas.insert("Drained".to_owned(), drained());
     super::views::components(&mut schemas);
+    schemas.insert("MemberChange".to_owned(), member_change());
     json!({
         "schemas": schemas,
         "parameters": {"id": {
@@ -377,6 +378,18 @@ fn drained() -> Value {
                 "required": ["shard", "reason"],
                 "properties": {"shard": {"type": "integer"}, "reason": {"type": "string"}},
             }},
+        },
+    })
+}
+
+fn member_change() -> Value {
+    json!({
+        "type": "object",
+        "required": ["id", "address", "standing"],
+        "properties": {
+            "id": {"type": "integer"},
+            "address": {"type": ["string", "null"]},
+            "standing": {"type": "string", "enum": ["joining", "member", "leaving", "removed"]},
         },
     })
 }

@@ -116,7 +116,7 @@ impl World {
             path: self.directory.path().join("views.sqlite"),
             journal: "journal".to_owned(),
             shards: SHARDS,
-            missing_shards: 0,
+            missing_shards: Arc::default(),
             batch_bytes: 4096,
             commit_interval: Duration::from_millis(2),
             cache_rows: 10,

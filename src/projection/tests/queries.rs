@@ -221,7 +221,7 @@ async fn what_cannot_be_answered_says_why() {
     projections.stop().await;
 
     let options = ProjectionOptions {
-        missing_shards: 1,
+        missing_shards: Arc::new(1.into()),
         ..world.options()
     };
     let projections = Projections::start(&registry, options, world.ground())
