@@ -29,7 +29,8 @@ run: build ## Start one node from config/node.toml
 	$(PHALANX) serve --config $(CONFIG)
 
 .PHONY: test
-test: setup ## Run every test
+test: ## Run every test
+	@.ci/setup tests
 	.ci/test
 
 # SEEDS says how many, FIRST where to begin. A seed that fails is printed with its replay.

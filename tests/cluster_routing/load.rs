@@ -23,6 +23,7 @@ pub(crate) struct Deposit {
     pub(crate) outcome: Result<u64, String>,
     pub(crate) replayed: bool,
     pub(crate) retried: bool,
+    pub(crate) began: Instant,
     pub(crate) took: Duration,
 }
 
@@ -116,6 +117,7 @@ impl Client {
             outcome,
             replayed,
             retried,
+            began: started,
             took: started.elapsed(),
         }
     }
@@ -151,8 +153,12 @@ pub(crate) fn audit(mut http: Http, deposits: &[Deposit]) {
     }
 }
 
-/// Says how many deposits there were and how long they took.
+/// Says how many deposits there were, how many in a second, and how long they took.
 pub(crate) fn summary(deposits: &[Deposit]) -> String {
+    let first = deposits.iter().map(|deposit| deposit.began).min();
+    let last = deposits.iter().map(|deposit| deposit.began + deposit.took);
+    let lasted = first.zip(last.max()).map(|(first, last)| last - first);
+    let per_second = deposits.len() as f64 / lasted.unwrap_or_default().as_secs_f64();
     let mut times: Vec<Duration> = deposits.iter().map(|deposit| deposit.took).collect();
     times.sort_unstable();
     let at = |share: usize| {
@@ -163,7 +169,7 @@ pub(crate) fn summary(deposits: &[Deposit]) -> String {
     };
     let retried = deposits.iter().filter(|deposit| deposit.retried).count();
     format!(
-        "{} deposits, {retried} retried, p50 {:?}, p99 {:?}, most {:?}",
+        "{} deposits, {per_second:.0}/s, {retried} retried, p50 {:?}, p99 {:?}, most {:?}",
         times.len(),
         at(500),
         at(990),

@@ -37,7 +37,7 @@ pub(crate) struct Sighting {
     pub(crate) account: usize,
     /// The sequence number it was shown for; a rejection does not say.
     pub(crate) sequence: Option<u64>,
-    /// The newest sequence number of the account that this teller knew before it asked.
+    /// The newest sequence number of the account that any teller had been told before this one asked.
     pub(crate) known: u64,
     pub(crate) balance: i64,
 }
@@ -56,14 +56,38 @@ pub(crate) struct Books {
     pub(crate) replays: u64,
 }
 
+/// The newest sequence number of each account that anybody was told; what is asked afterwards must
+/// not be answered from an older state.
+#[derive(Debug, Clone)]
+pub(crate) struct Known(Arc<[AtomicU64]>);
+
+impl Known {
+    /// Nothing is known of so many accounts.
+    pub(crate) fn new(accounts: usize) -> Self {
+        Self((0..accounts).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// The newest number of an account now.
+    pub(crate) fn of(&self, account: usize) -> u64 {
+        self.0[account].load(Ordering::SeqCst)
+    }
+
+    /// Notes what somebody was told.
+    pub(crate) fn learn(&self, account: usize, sequence: u64) {
+        self.0[account].fetch_max(sequence, Ordering::SeqCst);
+    }
+}
+
 /// A client at work.
 #[derive(Debug)]
 pub(crate) struct Teller {
     http: Http,
     rng: StdRng,
     accounts: Arc<[String]>,
-    known: Vec<u64>,
+    known: Known,
     patience: Duration,
+    /// Between two requests.
+    pace: Duration,
     /// Whether `internal` is an answer to be expected: the disk under the node fails.
     disk_fails: bool,
     /// How often the node's power was switched; it is off when this is odd.
@@ -83,9 +107,10 @@ impl Teller {
         Self {
             http: Http::new(address),
             rng: StdRng::seed_from_u64(seed),
-            known: vec![0; accounts.len()],
+            known: Known::new(accounts.len()),
             accounts,
             patience: Duration::from_secs(90),
+            pace: Duration::ZERO,
             disk_fails: false,
             switched: Arc::default(),
             books: Books {
@@ -105,6 +130,9 @@ impl Teller {
                     1 => self.overdraw(),
                     _ => self.deposit(),
                 }
+                if !self.pace.is_zero() {
+                    wait::let_pass(self.pace);
+                }
             }
             self.books
         })
@@ -123,7 +151,7 @@ impl Teller {
         let sequence = reply.json()["sequence_number"]
             .as_u64()
             .expect("a success has a sequence number");
-        self.known[account] = self.known[account].max(sequence);
+        self.known.learn(account, sequence);
         self.books.promises.push(Promise {
             account,
             amount,
@@ -171,22 +199,20 @@ impl Teller {
 
     /// Whether a node may say this at any time.
     fn may_refuse(&self, response: &Response) -> bool {
-        matches!(response.status, 429 | 503 | 504 | 507)
-            || self.disk_fails && response.code() == "internal"
+        client::may_come_again(response) || self.disk_fails && response.code() == "internal"
     }
 
     fn read(&mut self) {
         let account = self.rng.random_range(0..self.accounts.len());
+        let known = self.known.of(account);
         let Ok(response) = self.ask(&client::fresh(&self.accounts[account])) else {
             return;
         };
         if response.status == 200 {
             let body = response.json();
-            self.saw(
-                account,
-                body["sequence_number"].as_u64(),
-                body["state"]["balance_cents"].as_i64(),
-            );
+            let sequence = body["sequence_number"].as_u64();
+            let balance = body["state"]["balance_cents"].as_i64();
+            self.saw(account, known, sequence, balance);
         }
         assert!(
             response.status == 200 || self.may_refuse(&response),
@@ -198,21 +224,24 @@ impl Teller {
 
     fn overdraw(&mut self) {
         let account = self.rng.random_range(0..self.accounts.len());
+        let known = self.known.of(account);
         let Ok(response) = self.ask(&client::overdraw(&self.accounts[account])) else {
             return;
         };
         match response.status {
-            422 => self.saw(account, None, response.json()["balance_cents"].as_i64()),
+            422 => {
+                let balance = response.json()["balance_cents"].as_i64();
+                self.saw(account, known, None, balance);
+            }
             _ if self.may_refuse(&response) => {}
             status => panic!("an overdraft was answered {status}: {}", response.text()),
         }
     }
 
-    fn saw(&mut self, account: usize, sequence: Option<u64>, balance: Option<i64>) {
+    fn saw(&mut self, account: usize, known: u64, sequence: Option<u64>, balance: Option<i64>) {
         let balance = balance.expect("the answer names the balance");
-        let known = self.known[account];
         if let Some(sequence) = sequence {
-            self.known[account] = known.max(sequence);
+            self.known.learn(account, sequence);
         }
         self.books.sightings.push(Sighting {
             account,
@@ -264,19 +293,36 @@ impl Tellers {
         accounts: &Arc<[String]>,
         rng: &mut StdRng,
     ) -> Self {
+        Self::start_paced(count, addresses, accounts, Duration::ZERO, rng)
+    }
+
+    /// The same, with a pause between two requests of each.
+    pub(crate) fn start_paced(
+        count: i64,
+        addresses: &[SocketAddr],
+        accounts: &Arc<[String]>,
+        pace: Duration,
+        rng: &mut StdRng,
+    ) -> Self {
         Self::start_each(count, rng, |number, seed| {
             let teller = Teller::new(number, addresses[0], Arc::clone(accounts), seed);
             let http = Http::anywhere(addresses).patient_for(Duration::from_secs(5));
-            Teller { http, ..teller }
+            Teller {
+                http,
+                pace,
+                ..teller
+            }
         })
     }
 
     fn start_each(count: i64, rng: &mut StdRng, teller: impl Fn(i64, u64) -> Teller) -> Self {
         let (stop, switched) = (Arc::default(), Arc::default());
+        let mut known = None;
         let threads = (1..=count)
             .map(|number| {
                 let mut teller = teller(number, rng.random());
                 teller.switched = Arc::clone(&switched);
+                teller.known = known.get_or_insert_with(|| teller.known.clone()).clone();
                 teller.work(Arc::clone(&stop))
             })
             .collect();

@@ -124,6 +124,22 @@ pub(crate) fn expect_success(http: &mut Http, request: &Request) -> Response {
     response
 }
 
+/// Whether this is one of the answers by which a node tells a client to come again, complete as the
+/// contract has it.
+pub(crate) fn may_come_again(response: &Response) -> bool {
+    let code = response.code();
+    let outcome = || response.json()["outcome"].clone();
+    match (response.status, code.as_str()) {
+        (429, "rate-limited") => response.header("Retry-After").is_some(),
+        (503, "overloaded" | "no-leader" | "shutting-down" | "not-ready") => {
+            response.header("Retry-After").is_some() && outcome() == "not_applied"
+        }
+        (504, "outcome-unknown") => outcome() == "unknown",
+        (507, "storage-full") => outcome() == "not_applied",
+        _ => false,
+    }
+}
+
 /// The balance after each sequence number, 0 included.
 pub(crate) fn balances(entries: &[Entry]) -> Vec<i64> {
     let mut balance = 0;

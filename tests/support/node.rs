@@ -95,6 +95,12 @@ impl NodeSetup {
         self
     }
 
+    /// Lets one more program start what starts the node.
+    pub(crate) fn also_wrapped_by(mut self, wrapper: &[String]) -> Self {
+        self.wrapper.splice(0..0, wrapper.iter().cloned());
+        self
+    }
+
     /// The command line of a node, for processes that are started by hand.
     pub(crate) fn command(&self) -> Command {
         let mut words = self.wrapper.clone();

@@ -46,6 +46,11 @@ impl LoopDisk {
         &self.mount_point
     }
 
+    /// The loop device.
+    pub(crate) fn device(&self) -> &str {
+        &self.device
+    }
+
     /// Mounts it, which repairs it from its own journal.
     pub(crate) fn mount(&mut self) -> Result<(), String> {
         run(

@@ -1,0 +1,252 @@
+//! One node with a disk that is slow or full.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::net::NODES;
+use super::sentries::{Said, Seen};
+use super::site::{Load, SHARDS, Site, assert_short, assert_within, percentile, spread};
+use crate::support::scratch_disk::{LoopDisk, MemoryDisk};
+use crate::support::{measured, skipped, temp_dir, wait};
+
+/// The node whose disk it is.
+const ILL: u64 = 2;
+const MIB: u64 = 1024 * 1024;
+const LOOP_BYTES: u64 = 1024 * MIB;
+const DISK_BYTES: u64 = 192 * MIB;
+const RESERVE_BYTES: u64 = 16 * MIB;
+/// Writes per second of a disk that is slow; a sync needs two, so it takes near half a second.
+const SLOW_WRITES: u32 = 5;
+const LASTS: Duration = Duration::from_secs(4);
+const PROGRESS_WITHIN: Duration = Duration::from_secs(6);
+const BACK_WITHIN: Duration = Duration::from_secs(5);
+
+/// Slows the writes of some processes to one device, by the first version of control groups.
+#[derive(Debug)]
+struct Brake {
+    group: PathBuf,
+    device: String,
+}
+
+impl Brake {
+    const ROOT: &str = "/sys/fs/cgroup/blkio";
+
+    fn create(device: &str) -> Result<Self, String> {
+        let text = |error: std::io::Error| format!("control groups cannot slow a disk: {error}");
+        let root = Path::new(Self::ROOT);
+        if !root.join("cgroup.procs").exists() {
+            return Err(format!("{} is not mounted", Self::ROOT));
+        }
+        let name = device.trim_start_matches("/dev/");
+        let number = fs::read_to_string(format!("/sys/block/{name}/dev")).map_err(text)?;
+        let group = root.join(format!("phx-{}", std::process::id()));
+        fs::create_dir_all(&group).map_err(text)?;
+        let brake = Self {
+            group,
+            device: number.trim().to_owned(),
+        };
+        brake.writes_per_second(0).map_err(text)?;
+        Ok(brake)
+    }
+
+    /// 0 takes the limit away.
+    fn writes_per_second(&self, count: u32) -> std::io::Result<()> {
+        let file = self.group.join("blkio.throttle.write_iops_device");
+        fs::write(file, format!("{} {count}", self.device))
+    }
+
+    /// What moves a process into the group and becomes it.
+    fn wrapper(&self) -> [String; 4] {
+        let enter = format!(
+            "echo $$ > {}/cgroup.procs && exec \"$@\"",
+            self.group.display()
+        );
+        ["sh".to_owned(), "-c".to_owned(), enter, "sh".to_owned()]
+    }
+}
+
+impl Drop for Brake {
+    fn drop(&mut self) {
+        drop(self.writes_per_second(0));
+        // Its processes may take a moment to be gone.
+        wait::poll(Duration::from_secs(5), || fs::remove_dir(&self.group).ok());
+    }
+}
+
+/// Makes the disk slow for a while, and holds what it costs against the time before.
+fn slow_down(what: &str, site: &mut Site, load: &mut Load, brake: &Brake) {
+    let all: Vec<usize> = (0..SHARDS).collect();
+    let before = Instant::now();
+    wait::let_pass(Duration::from_secs(1));
+    let mut moments = vec![Instant::now()];
+    brake
+        .writes_per_second(SLOW_WRITES)
+        .expect("the limit can be set");
+    for _ in 0..4 {
+        wait::let_pass(LASTS / 4);
+        moments.push(Instant::now());
+    }
+    let outages: Vec<_> = moments
+        .iter()
+        .flat_map(|moment| site.outages(load, &all, &NODES, *moment))
+        .collect();
+    brake
+        .writes_per_second(0)
+        .expect("the limit can be taken away");
+    let writes = |from: Instant, to: Instant| {
+        let seen = load.sentries.since(from);
+        let done = seen
+            .iter()
+            .filter(|s| s.began < to && s.is_write() && s.is_done());
+        let mut times: Vec<Duration> = done.map(Seen::took).collect();
+        times.sort_unstable();
+        spread(&times)
+    };
+    let first = moments[0];
+    measured(
+        &format!("{what}, writes"),
+        format!(
+            "before {}; meanwhile {}",
+            writes(before, first),
+            writes(first, Instant::now())
+        ),
+    );
+    assert_within(what, &outages, PROGRESS_WITHIN);
+    load.check();
+    site.mend();
+}
+
+#[test]
+fn a_slow_disk_of_one_node_does_not_stop_the_others() {
+    let test = "slow disk";
+    let directory = temp_dir();
+    let made = LoopDisk::create(directory.path(), LOOP_BYTES)
+        .and_then(|disk| Brake::create(disk.device()).map(|brake| (disk, brake)));
+    let (disk, brake) = match made {
+        Ok(made) => made,
+        Err(why) => return skipped(test, &why),
+    };
+    let site = Site::start_with(test, |node, setup| {
+        // Who leads is the test's to say.
+        let setup = setup.set("CLUSTER__BALANCE_INTERVAL_MS", 0);
+        if node != ILL {
+            return setup;
+        }
+        let setup = setup.set("JOURNAL__RESERVE_FREE_BYTES", RESERVE_BYTES);
+        setup
+            .data_in(&disk.path().join("data"))
+            .also_wrapped_by(&brake.wrapper())
+    });
+    let Some(mut site) = site else {
+        return;
+    };
+    let mut load = site.load();
+    for shard in 0..SHARDS {
+        site.transfer(shard, if shard % 2 == 0 { 1 } else { 3 });
+    }
+    slow_down("slow disk of a follower", &mut site, &mut load, &brake);
+    for shard in 0..SHARDS {
+        site.transfer(shard, ILL);
+    }
+    slow_down("slow disk of a leader", &mut site, &mut load, &brake);
+    site.finish(load);
+}
+
+/// Writes other data onto the disk until no more than this is free.
+fn fill(disk: &MemoryDisk, ballast: &Path, leave: u64) {
+    let mut file = File::options()
+        .create(true)
+        .append(true)
+        .open(ballast)
+        .expect("a file can be made");
+    let zeros = vec![0; 64 * 1024];
+    while disk.free_bytes() > leave {
+        if file.write_all(&zeros).is_err() {
+            assert_eq!(leave, 0, "there is room");
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_of_one_node_stops_what_it_leads_until_there_is_space_or_another_leader() {
+    let test = "full disk of one node";
+    let directory = temp_dir();
+    let disk = match MemoryDisk::create(directory.path(), DISK_BYTES) {
+        Ok(disk) => disk,
+        Err(why) => return skipped(test, &why),
+    };
+    let site = Site::start_with(test, |node, setup| {
+        let setup = setup.set("CLUSTER__BALANCE_INTERVAL_MS", 0);
+        if node != ILL {
+            return setup;
+        }
+        setup
+            .data_in(&disk.path().join("data"))
+            .set("JOURNAL__RESERVE_FREE_BYTES", RESERVE_BYTES)
+            .set("JOURNAL__WRITE_BUFFER_BYTES", MIB)
+            .set("JOURNAL__INDEX_WRITE_BUFFER_BYTES", MIB)
+    });
+    let Some(mut site) = site else {
+        return;
+    };
+    for shard in 0..SHARDS {
+        let leader = [ILL, 1, 3][shard.min(2)];
+        site.transfer(shard, leader);
+    }
+    let (led, rest) = (vec![0], vec![1, 2, 3]);
+    let mut load = site.load_on(&rest);
+    wait::let_pass(Duration::from_secs(1));
+
+    let ballast = disk.path().join("ballast");
+    fill(&disk, &ballast, RESERVE_BYTES / 2);
+    let full = |seen: &Seen| matches!(&seen.said, Said::Refused { status: 507, .. });
+    let filled = Instant::now();
+    wait::until("its leader refuses with 507", BACK_WITHIN, || {
+        load.sentries.since(filled).iter().any(full).then_some(())
+    });
+    let refused = Instant::now();
+    let others = site.outages(&load, &rest, &NODES, refused);
+    assert_short("shards led elsewhere, while one disk is full", &others);
+    wait::let_pass(Duration::from_secs(1));
+    for seen in load.sentries.since(refused) {
+        assert!(!full(&seen) || led.contains(&seen.shard), "{seen:?}");
+        assert!(
+            !(seen.is_write() && seen.is_done() && led.contains(&seen.shard)),
+            "{seen:?}"
+        );
+    }
+    let freed = Instant::now();
+    fs::remove_file(&ballast).expect("the ballast goes");
+    let back = site.outages(&load, &led, &NODES, freed);
+    assert_within("a disk that has space again", &back, BACK_WITHIN);
+    load.check();
+
+    // Now not even raft can write: the process ends, and others lead.
+    let filled = Instant::now();
+    fill(&disk, &ballast, 0);
+    let at = usize::try_from(ILL - 1).expect("fits");
+    let mut ill = site.cluster.nodes[at].take().expect("it runs");
+    let status = ill.wait_end(Duration::from_secs(40));
+    let code = status.and_then(|status| status.code());
+    assert_eq!(code, Some(70), "{}", ill.log());
+    let ended = Instant::now();
+    measured(
+        "a node without any space ends after",
+        format!("{:?}", ended - filled),
+    );
+    let taken_over = site.outages(&load, &led, &Site::others(ILL), ended);
+    assert_short("leader that ended for want of space", &taken_over);
+    fs::remove_file(&ballast).expect("the ballast goes");
+    site.cluster.start(ILL);
+    site.wait_whole();
+    load.check();
+    let times: Vec<Duration> = taken_over.iter().map(|outage| outage.lasted).collect();
+    measured(
+        "full disk, taken over after",
+        format!("{:?}", percentile(&times, 50)),
+    );
+    site.finish(load);
+}

@@ -1,0 +1,90 @@
+//! What planned moves cost clients: times of requests before leaders are moved and meanwhile.
+
+use std::time::{Duration, Instant};
+
+use super::net::NODES;
+use super::site::{Site, percentile, spread};
+use crate::load::{Deposit, Load, assert_unharmed, audit};
+use crate::support::{measured, wait};
+
+const CLIENTS: i64 = 6;
+const BEFORE: Duration = Duration::from_secs(3);
+const BETWEEN: Duration = Duration::from_millis(150);
+const TRANSFERS: u64 = 16;
+/// The promise: 99 of 100 requests take at most so many times as long as before.
+const TIMES: u32 = 3;
+/// What a machine may need beyond that for its own affairs.
+const GRACE: Duration = Duration::from_millis(50);
+
+/// The sorted times of the deposits that began in this period.
+fn times(deposits: &[Deposit], from: Instant, to: Instant) -> Vec<Duration> {
+    let within = deposits.iter().filter(|d| (from..to).contains(&d.began));
+    let mut times: Vec<Duration> = within.map(|deposit| deposit.took).collect();
+    times.sort_unstable();
+    times
+}
+
+/// Prints both and gives the greater time of 99 of 100.
+fn compare(what: &str, before: &[Duration], during: &[Duration]) -> (Duration, Duration) {
+    let (was, is) = (percentile(before, 99), percentile(during, 99));
+    measured(
+        what,
+        format!(
+            "before: {}; meanwhile: {}; p99 x {:.2}",
+            spread(before),
+            spread(during),
+            is.as_secs_f64() / was.as_secs_f64()
+        ),
+    );
+    (was, is)
+}
+
+#[test]
+fn planned_moves_are_hardly_noticed() {
+    let Some(mut site) = Site::start("planned moves") else {
+        return;
+    };
+    let load = Load::start(CLIENTS, &site.cluster.addresses(), &site.tellers_accounts());
+    wait::let_pass(Duration::from_millis(500));
+    let began = Instant::now();
+    wait::let_pass(BEFORE);
+    let moving = Instant::now();
+    for round in 0..TRANSFERS {
+        let shard = usize::try_from(round % 4).expect("fits");
+        let leader = site.leaders()[shard];
+        site.transfer(shard, leader % 3 + 1);
+        wait::let_pass(BETWEEN);
+    }
+    let moved = Instant::now();
+    let calm = site.calm.held(began, moved);
+    wait::let_pass(Duration::from_millis(500));
+    let restarting = Instant::now();
+    for node in NODES {
+        let at = usize::try_from(node - 1).expect("fits");
+        let mut stopped = site.cluster.nodes[at].take().expect("the node runs");
+        stopped.stop();
+        site.cluster.start(node);
+        site.wait_whole();
+    }
+    let restarted = Instant::now();
+    let deposits = load.stop();
+    assert_unharmed(&deposits, 300);
+    audit(site.cluster.anywhere(), &deposits);
+    let before = times(&deposits, began, moving);
+    let (was, is) = compare(
+        &format!("{TRANSFERS} planned moves"),
+        &before,
+        &times(&deposits, moving, moved),
+    );
+    if calm {
+        assert!(
+            is < was * TIMES + GRACE,
+            "p99 {was:?} before, {is:?} meanwhile"
+        );
+    }
+    compare(
+        "rolling restart",
+        &before,
+        &times(&deposits, restarting, restarted),
+    );
+}
