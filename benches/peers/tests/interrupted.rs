@@ -108,7 +108,9 @@ fn interrupt(contestant: &str, moment: Moment, signal: Signal) {
     assert!(!said().contains("is killed"), "{}", said());
     // The load generator is killed, and the system may take a moment to bury it.
     let gone = poll(SOON, || {
-        let left = children.iter().filter(|(pid, born)| is_there(**pid, *born));
+        let left = children
+            .iter()
+            .filter(|(pid, born)| is_there(**pid, **born));
         (left.count() == 0).then_some(())
     });
     assert!(gone.is_some(), "{contestant}, {moment:?}: {children:?}");

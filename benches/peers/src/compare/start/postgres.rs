@@ -61,15 +61,15 @@ pub(super) async fn start(
     initialize(&place).await?;
     let process = start_primary(&place, &names)?;
     running.processes.push(process);
-    wait_for_socket(running, &place.socket("primary")).await?;
+    wait_until_open(running, &place, "primary").await?;
     for name in &names {
         copy(&place, name).await?;
         let process = start_standby(&place, name)?;
         running.processes.push(process);
-        wait_for_socket(running, &place.socket(name)).await?;
+        wait_until_open(running, &place, name).await?;
     }
     if standbys > 0 {
-        running.primary = Some((place.home.join("primary-socket"), primary.port()));
+        running.primary = Some((place.socket("primary"), primary.port()));
         wait_for_standbys(running, standbys).await?;
     }
     let process = start_peer(&place, address)?;
@@ -92,15 +92,14 @@ impl Place<'_> {
         self.home.join(name)
     }
 
+    /// The directory of a server's socket. All of them use the primary's port for its name.
     fn socket(&self, name: &str) -> PathBuf {
-        self.home
-            .join(format!("{name}-socket"))
-            .join(format!(".s.PGSQL.{}", self.primary.port()))
+        self.home.join(format!("{name}-socket"))
     }
 
     /// A server on the data of this name, with a socket directory of its own.
     fn server(&self, name: &str) -> Result<Command, CompareError> {
-        let socket = self.home.join(format!("{name}-socket"));
+        let socket = self.socket(name);
         make_directory(&socket, self.account)?;
         let mut command = self.program("postgres");
         command
@@ -182,10 +181,7 @@ fn start_peer(place: &Place<'_>, address: SocketAddr) -> Result<Process, Compare
     command
         .args(["postgres", "--listen", &address.to_string()])
         .args(["--pool", POOL, "--database"])
-        .arg(database(
-            &place.home.join("primary-socket"),
-            place.primary.port(),
-        ));
+        .arg(database(&place.socket("primary"), place.primary.port()));
     Process::start("postgres-peer", &mut command, place.path, Signal::TERM)
 }
 
@@ -194,9 +190,15 @@ fn database(socket: &Path, port: u16) -> String {
     format!("host={host} port={port} user=postgres dbname=postgres")
 }
 
-async fn wait_for_socket(running: &mut Running, socket: &Path) -> Result<(), CompareError> {
-    wait(running, "its socket does not answer", async || {
-        std::os::unix::net::UnixStream::connect(socket).is_ok()
+/// Waits until a server takes questions: its socket answers sooner than that.
+async fn wait_until_open(
+    running: &mut Running,
+    place: &Place<'_>,
+    name: &str,
+) -> Result<(), CompareError> {
+    let (socket, port) = (place.socket(name), place.primary.port());
+    wait(running, "it takes no connections", async || {
+        streaming_standbys(&socket, port).await.is_ok()
     })
     .await
 }
@@ -229,7 +231,7 @@ async fn wait(
     Ok(())
 }
 
-/// How many standbys stream and count for commits, as the primary sees it.
+/// How many standbys stream and count for commits, as this server sees it.
 pub(in crate::compare) async fn streaming_standbys(
     socket: &Path,
     port: u16,
@@ -246,7 +248,7 @@ pub(in crate::compare) async fn streaming_standbys(
         row.try_get::<_, i64>(0)
     };
     let count: Result<i64, tokio_postgres::Error> = count.await;
-    let count = count.map_err(|error| format!("the primary does not answer: {error}"))?;
+    let count = count.map_err(|error| format!("PostgreSQL does not answer: {error}"))?;
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
