@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::cluster::router::Router;
 use crate::cluster::steward::Steward;
 
+use super::buffers::Buffers;
 use super::metrics::HttpMetrics;
 use super::reasons::Reasons;
 use super::response::{Reply, json};
@@ -47,6 +48,7 @@ pub(crate) struct App {
     pub(crate) node_id: u64,
     pub(crate) prometheus: PrometheusHandle,
     pub(crate) limits: HttpLimits,
+    pub(crate) buffers: Arc<Buffers>,
     pub(crate) metrics: HttpMetrics,
     pub(crate) reasons: Reasons,
     pub(crate) documents: Documents,
@@ -70,6 +72,7 @@ impl App {
             router: app.router,
             steward: app.steward,
             prometheus: app.metrics,
+            buffers: Buffers::new(limits.max_buffered_bytes),
             limits,
             metrics: HttpMetrics::new(),
             reasons,

@@ -42,7 +42,7 @@ pub(crate) async fn transfer(
     connection: &ConnectionState,
     parts: &request::Parts,
     shard: &str,
-    body: Incoming,
+    body: &mut Incoming,
 ) -> Answered {
     let shard = number(shard).and_then(|shard| u32::try_from(shard).ok());
     let shard =
@@ -50,14 +50,7 @@ pub(crate) async fn transfer(
     let [] = query::parse(parts.uri.query(), [])?;
     headers::check_media_type(&parts.headers)?;
     let mut timer = std::mem::take(&mut *connection.timer.lock());
-    let bytes = body::read(
-        &parts.headers,
-        body,
-        app.limits.max_body_bytes,
-        app.limits.body_timeout(),
-        &mut timer,
-    )
-    .await;
+    let bytes = body::read(app, &parts.headers, body, &mut timer).await;
     *connection.timer.lock() = timer;
     let TransferBody { to } = serde_json::from_slice(&bytes?).map_err(|error| {
         let detail = format!("expected {{\"to\": <id of a member>}}: {error}");

@@ -28,6 +28,8 @@ pub struct HttpLimits {
     pub max_body_bytes: usize,
     /// Stored bytes of the events of one page of a history.
     pub max_history_bytes: usize,
+    /// Bytes of bodies that arrive in pieces and of answers that are being sent.
+    pub max_buffered_bytes: usize,
     /// The largest head.
     pub max_header_bytes: usize,
     /// Whether HTTP/2 is spoken to clients that start with it.
@@ -45,6 +47,7 @@ impl From<&HttpSettings> for HttpLimits {
             shutdown_linger_ms: settings.shutdown_linger_ms,
             max_body_bytes: settings.max_body_bytes,
             max_history_bytes: settings.max_history_bytes,
+            max_buffered_bytes: settings.max_buffered_bytes,
             max_header_bytes: settings.max_header_bytes,
             allow_http2: settings.allow_http2,
         }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, HOST};
-use http::{HeaderValue, Method, Request, StatusCode, Version, request};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Version, request};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use phalanx_actors::names::StreamName;
@@ -22,7 +22,7 @@ use super::problem::Problem;
 use super::response::{Reply, reply};
 use super::routes::{Route, Target};
 use super::trace::new_trace_id;
-use super::{cluster, command, headers, health, history, pages, state, types};
+use super::{body, cluster, command, headers, health, history, pages, state, types};
 
 /// Answers one request.
 pub(crate) async fn handle(
@@ -31,15 +31,18 @@ pub(crate) async fn handle(
     request: Request<Incoming>,
 ) -> Reply {
     let started = Instant::now();
-    let (parts, body) = request.into_parts();
+    let (parts, mut body) = request.into_parts();
     let target = Target::find(parts.uri.path());
     let route = target.map_or(Route::None, Target::route);
-    let answer = dispatch(app, connection, &parts, target, body).await;
+    let answer = dispatch(app, connection, &parts, target, &mut body).await;
     let mut reply = answer.unwrap_or_else(|problem| {
         let path = parts.uri.path();
         problem_reply(*problem, path, &parts)
     });
-    if app.closing.load(Ordering::Relaxed) && parts.version < Version::HTTP_2 {
+    // Over HTTP/2 a stream ends alone, and the connection goes on.
+    if parts.version < Version::HTTP_2
+        && (!body::discard(&parts.headers, &mut body).await || app.closing.load(Ordering::Relaxed))
+    {
         let close = HeaderValue::from_static("close");
         reply.headers_mut().insert(CONNECTION, close);
     }
@@ -54,10 +57,10 @@ async fn dispatch(
     connection: &ConnectionState,
     parts: &request::Parts,
     target: Option<Target<'_>>,
-    body: Incoming,
+    body: &mut Incoming,
 ) -> Answered {
     if parts.version == Version::HTTP_2 {
-        check_http2(parts)?;
+        check_http2(app, parts)?;
     }
     match target {
         Some(Target::Command {
@@ -99,6 +102,9 @@ async fn show(
         return Ok(problem_reply(problem, &refusal.path, parts));
     }
     let Some(target) = target else {
+        if parts.method == Method::OPTIONS && parts.uri.path() == "*" {
+            return Ok(options("GET, HEAD, POST, OPTIONS"));
+        }
         return Err(Box::new(Problem::new(
             Code::NotFound,
             "no route of this node matches the path",
@@ -106,11 +112,7 @@ async fn show(
     };
     let allow = target.route().allow();
     if parts.method == Method::OPTIONS {
-        let mut reply = reply(StatusCode::NO_CONTENT, Bytes::new());
-        reply
-            .headers_mut()
-            .insert(ALLOW, HeaderValue::from_static(allow));
-        return Ok(reply);
+        return Ok(options(allow));
     }
     if !allow.starts_with("GET") || !is_get(&parts.method) {
         return Err(Box::new(Problem::method(allow)));
@@ -135,6 +137,15 @@ async fn show(
         | Target::Transfer { .. }
         | Target::Drain { .. } => Err(Box::new(Problem::method(allow))),
     }
+}
+
+/// Which methods there are.
+fn options(allow: &'static str) -> Reply {
+    let mut reply = reply(StatusCode::NO_CONTENT, Bytes::new());
+    reply
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static(allow));
+    reply
 }
 
 fn fixed(app: &App, parts: &request::Parts, route: Route) -> Answered {
@@ -170,12 +181,14 @@ fn is_get(method: &Method) -> bool {
 }
 
 /// What the guard sees to for HTTP/1.1.
-fn check_http2(parts: &request::Parts) -> Result<(), Box<Problem>> {
+fn check_http2(app: &App, parts: &request::Parts) -> Result<(), Box<Problem>> {
     let target = parts.uri.path().len() + parts.uri.query().map_or(0, str::len);
     if target > MAX_TARGET_BYTES {
         return Err(Box::new(violation(Violation::UriTooLong)));
     }
-    if parts.headers.len() > MAX_FIELDS {
+    let bytes = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len();
+    let head: usize = target + parts.headers.iter().map(bytes).sum::<usize>();
+    if parts.headers.len() > MAX_FIELDS || head > app.limits.max_header_bytes {
         return Err(Box::new(violation(Violation::HeadTooLarge)));
     }
     // The authority has a field of its own; one of the two must be there.
