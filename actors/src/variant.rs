@@ -83,6 +83,12 @@ pub fn parse_variant<T: DeserializeOwned>(name: &str, body: &[u8]) -> Result<T, 
 
 /// Parses once more, slowly, to say where it went wrong.
 fn explain<T: DeserializeOwned>(name: &str, body: &[u8]) -> Mismatch {
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Mismatch {
+            pointer: String::new(),
+            detail: "the body must be a JSON object; `{}` for a command without fields".to_owned(),
+        };
+    }
     let mut json = serde_json::Deserializer::from_slice(body);
     let result: Result<T, _> = serde_path_to_error::deserialize(Variant {
         name,
@@ -393,6 +399,7 @@ mod tests {
         ] {
             at(body);
         }
+        assert!(at("null").detail.contains("must be a JSON object"));
         assert!(parse_variant::<Ask>("Stop", br#"{"a":1}"#).is_err());
         assert!(parse_variant::<Ask>("Close", b"null").is_err());
     }

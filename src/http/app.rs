@@ -14,6 +14,7 @@ use crate::cluster::router::Router;
 use crate::cluster::steward::Steward;
 use crate::projection::Views;
 
+use super::buffers::Buffers;
 use super::metrics::HttpMetrics;
 use super::reasons::Reasons;
 use super::response::{Reply, json};
@@ -62,6 +63,7 @@ pub(crate) struct App {
     pub(crate) node_id: u64,
     pub(crate) prometheus: PrometheusHandle,
     pub(crate) limits: HttpLimits,
+    pub(crate) buffers: Arc<Buffers>,
     pub(crate) metrics: HttpMetrics,
     pub(crate) reasons: Reasons,
     pub(crate) documents: Documents,
@@ -96,6 +98,7 @@ impl App {
             views: app.views,
             max_wait: app.max_wait,
             prometheus: app.metrics,
+            buffers: Buffers::new(limits.max_buffered_bytes),
             limits,
             metrics: HttpMetrics::new(),
             reasons,

@@ -1,29 +1,36 @@
-//! Reading a request body: bounded in size and time.
+//! Reading a request body, or getting rid of it: bounded in size and time.
 
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, EXPECT};
 use http_body_util::BodyExt;
 use hyper::body::Body;
 
+use super::app::App;
 use super::code::Code;
 use super::problem::Problem;
 use super::timer::LazyTimer;
 
+/// The most of a body that is read and thrown away.
+const MOST_DISCARDED_BYTES: u64 = 256 * 1024;
+/// Time for that.
+const DISCARD_WITHIN: Duration = Duration::from_millis(500);
+
 /// Reads the whole body. One that arrived with its head is passed on without a copy.
 ///
 /// # Errors
-/// 413 over `max_bytes` (at once when the length is announced), 408 when it is not complete within
-/// `limit`, 400 `malformed-request` when the client breaks off.
+/// 413 over the largest size (at once when the length is announced), 408 when it is not complete in
+/// time, 400 `malformed-request` when the client breaks off, 503 when the bodies on their way take
+/// too much memory.
 pub(crate) async fn read(
+    app: &App,
     headers: &HeaderMap,
-    mut body: impl Body<Data = Bytes> + Unpin,
-    max_bytes: usize,
-    limit: Duration,
+    body: &mut (impl Body<Data = Bytes> + Unpin),
     timer: &mut LazyTimer,
 ) -> Result<Bytes, Problem> {
+    let max_bytes = app.limits.max_body_bytes;
     let announced = headers
         .get(CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
@@ -33,6 +40,12 @@ pub(crate) async fn read(
     let read = async {
         let mut first = Bytes::new();
         let mut all = BytesMut::new();
+        // Nothing is counted of a body that arrives in one piece, as nearly all do.
+        let mut held = None;
+        let mut hold = |bytes| {
+            let held = held.get_or_insert_with(|| app.buffers.begin());
+            held.grow(bytes)
+        };
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(|_| broken_off())?.into_data() else {
                 continue;
@@ -41,8 +54,13 @@ pub(crate) async fn read(
                 return Err(too_large(max_bytes));
             }
             if first.is_empty() && all.is_empty() {
+                if body.is_end_stream() {
+                    return Ok(data);
+                }
+                hold(data.len())?;
                 first = data;
             } else {
+                hold(data.len())?;
                 all.extend_from_slice(&std::mem::take(&mut first));
                 all.extend_from_slice(&data);
             }
@@ -52,12 +70,51 @@ pub(crate) async fn read(
         }
         Ok(if all.is_empty() { first } else { all.freeze() })
     };
-    timer.within(limit, read).await.unwrap_or_else(|_| {
-        Err(Problem::new(
-            Code::RequestTimeout,
-            "the body was not complete in time",
-        ))
-    })
+    timer
+        .within(app.limits.body_timeout(), read)
+        .await
+        .unwrap_or_else(|_| {
+            Err(Problem::new(
+                Code::RequestTimeout,
+                "the body was not complete in time",
+            ))
+        })
+}
+
+/// Reads on to the end of a body that nobody needs, so that the connection can be used again; tells
+/// whether it got there. A client may send a body some time after its head, so without this an early
+/// answer would cost it the connection.
+///
+/// It takes neither a long body nor a slow one, nor one that the client keeps back until it is asked
+/// for.
+pub(crate) async fn discard(
+    headers: &HeaderMap,
+    body: &mut (impl Body<Data = Bytes> + Unpin),
+) -> bool {
+    if body.is_end_stream() {
+        return true;
+    }
+    let longer = body.size_hint().lower() > MOST_DISCARDED_BYTES;
+    if longer || headers.contains_key(EXPECT) {
+        return false;
+    }
+    let rest = async {
+        let mut left = MOST_DISCARDED_BYTES;
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else { return false };
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            match left.checked_sub(u64::try_from(bytes).unwrap_or(u64::MAX)) {
+                Some(less) => left = less,
+                None => return false,
+            }
+            if body.is_end_stream() {
+                break;
+            }
+        }
+        true
+    };
+    let ended = tokio::time::timeout(DISCARD_WITHIN, rest).await;
+    ended.unwrap_or(false)
 }
 
 fn too_large(max_bytes: usize) -> Problem {

@@ -46,7 +46,7 @@ pub(crate) async fn transfer(
     connection: &ConnectionState,
     parts: &request::Parts,
     shard: &str,
-    body: Body,
+    body: &mut Body,
 ) -> Answered {
     let shard = number(shard).and_then(|shard| u32::try_from(shard).ok());
     let shard =
@@ -72,7 +72,7 @@ pub(crate) async fn add_node(
     app: &App,
     connection: &ConnectionState,
     parts: &request::Parts,
-    body: Body,
+    body: &mut Body,
 ) -> Answered {
     let [] = query::parse(parts.uri.query(), [])?;
     let expected =
@@ -114,19 +114,12 @@ async fn fields<T: serde::de::DeserializeOwned>(
     app: &App,
     connection: &ConnectionState,
     parts: &request::Parts,
-    body: Body,
+    body: &mut Body,
     expected: &str,
 ) -> Result<T, Box<Problem>> {
     headers::check_media_type(&parts.headers)?;
     let mut timer = std::mem::take(&mut *connection.timer.lock());
-    let bytes = body::read(
-        &parts.headers,
-        body,
-        app.limits.max_body_bytes,
-        app.limits.body_timeout(),
-        &mut timer,
-    )
-    .await;
+    let bytes = body::read(app, &parts.headers, body, &mut timer).await;
     *connection.timer.lock() = timer;
     serde_json::from_slice(&bytes?).map_err(|error| {
         let detail = format!("expected {expected}: {error}");

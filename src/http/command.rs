@@ -45,7 +45,7 @@ pub(crate) async fn answer(
     connection: &ConnectionState,
     parts: &request::Parts,
     address: Address<'_>,
-    body: Incoming,
+    body: &mut Incoming,
 ) -> Answered {
     let stream = stream(app, address.aggregate_type, address.id)?;
     let name = command_name(app, &stream, address.command)?;
@@ -57,15 +57,7 @@ pub(crate) async fn answer(
     let headers = CommandHeaders::read(&parts.headers)?;
     // One request at a time uses the connection's timer; over HTTP/2 the others get a new one.
     let mut timer = std::mem::take(&mut *connection.timer.lock());
-    let limits = &app.limits;
-    let body = body::read(
-        &parts.headers,
-        body,
-        limits.max_body_bytes,
-        limits.body_timeout(),
-        &mut timer,
-    )
-    .await;
+    let body = body::read(app, &parts.headers, body, &mut timer).await;
     let prefer = headers.prefer;
     let command = Command {
         stream,

@@ -54,7 +54,8 @@ pub(crate) async fn serve_connection(
     let service = service(site.clone(), state.clone());
     if is_http2 {
         let guard = FrameGuard::new(socket, received, app.limits.frames());
-        let max_header_bytes = u32::try_from(app.limits.max_header_bytes).unwrap_or(u32::MAX);
+        // The library refuses a larger head with a bare 431. Up to here the service does, and says why.
+        let max_header_bytes = u32::try_from(app.limits.max_header_bytes * 2).unwrap_or(u32::MAX);
         let connection = http2::Builder::new(TokioExecutor::new())
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(max_header_bytes)

@@ -215,16 +215,41 @@ fn request_line(line: &[u8]) -> Result<bool, Violation> {
     if target.len() > MAX_TARGET_BYTES {
         return Err(Violation::UriTooLong);
     }
-    if target.is_empty() || !target.iter().all(u8::is_ascii_graphic) {
-        return Err(Violation::Malformed(
-            "the request target has a character that must be percent-encoded",
-        ));
-    }
+    check_target(method, target).map_err(Violation::Malformed)?;
     match version {
         b"HTTP/1.1" => Ok(true),
         b"HTTP/1.0" => Ok(false),
         _ => Err(Violation::Malformed("the HTTP version is not supported")),
     }
+}
+
+/// Checks a request target (RFC 9112, section 3.2): what passes here, the library takes as well.
+fn check_target(method: &[u8], target: &[u8]) -> Result<(), &'static str> {
+    let allowed = |b: &u8| b.is_ascii_graphic() && !b"\"<>#".contains(b);
+    let mut parts = target.splitn(2, |b| *b == b'?');
+    let path = parts.next().unwrap_or_default();
+    if !target.iter().all(allowed) || path.contains(&b'`') {
+        return Err("the request target has a character that must be percent-encoded");
+    }
+    let is_known = match target {
+        [b'/', ..] => true,
+        b"*" => method == b"OPTIONS",
+        _ => is_absolute(target),
+    };
+    if is_known {
+        Ok(())
+    } else {
+        Err("the request target is neither a path nor the address of one")
+    }
+}
+
+/// `http://host/path`, as a client writes that takes this node for a proxy. Rare, so the library may
+/// read it twice.
+fn is_absolute(target: &[u8]) -> bool {
+    http::Uri::try_from(target).is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.authority().is_some_and(|a| !a.host().is_empty())
+    })
 }
 
 /// The path in a request line, for the problem that refuses the head.

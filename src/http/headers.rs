@@ -225,7 +225,13 @@ fn is_json(value: &[u8]) -> bool {
 
 /// The first `return` preference that we know; others are ignored, as RFC 7240 says.
 fn prefer(value: &[u8]) -> Option<Return> {
-    value.split(|b| *b == b',').find_map(|item| {
+    // A comma in a quoted text separates nothing.
+    let mut quoted = false;
+    let separates = |b: &u8| {
+        quoted ^= *b == b'"';
+        *b == b',' && !quoted
+    };
+    value.split(separates).find_map(|item| {
         let item = item.split(|b| *b == b';').next()?.trim_ascii();
         let at = item.iter().position(|b| *b == b'=')?;
         let (name, word) = item.split_at_checked(at)?;
@@ -313,6 +319,11 @@ mod tests {
         );
         assert_eq!(read("return=everything"), None);
         assert_eq!(read("respond-async"), None);
+        assert_eq!(read("x=\"a, return=minimal, b\""), None);
+        assert_eq!(
+            read("x=\"a,b\",return=representation"),
+            Some(Return::Representation)
+        );
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(crate) async fn answer(
     let read = timer.within(time, read(app, &stream, from, count)).await;
     *connection.timer.lock() = timer;
     let page = read.unwrap_or_else(|_| Err(timed_out(false, time)))?;
-    let body = batch(&stream, &page.events).freeze();
+    let body = app.buffers.answer(batch(&stream, &page.events).freeze())?;
     let mut reply = typed(StatusCode::OK, MEDIA_TYPE, body);
     if let Some(next) = page.next_sequence {
         let (kind, id) = (stream.aggregate_type(), stream.id());

@@ -28,6 +28,8 @@ pub struct HttpLimits {
     pub max_body_bytes: usize,
     /// Stored bytes of the events of one page of a history.
     pub max_history_bytes: usize,
+    /// Bytes of bodies that arrive in pieces and of answers that are being sent.
+    pub max_buffered_bytes: usize,
     /// The largest head.
     pub max_header_bytes: usize,
     /// Event streams that may be open at the same time.
@@ -47,6 +49,7 @@ impl From<&HttpSettings> for HttpLimits {
             shutdown_linger_ms: settings.shutdown_linger_ms,
             max_body_bytes: settings.max_body_bytes,
             max_history_bytes: settings.max_history_bytes,
+            max_buffered_bytes: settings.max_buffered_bytes,
             max_header_bytes: settings.max_header_bytes,
             max_event_streams: settings.max_event_streams,
             allow_http2: settings.allow_http2,

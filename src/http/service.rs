@@ -11,7 +11,7 @@ use std::time::Instant;
 use axum::body::Body;
 use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, HOST};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, request};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
@@ -28,7 +28,8 @@ use super::response::{Reply, reply};
 use super::routes::{self, Route, Target};
 use super::trace::new_trace_id;
 use super::{
-    cluster, command, events, headers, health, history, pages, projections, state, types, views,
+    body, cluster, command, events, headers, health, history, pages, projections, state, types,
+    views,
 };
 
 /// What a request is answered with: what is complete in memory, or whatever axum streams.
@@ -59,10 +60,11 @@ impl Site {
         request: Request<Incoming>,
     ) -> Outgoing {
         let started = Instant::now();
-        let (mut parts, body) = request.into_parts();
+        let (mut parts, mut body) = request.into_parts();
         if let Some(target) = Target::find(parts.uri.path()) {
-            let answer = of_aggregate(&self.app, connection, &parts, target, body).await;
-            let reply = finished(&self.app, target.route(), &parts, started, answer);
+            let answer = of_aggregate(&self.app, connection, &parts, target, &mut body).await;
+            let asked = Asked(target.route(), &parts, started);
+            let reply = finished(&self.app, asked, answer, &mut body).await;
             return reply.map(Either::Left);
         }
         parts.extensions.insert(connection.clone());
@@ -77,7 +79,7 @@ impl Site {
 /// Answers one request to a route that axum has found.
 async fn answer(app: Arc<App>, route: Route, request: Request<Body>) -> Response<Body> {
     let started = Instant::now();
-    let (mut parts, body) = request.into_parts();
+    let (mut parts, mut body) = request.into_parts();
     let connection = parts.extensions.remove::<Arc<ConnectionState>>();
     let connection = connection.unwrap_or_default();
     if route == Route::Events && is_get(&parts.method) {
@@ -88,26 +90,38 @@ async fn answer(app: Arc<App>, route: Route, request: Request<Body>) -> Response
                 app.metrics.answered(route, response.status(), took);
                 response
             }
-            Err(problem) => finished(&app, route, &parts, started, Err(problem)).map(Body::new),
+            Err(problem) => {
+                let asked = Asked(route, &parts, started);
+                let reply = finished(&app, asked, Err(problem), &mut body).await;
+                reply.map(Body::new)
+            }
         };
     }
-    let answer = other(&app, &connection, &parts, route, body).await;
-    finished(&app, route, &parts, started, answer).map(Body::new)
+    let answer = other(&app, &connection, &parts, route, &mut body).await;
+    let asked = Asked(route, &parts, started);
+    finished(&app, asked, answer, &mut body)
+        .await
+        .map(Body::new)
 }
 
+/// What was asked for, and when.
+struct Asked<'r>(Route, &'r request::Parts, Instant);
+
 /// What goes for every answer.
-fn finished(
+async fn finished(
     app: &App,
-    route: Route,
-    parts: &request::Parts,
-    started: Instant,
+    Asked(route, parts, started): Asked<'_>,
     answer: Answered,
+    body: &mut (impl hyper::body::Body<Data = Bytes> + Unpin),
 ) -> Reply {
     let mut reply = answer.unwrap_or_else(|problem| {
         let path = parts.uri.path();
         problem_reply(*problem, path, parts)
     });
-    if app.closing.load(Ordering::Relaxed) && parts.version < Version::HTTP_2 {
+    // Over HTTP/2 a stream ends alone, and the connection goes on.
+    if parts.version < Version::HTTP_2
+        && (!body::discard(&parts.headers, body).await || app.closing.load(Ordering::Relaxed))
+    {
         let close = HeaderValue::from_static("close");
         reply.headers_mut().insert(CONNECTION, close);
     }
@@ -122,10 +136,10 @@ async fn of_aggregate(
     connection: &ConnectionState,
     parts: &request::Parts,
     target: Target<'_>,
-    body: Incoming,
+    body: &mut Incoming,
 ) -> Answered {
     if parts.version == Version::HTTP_2 {
-        check_http2(parts)?;
+        check_http2(app, parts)?;
     }
     match target {
         Target::Command {
@@ -158,10 +172,10 @@ async fn other(
     connection: &ConnectionState,
     parts: &request::Parts,
     route: Route,
-    body: Body,
+    body: &mut Body,
 ) -> Answered {
     if parts.version == Version::HTTP_2 {
-        check_http2(parts)?;
+        check_http2(app, parts)?;
     }
     if parts.method.as_str() == REFUSED
         && let Some(refusal) = connection.refusal.lock().take()
@@ -203,6 +217,9 @@ async fn other(
         Route::Problems if reads => Ok(pages::problems(parts)),
         Route::Problem if reads => pages::problem(parts, first),
         Route::Landing if reads => Ok(pages::landing(app)),
+        Route::None if parts.method == Method::OPTIONS && parts.uri.path() == "*" => {
+            Ok(options("GET, HEAD, POST, DELETE, OPTIONS"))
+        }
         Route::None => Err(Box::new(Problem::new(
             Code::NotFound,
             "no route of this node matches the path",
@@ -217,11 +234,16 @@ fn other_method(route: Route, parts: &request::Parts) -> Answered {
     if parts.method != Method::OPTIONS {
         return Err(Box::new(Problem::method(allow)));
     }
+    Ok(options(allow))
+}
+
+/// Which methods there are.
+fn options(allow: &'static str) -> Reply {
     let mut reply = reply(StatusCode::NO_CONTENT, Bytes::new());
     reply
         .headers_mut()
         .insert(ALLOW, HeaderValue::from_static(allow));
-    Ok(reply)
+    reply
 }
 
 /// A reply, or the problem that stands for it. Boxed: problems are rare and large.
@@ -232,12 +254,14 @@ fn is_get(method: &Method) -> bool {
 }
 
 /// What the guard sees to for HTTP/1.1.
-fn check_http2(parts: &request::Parts) -> Result<(), Box<Problem>> {
+fn check_http2(app: &App, parts: &request::Parts) -> Result<(), Box<Problem>> {
     let target = parts.uri.path().len() + parts.uri.query().map_or(0, str::len);
     if target > MAX_TARGET_BYTES {
         return Err(Box::new(violation(Violation::UriTooLong)));
     }
-    if parts.headers.len() > MAX_FIELDS {
+    let bytes = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len();
+    let head: usize = target + parts.headers.iter().map(bytes).sum::<usize>();
+    if parts.headers.len() > MAX_FIELDS || head > app.limits.max_header_bytes {
         return Err(Box::new(violation(Violation::HeadTooLarge)));
     }
     // The authority has a field of its own; one of the two must be there.

@@ -4,7 +4,6 @@
 
 use http::header::{CONTENT_TYPE, ETAG};
 use http::{HeaderValue, StatusCode, request};
-use jiff::Timestamp;
 use phalanx_actors::history::At;
 use phalanx_actors::names::{Position, StreamName};
 use phalanx_actors::request::{Answer, Failure, FailureKind, StateView};
@@ -17,6 +16,7 @@ use super::headers::{POSITION, ReadHeaders};
 use super::problem::Problem;
 use super::response::{Reply, reply};
 use super::service::{Answered, stream};
+use super::time::rfc3339;
 use super::{query, render};
 
 /// Answers a read.
@@ -59,7 +59,7 @@ pub(crate) async fn answer(
     let view = timer.within(limit, read).await;
     *connection.timer.lock() = timer;
     let (view, node) = view.unwrap_or_else(|_| Err(Box::new(timed_out(false, limit))))?;
-    Ok(render_state(node, &view, &headers)?)
+    Ok(render_state(app, node, &view, &headers)?)
 }
 
 /// Admits a fresh read, or says what it lacks.
@@ -92,8 +92,8 @@ fn justify(
     Ok(())
 }
 
-fn timestamp(text: &str) -> Result<Timestamp, Problem> {
-    text.parse().map_err(|_| {
+fn timestamp(text: &str) -> Result<jiff::Timestamp, Problem> {
+    rfc3339(text).ok_or_else(|| {
         Problem::query(
             "as_of",
             "`as_of` must be an RFC 3339 timestamp, as in 2026-11-21T08:30:00Z",
@@ -152,7 +152,12 @@ async fn of_the_past(
     }
 }
 
-fn render_state(node: u64, view: &StateView, headers: &ReadHeaders<'_>) -> Result<Reply, Problem> {
+fn render_state(
+    app: &App,
+    node: u64,
+    view: &StateView,
+    headers: &ReadHeaders<'_>,
+) -> Result<Reply, Problem> {
     let current = view.sequence_number;
     if headers
         .if_match
@@ -169,7 +174,7 @@ fn render_state(node: u64, view: &StateView, headers: &ReadHeaders<'_>) -> Resul
     let mut reply = if unchanged {
         reply(StatusCode::NOT_MODIFIED, bytes::Bytes::new())
     } else {
-        let mut reply = reply(StatusCode::OK, rendered.body);
+        let mut reply = reply(StatusCode::OK, app.buffers.answer(rendered.body)?);
         reply
             .headers_mut()
             .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

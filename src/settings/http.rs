@@ -61,6 +61,12 @@ pub struct HttpSettings {
     /// Default 4194304 (4 MiB), range 1024 to 67108864. Larger needs fewer requests for long
     /// histories and more memory for each.
     pub max_history_bytes: usize,
+    /// Memory for bodies that arrive in pieces and for large answers that are being sent, of all
+    /// clients together, in bytes; what does not fit is answered 503.
+    ///
+    /// Default 268435456 (256 MiB), range 1048576 to 1099511627776. Larger serves more slow clients
+    /// with large requests at the same time; smaller bounds the memory that they can occupy.
+    pub max_buffered_bytes: usize,
     /// Largest header of a request with all its fields, in bytes; a larger one is refused with 431.
     ///
     /// Default 32768, range 8192 to 1048576. Larger admits long cookies and tokens; smaller saves
@@ -89,6 +95,7 @@ impl Default for HttpSettings {
             shutdown_linger_ms: 250,
             max_body_bytes: 1024 * 1024,
             max_history_bytes: 4 * 1024 * 1024,
+            max_buffered_bytes: 256 * 1024 * 1024,
             max_header_bytes: 32 * 1024,
             max_event_streams: 2_000,
             allow_http2: true,

@@ -51,6 +51,7 @@ pub(super) const RANGES: &[(&str, i128, i128)] = &[
     ("http.shutdown_linger_ms", 0, 60_000),
     ("http.max_body_bytes", 1024, 67_108_864),
     ("http.max_history_bytes", 1024, 67_108_864),
+    ("http.max_buffered_bytes", 1_048_576, 1_099_511_627_776),
     ("http.max_header_bytes", 8192, 1_048_576),
     ("http.max_event_streams", 0, 1_000_000),
     ("cluster.shards", 1, 4096),

@@ -146,6 +146,24 @@ fn history_and_the_past_check_their_parameters() {
             case("at text", get("?at_sequence=x"), 400, "invalid-query"),
             case("as of text", get("?as_of=yesterday"), 400, "invalid-query"),
             case(
+                "a bare date",
+                get("?as_of=2026-11-21"),
+                400,
+                "invalid-query",
+            ),
+            case(
+                "no RFC 3339",
+                get("?as_of=20261121T083000Z"),
+                400,
+                "invalid-query",
+            ),
+            case(
+                "the last instant that RFC 3339 can write",
+                get("?as_of=9999-12-31T23:59:59.999Z"),
+                200,
+                "",
+            ),
+            case(
                 "both times",
                 get("?at_sequence=1&as_of=2020-01-01T00:00:00Z"),
                 400,

@@ -39,11 +39,48 @@ fn ambiguous_heads_are_refused_and_the_connection_closed() {
         "GET  /livez HTTP/1.1\r\nhost: a\r\n\r\n",
         "GET /\u{1}livez HTTP/1.1\r\nhost: a\r\n\r\n",
         "GET /caf\u{e9} HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET /livez#top HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET livez HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET ?verbose HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET * HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET http:///livez HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET http:// HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET ftp://a/livez HTTP/1.1\r\nhost: a\r\n\r\n",
+        "CONNECT a:80 HTTP/1.1\r\nhost: a\r\n\r\n",
         "\u{16}\u{3}\u{1}\n",
         "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n",
     ] {
         refused(bytes, 400, "malformed-request");
     }
+}
+
+/// The library behind the guard would refuse some targets by itself, and without a word.
+#[test]
+fn no_target_is_refused_without_a_problem() {
+    for byte in b'!'..=b'~' {
+        let byte = char::from(byte);
+        for target in [
+            format!("/v1/types/a{byte}b"),
+            format!("/livez?a{byte}b"),
+            format!("http://a/livez?a{byte}b"),
+            format!("http://a{byte}b/livez"),
+            format!("{byte}"),
+            format!("{byte}livez"),
+        ] {
+            let mut client = connect();
+            client.write(format!("GET {target} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes());
+            let reply = client.read();
+            let said = reply.header("content-type");
+            assert!(
+                reply.status == 200 || said == Some("application/problem+json"),
+                "{target}: {} {said:?}",
+                reply.status
+            );
+        }
+    }
+    let options = connect().request("OPTIONS", "*", "", "");
+    assert_eq!(options.status, 204);
+    assert!(options.header("allow").unwrap().contains("POST"));
 }
 
 #[test]

@@ -255,6 +255,65 @@ fn large_bodies_are_refused_and_winding_down_says_goodbye() {
 }
 
 #[test]
+fn a_large_head_is_refused_with_a_problem() {
+    let listener = Listener::start(HttpLimits {
+        max_header_bytes: 8192,
+        ..HttpLimits::default()
+    });
+    let mut connection = Connection::open(&listener);
+    let mut fields = request_block("GET", "/livez");
+    for _ in 0..70 {
+        fields.extend(block(&[("x", &"y".repeat(120))]));
+    }
+    connection.write(HEADERS, END_HEADERS | END_STREAM, 1, &fields);
+    let (_, body) = connection.answer(1);
+    let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(problem["code"], "request-header-fields-too-large");
+}
+
+/// An answer that the client does not take is held for it, so all of them together are bounded.
+#[test]
+fn answers_that_nobody_takes_share_a_bounded_memory() {
+    let listener = Listener::start(HttpLimits {
+        max_buffered_bytes: 100_000,
+        ..HttpLimits::default()
+    });
+    let path = format!("/v1/aggregates/probe/{}", fresh_id("untaken"));
+    let many = listener
+        .connect()
+        .post(&format!("{path}/commands/Count"), r#"{"times":150}"#);
+    assert_eq!(many.status, 201);
+    let read = request_block("GET", &format!("{path}/events?limit=150"));
+    let mut connection = Connection::open(&listener);
+    // SETTINGS_INITIAL_WINDOW_SIZE 0: answers may have heads and no bodies.
+    connection.write(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    let mut statuses = Vec::new();
+    for stream in [1, 3, 5, 7] {
+        connection.write(HEADERS, END_HEADERS | END_STREAM, stream, &read);
+        let head = loop {
+            let frame = connection.read().unwrap();
+            if frame.kind == HEADERS && frame.stream == stream {
+                break frame.payload;
+            }
+        };
+        statuses.push(head[0] == STATUS_200);
+    }
+    assert_eq!(statuses, [true, false, false, false]);
+    // Others are served, also with what is large but alone in its kind.
+    assert_eq!(listener.connect().get("/livez").status, 200);
+    drop(connection);
+    let free = (0..200).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        listener
+            .connect()
+            .get(&format!("{path}/events?limit=150"))
+            .status
+            == 200
+    });
+    assert!(free);
+}
+
+#[test]
 fn it_can_be_turned_off() {
     let listener = Listener::start(HttpLimits {
         allow_http2: false,

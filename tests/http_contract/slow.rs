@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::client::request;
+use crate::client::{Client, request};
 use crate::node::{Listener, fresh_id};
 use phalanx::http::HttpLimits;
 
@@ -83,6 +83,90 @@ fn a_slow_body_is_answered_408() {
         client.assert_closed();
         assert_about(started, 300);
     }
+}
+
+/// Many clients send a body some time after its head, and the answer is known before.
+#[test]
+fn an_early_answer_does_not_cost_the_connection() {
+    let path = format!("/v1/aggregates/probe/{}/commands", fresh_id("early"));
+    let listener = Listener::start(HttpLimits::default());
+    let mut client = listener.connect();
+    let typed = "content-type: text/plain\r\n";
+    for (head, status) in [
+        (format!("POST {path}/Nothing HTTP/1.1\r\n"), 404),
+        ("POST /livez HTTP/1.1\r\n".to_owned(), 405),
+        (format!("POST {path}/Count HTTP/1.1\r\n{typed}"), 415),
+    ] {
+        for body in ["{\"times\":1}".to_owned(), "x".repeat(100_000)] {
+            let length = body.len();
+            client.write(format!("{head}host: a\r\ncontent-length: {length}\r\n\r\n").as_bytes());
+            std::thread::sleep(Duration::from_millis(20));
+            client.write(body.as_bytes());
+            let reply = client.read();
+            assert_eq!((reply.status, reply.header("connection")), (status, None));
+        }
+    }
+    assert_eq!(client.get("/livez").status, 200);
+}
+
+/// When the body is not worth the wait, the client is told that the connection ends.
+#[test]
+fn an_early_answer_says_when_it_is_the_last() {
+    let listener = Listener::start(HttpLimits::default());
+    for fields in [
+        "content-length: 1000000\r\n",
+        "content-length: 5\r\nexpect: 100-continue\r\n",
+        "content-length: 5\r\n",
+        "transfer-encoding: chunked\r\n",
+    ] {
+        let mut client = listener.connect();
+        client.write(format!("POST /livez HTTP/1.1\r\nhost: a\r\n{fields}\r\n").as_bytes());
+        let reply = client.read();
+        assert_eq!(reply.status, 405, "{fields}");
+        assert_eq!(reply.header("connection"), Some("close"), "{fields}");
+        client.assert_closed();
+    }
+}
+
+#[test]
+fn bodies_that_dawdle_share_a_bounded_memory() {
+    let listener = Listener::start(HttpLimits {
+        max_buffered_bytes: 300_000,
+        body_timeout_ms: 2_000,
+        ..HttpLimits::default()
+    });
+    let path = format!("/v1/aggregates/probe/{}/commands/Count", fresh_id("held"));
+    let dawdle = |bytes: usize| {
+        let mut client = listener.connect();
+        let head = format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n");
+        client.write(head.as_bytes());
+        client.try_write(&vec![b' '; bytes]);
+        client
+    };
+    let mut both = [dawdle(280_000), dawdle(100_000)];
+    // Whoever sends a command in one piece needs none of that memory.
+    let small = listener.connect().post(&path, r#"{"times":1}"#);
+    assert_eq!(small.status, 201, "{}", small.text());
+    // Together they are too much, so one of them is refused and the other one's time runs out.
+    let replies = both.each_mut().map(Client::read);
+    let refused = replies.iter().find(|reply| reply.status == 503).unwrap();
+    refused.problem(503, "overloaded");
+    assert!(replies.iter().any(|reply| reply.status == 408));
+    let free = (0..200).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        let mut client = listener.connect();
+        let large = format!("{}{{\"times\":1}}", " ".repeat(100_000));
+        let half = large.len() / 2;
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n",
+            large.len()
+        );
+        client.write(head.as_bytes());
+        client.try_write(&large.as_bytes()[..half]);
+        client.try_write(&large.as_bytes()[half..]);
+        client.read().status == 200
+    });
+    assert!(free);
 }
 
 #[test]

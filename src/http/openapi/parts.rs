@@ -82,6 +82,12 @@ pub(super) fn query(name: &str, description: &str, schema: &Value) -> Value {
     json!({"name": name, "in": "query", "description": description, "schema": schema})
 }
 
+/// `*`, or entity tags with commas between them.
+fn entity_tags() -> Value {
+    let tag = "(W/)?\"[!#-~]*\"";
+    json!({"type": "string", "pattern": format!("^(\\*|{tag}( *, *{tag})*)$")})
+}
+
 /// What a command may carry beside its body.
 pub(super) fn command_parameters() -> Vec<Value> {
     vec![
@@ -98,7 +104,7 @@ pub(super) fn command_parameters() -> Vec<Value> {
         header(
             "If-Match",
             "Run only at this sequence number, as in `\"7\"`; `*`: only if the aggregate exists.",
-            &json!({"type": "string"}),
+            &entity_tags(),
         ),
         header(
             "If-None-Match",
@@ -150,12 +156,12 @@ pub(super) fn state_parameters(description: Option<&TypeDescription>) -> Vec<Val
         header(
             "If-None-Match",
             "304 when the aggregate is still at this sequence number.",
-            &json!({"type": "string"}),
+            &entity_tags(),
         ),
         header(
             "If-Match",
             "412 unless the aggregate is at this sequence number.",
-            &json!({"type": "string"}),
+            &entity_tags(),
         ),
     ]
 }
