@@ -36,7 +36,7 @@ pub use self::log::{LogFormat, LogSettings};
 pub use self::node::NodeSettings;
 pub use self::origin::Origin;
 pub use self::raft::RaftSettings;
-pub use self::transport::TransportSettings;
+pub use self::transport::{TlsSettings, TransportSettings};
 
 /// Everything that can be set on one node, one field per section of the file.
 ///

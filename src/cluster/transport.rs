@@ -23,10 +23,11 @@ use super::NodeId;
 pub use super::calls::{Calls, Outgoing, Pending};
 use super::frame::HEADER_LEN;
 pub use super::frame::{Frame, Tag};
-use super::handshake::{Identity, Introduction, PROTOCOL_MAX, PROTOCOL_MIN};
+use super::handshake::{Identity, Introduction, spoken};
 use super::lanes::{LaneLink, LaneState};
 use super::pins::Pins;
 use super::server::{Server, Told};
+use super::tls::Security;
 
 /// Which connection a call takes, so that large messages never delay small ones that others wait
 /// for.
@@ -192,6 +193,8 @@ pub struct TransportIdentity {
     pub data_dir: PathBuf,
     /// The other members and their addresses, `host:port`.
     pub members: BTreeMap<NodeId, String>,
+    /// What it shows them, and asks of them, before the first word.
+    pub security: Security,
 }
 
 /// The way to the other nodes. Cheap to clone; the last clone closes the connections.
@@ -237,17 +240,20 @@ impl Transport {
     /// # Errors
     /// When the note of the peers' incarnations cannot be read.
     pub fn start(who: TransportIdentity, options: TransportOptions) -> io::Result<Self> {
+        let (protocol_min, protocol_max) = spoken();
         let identity = Identity {
             me: Introduction {
                 node: who.node,
                 cluster: who.cluster,
                 shards: who.shards,
                 incarnation: who.incarnation.into_bytes(),
-                protocol_min: PROTOCOL_MIN,
-                protocol_max: PROTOCOL_MAX,
+                protocol_min,
+                protocol_max,
             },
+            security: who.security,
             pins: Pins::open(&who.data_dir)?,
             members: RwLock::default(),
+            spoken: RwLock::default(),
         };
         let transport = Self(Arc::new(Inner {
             identity: Arc::new(identity),
@@ -282,6 +288,13 @@ impl Transport {
     #[must_use]
     pub fn incarnation_of(&self, peer: NodeId) -> Option<Uuid> {
         self.0.identity.pins.of(peer)
+    }
+
+    /// The version of the protocol in which a peer is spoken to, and answered; `None` before the
+    /// first contact.
+    #[must_use]
+    pub fn protocol_of(&self, peer: NodeId) -> Option<u32> {
+        self.0.identity.spoken.read().get(&peer).copied()
     }
 
     /// Accepts a new member, or follows one to a new address.

@@ -15,6 +15,7 @@ use super::builder::listen;
 use crate::cluster::NodeId;
 use crate::cluster::peers::{NoPeers, Peers};
 use crate::cluster::placement::place;
+use crate::cluster::tls::{Security, Tls, TlsFiles};
 use crate::cluster::transport::{Services, Transport, TransportIdentity, TransportOptions};
 use crate::journal::Journal;
 use crate::settings::Settings;
@@ -24,6 +25,7 @@ use crate::settings::Settings;
 pub(super) struct Members {
     transport: Transport,
     listener: Option<TcpListener>,
+    security: Security,
 }
 
 impl Members {
@@ -37,9 +39,15 @@ impl Members {
     }
 
     /// Begins to take the connections of other members; none in a cluster of one.
-    pub(super) fn listen(self, services: Services) -> Option<JoinHandle<()>> {
-        let listener = self.listener?;
-        Some(tokio::spawn(self.transport.serve(listener, services)))
+    pub(super) fn listen(self, services: Services) -> Vec<JoinHandle<()>> {
+        let mut tasks = Vec::new();
+        if let Security::Tls(tls) = self.security {
+            tasks.push(tokio::spawn(tls.watch()));
+        }
+        if let Some(listener) = self.listener {
+            tasks.push(tokio::spawn(self.transport.serve(listener, services)));
+        }
+        tasks
     }
 }
 
@@ -53,6 +61,7 @@ pub(super) fn connect(settings: &Settings, journal: &Journal) -> Result<Members,
     let mut others = addresses(settings);
     others.remove(&settings.node.id);
     let alone = others.is_empty();
+    let security = security(settings)?;
     let who = TransportIdentity {
         node: settings.node.id,
         cluster: settings.cluster.name.clone(),
@@ -60,6 +69,7 @@ pub(super) fn connect(settings: &Settings, journal: &Journal) -> Result<Members,
         incarnation: journal.incarnation(),
         data_dir: settings.node.data_dir.clone(),
         members: others,
+        security: security.clone(),
     };
     let transport = Transport::start(who, options(settings)).map_err(NodeError::KnownMembers)?;
     let address = settings.cluster.listen;
@@ -71,6 +81,7 @@ pub(super) fn connect(settings: &Settings, journal: &Journal) -> Result<Members,
     Ok(Members {
         transport,
         listener,
+        security,
     })
 }
 
@@ -91,6 +102,14 @@ pub(super) fn placement(settings: &Settings) -> Vec<Vec<NodeId>> {
     let members: Vec<NodeId> = addresses(settings).into_keys().collect();
     let factor = settings.cluster.effective_replication_factor();
     place(settings.cluster.shards, &members, factor)
+}
+
+fn security(settings: &Settings) -> Result<Security, NodeError> {
+    let Some(files) = TlsFiles::of(&settings.transport.tls) else {
+        return Ok(Security::Plaintext);
+    };
+    let loaded = Tls::load(settings.node.id, &settings.cluster.name, files)?;
+    Ok(Security::Tls(loaded))
 }
 
 fn options(settings: &Settings) -> TransportOptions {

@@ -4,6 +4,7 @@
 //! has a row in [`RANGES`]; a test compares the rows with the keys.
 
 mod cluster;
+mod tls;
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -101,6 +102,7 @@ pub(super) fn violations(settings: &Settings) -> Vec<Violation> {
     messages(settings, &mut found);
     admission(settings, &mut found);
     cluster::check(settings, &mut found);
+    tls::check(settings, &mut found);
     found
 }
 

@@ -6,6 +6,8 @@ use parking_lot::Mutex;
 
 use super::*;
 
+mod secured;
+
 const SECOND: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(20);
 
@@ -77,6 +79,7 @@ fn side(
         incarnation: Uuid::from_u128(u128::from(node)),
         data_dir: dir.path().to_owned(),
         members: BTreeMap::from([peer]),
+        security: Security::Plaintext,
     };
     change(&mut who);
     let transport = Transport::start(who, options()).unwrap();

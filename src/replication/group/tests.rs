@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::cluster::tls::Security;
 use crate::cluster::transport::{
     CallKind, Service, Services, Transport, TransportIdentity, TransportOptions,
 };
@@ -84,6 +85,7 @@ async fn member(id: NodeId, listener: TcpListener, addresses: BTreeMap<NodeId, S
         incarnation: journal.incarnation(),
         data_dir: dir.path().to_owned(),
         members: addresses.clone(),
+        security: Security::Plaintext,
     };
     let transport = Transport::start(
         who,
