@@ -23,6 +23,7 @@ pub mod router;
 mod server;
 pub mod status;
 pub mod steward;
+pub mod tls;
 pub mod transport;
 pub mod wire;
 

@@ -39,7 +39,7 @@ pub use self::origin::Origin;
 pub use self::projections::ProjectionSettings;
 pub use self::raft::RaftSettings;
 pub(crate) use self::rules::is_host_port;
-pub use self::transport::TransportSettings;
+pub use self::transport::{TlsSettings, TransportSettings};
 
 /// Everything that can be set on one node, one field per section of the file.
 ///

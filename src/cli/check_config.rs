@@ -1,6 +1,6 @@
 //! `phalanx check-config FILE`: what a node would run with, and why.
 //!
-//! Refuses to open the data directory or a socket. Invariant: the plain output is itself valid TOML
+//! Refuses to open the data directory or a socket; the files of certificates it does read. Invariant: the plain output is itself valid TOML
 //! with the same values, so that it can be kept, compared and used.
 
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::output;
+use crate::cluster::tls::{Tls, TlsError, TlsFiles};
 use crate::settings::{LoadedSettings, Origin, Settings};
 
 /// Width up to which origins are aligned; one long list must not push them all away.
@@ -28,12 +29,23 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) fn run(self) -> ExitCode {
         match Settings::load(self.file.as_deref()) {
+            Ok(loaded) if let Err(error) = certificates(&loaded.settings) => {
+                output::unusable(&error)
+            }
             Ok(loaded) if self.json => {
                 output::result(format!("{:#}\n", as_json(self.file.as_deref(), &loaded)).as_bytes())
             }
             Ok(loaded) => output::result(as_lines(&loaded).as_bytes()),
             Err(error) => output::unusable(&error),
         }
+    }
+}
+
+/// Whether the other members would accept what this node shows them.
+fn certificates(settings: &Settings) -> Result<(), TlsError> {
+    match TlsFiles::of(&settings.transport.tls) {
+        Some(files) => Tls::check(settings.node.id, &settings.cluster.name, &files),
+        None => Ok(()),
     }
 }
 

@@ -15,12 +15,27 @@ use uuid::Uuid;
 
 use super::NodeId;
 use super::pins::{PinError, Pins};
+use super::tls::{Proof, Security, lacks, member_name};
 
 /// The oldest version of the protocol between nodes that this release speaks.
 pub const PROTOCOL_MIN: u32 = 1;
 /// The newest. Two neighbouring releases share at least one version, so that nodes can be replaced
 /// one at a time.
 pub const PROTOCOL_MAX: u32 = 1;
+
+/// The oldest and the newest version that this process speaks. Tests make it an older or a newer
+/// release: `FAILPOINTS='cluster::protocol=return(1-2)'`.
+pub(crate) fn spoken() -> (u32, u32) {
+    fail::fail_point!("cluster::protocol", |range| {
+        let range = range.unwrap_or_default();
+        let (least, most) = range.split_once('-').unwrap_or((&range, &range));
+        (
+            least.parse().unwrap_or(PROTOCOL_MIN),
+            most.parse().unwrap_or(PROTOCOL_MAX),
+        )
+    });
+    (PROTOCOL_MIN, PROTOCOL_MAX)
+}
 
 /// What a node says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +75,7 @@ pub enum Refusal {
     /// The versions do not overlap.
     #[error(
         "node {node} speaks versions {theirs_min} to {theirs_max} of the protocol between nodes, \
-         and node {me} versions {PROTOCOL_MIN} to {PROTOCOL_MAX}; \
+         and node {me} versions {ours_min} to {ours_max}; \
          upgrade over a release that speaks both"
     )]
     Protocol {
@@ -72,6 +87,23 @@ pub enum Refusal {
         theirs_min: u32,
         /// The other node's newest.
         theirs_max: u32,
+        /// This node's oldest.
+        ours_min: u32,
+        /// This node's newest.
+        ours_max: u32,
+    },
+    /// The other side chose a version that it should not have.
+    #[error(
+        "node {node} chose version {chosen} of the protocol between nodes, where the newest that \
+         both speak is {newest}; one of the two releases is defective"
+    )]
+    Chosen {
+        /// The other node.
+        node: NodeId,
+        /// What it chose.
+        chosen: u32,
+        /// What it had to choose.
+        newest: u32,
     },
     /// Another cluster.
     #[error(
@@ -102,6 +134,16 @@ pub enum Refusal {
         theirs: u32,
         /// Ours.
         ours: u32,
+    },
+    /// Its certificate is another node's.
+    #[error("the certificate of node {node} {}", lacks(expected, carried))]
+    Certificate {
+        /// The other node, as it says.
+        node: NodeId,
+        /// The DNS name that would prove it.
+        expected: String,
+        /// Those that its certificate carries.
+        carried: Vec<String>,
     },
     /// The address leads to somebody else.
     #[error(
@@ -182,6 +224,7 @@ const REMOVED: u64 = 1;
 #[derive(Debug)]
 pub(crate) struct Identity {
     pub(crate) me: Introduction,
+    pub(crate) security: Security,
     pub(crate) pins: Pins,
     /// Every other member and its address.
     pub(crate) members: RwLock<BTreeMap<NodeId, String>>,
@@ -189,13 +232,19 @@ pub(crate) struct Identity {
     pub(crate) removed: RwLock<BTreeSet<NodeId>>,
     /// A member has said that this node was removed.
     cast_out: AtomicBool,
+    /// What is spoken with each node, since the newest handshake with it. One version serves both
+    /// directions and all lanes: it follows from what the two processes speak, and a process that
+    /// was replaced has lost its connections.
+    pub(crate) spoken: RwLock<BTreeMap<NodeId, u32>>,
 }
 
 impl Identity {
-    pub(crate) fn new(me: Introduction, pins: Pins) -> Self {
+    pub(crate) fn new(me: Introduction, security: Security, pins: Pins) -> Self {
         Self {
             me,
+            security,
             pins,
+            spoken: RwLock::default(),
             members: RwLock::default(),
             removed: RwLock::default(),
             cast_out: AtomicBool::new(false),
@@ -228,11 +277,12 @@ impl Identity {
     }
 
     /// Checks the caller of a new connection.
-    pub(crate) fn receive(&self, bytes: &[u8]) -> Result<(Hello, Welcome), Refusal> {
+    pub(crate) fn receive(&self, bytes: &[u8], proof: &Proof) -> Result<(Hello, Welcome), Refusal> {
         let hello: Hello =
             codec::from_bytes(bytes).map_err(|error| Refusal::Unreadable(error.to_string()))?;
         // Words that fit every release come first: a stranger may mean anything by the rest.
         let protocol = self.check(&hello.from)?;
+        self.prove(hello.from.node, proof)?;
         if hello.to != self.me.node {
             return Err(Refusal::Misdirected {
                 wanted: hello.to,
@@ -240,6 +290,7 @@ impl Identity {
             });
         }
         self.pin(&hello.from)?;
+        self.spoken.write().insert(hello.from.node, protocol);
         let welcome = Welcome {
             from: self.me.clone(),
             protocol,
@@ -247,18 +298,44 @@ impl Identity {
         Ok((hello, welcome))
     }
 
+    /// Checks that the other side's certificate is that of the node which it is taken for.
+    pub(crate) fn prove(&self, node: NodeId, proof: &Proof) -> Result<(), Refusal> {
+        let expected = member_name(node, &self.me.cluster);
+        let carried = match (&self.security, proof) {
+            (Security::Plaintext, _) => return Ok(()),
+            (Security::Tls(_), Proof::NotNeeded) => &[],
+            (Security::Tls(_), Proof::Names(names)) => &names[..],
+        };
+        if carried.contains(&expected) {
+            return Ok(());
+        }
+        Err(Refusal::Certificate {
+            node,
+            expected,
+            carried: carried.to_vec(),
+        })
+    }
+
     /// Checks whom a connection has reached.
     pub(crate) fn reached(&self, wanted: NodeId, bytes: &[u8]) -> Result<Welcome, Refusal> {
         let welcome: Welcome =
             codec::from_bytes(bytes).map_err(|error| Refusal::Unreadable(error.to_string()))?;
-        self.check(&welcome.from)?;
+        let newest = self.check(&welcome.from)?;
         if welcome.from.node != wanted {
             return Err(Refusal::Misdirected {
                 wanted,
                 me: welcome.from.node,
             });
         }
+        if welcome.protocol != newest {
+            return Err(Refusal::Chosen {
+                node: wanted,
+                chosen: welcome.protocol,
+                newest,
+            });
+        }
         self.pin(&welcome.from)?;
+        self.spoken.write().insert(wanted, newest);
         Ok(welcome)
     }
 
@@ -289,6 +366,8 @@ impl Identity {
                 me,
                 theirs_min: other.protocol_min,
                 theirs_max: other.protocol_max,
+                ours_min: self.me.protocol_min,
+                ours_max: self.me.protocol_max,
             });
         }
         if other.shards != self.me.shards {
@@ -337,7 +416,11 @@ mod tests {
     }
 
     fn identity(dir: &std::path::Path) -> Identity {
-        let identity = Identity::new(introduction(1), Pins::open(dir).unwrap());
+        let identity = Identity::new(
+            introduction(1),
+            Security::Plaintext,
+            Pins::open(dir).unwrap(),
+        );
         *identity.members.write() = BTreeMap::from([(2, "b:1".to_owned()), (3, "c:1".to_owned())]);
         identity.removed.write().insert(5);
         identity
@@ -357,10 +440,14 @@ mod tests {
     fn whoever_fits_is_welcome_and_every_difference_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let identity = identity(dir.path());
-        let (_, welcome) = identity.receive(&hello(|_| ())).unwrap();
+        let (_, welcome) = identity.receive(&hello(|_| ()), &Proof::NotNeeded).unwrap();
         assert_eq!((welcome.from.node, welcome.protocol), (1, PROTOCOL_MAX));
 
-        let refusal = |change: fn(&mut Hello)| identity.receive(&hello(change)).unwrap_err();
+        let refusal = |change: fn(&mut Hello)| {
+            identity
+                .receive(&hello(change), &Proof::NotNeeded)
+                .unwrap_err()
+        };
         let text = refusal(|h| h.from.cluster = "other".to_owned()).to_string();
         assert!(text.contains("cluster.name"), "{text}");
         let text = refusal(|h| h.from.shards = 9).to_string();
@@ -387,18 +474,69 @@ mod tests {
         let text = refusal(|h| h.from.incarnation = [9; 16]).to_string();
         assert!(text.contains("new node.id"), "{text}");
         assert!(matches!(
-            identity.receive(b"GET / HTTP/1.1"),
+            identity.receive(b"GET / HTTP/1.1", &Proof::NotNeeded),
             Err(Refusal::Unreadable(_))
         ));
     }
 
     #[test]
-    fn a_neighbouring_release_is_spoken_to_in_the_older_version() {
+    fn the_newest_common_version_is_spoken_and_known_to_encoders() {
         let dir = tempfile::tempdir().unwrap();
-        let identity = identity(dir.path());
-        let (_, welcome) = identity
-            .receive(&hello(|h| h.from.protocol_max = PROTOCOL_MAX + 1))
-            .unwrap();
-        assert_eq!(welcome.protocol, PROTOCOL_MAX);
+        let mut identity = identity(dir.path());
+        (identity.me.protocol_min, identity.me.protocol_max) = (3, 5);
+        for (theirs, common) in [
+            ((1, 3), Some(3)),
+            ((2, 4), Some(4)),
+            ((5, 5), Some(5)),
+            ((5, 9), Some(5)),
+            ((1, 2), None),
+            ((6, 7), None),
+        ] {
+            let of = |from: &mut Introduction| {
+                (from.protocol_min, from.protocol_max) = theirs;
+            };
+            identity.spoken.write().clear();
+            let received = identity.receive(&hello(|h| of(&mut h.from)), &Proof::NotNeeded);
+            match received {
+                Ok((_, welcome)) => assert_eq!(Some(welcome.protocol), common),
+                Err(refusal) => {
+                    assert_eq!(common, None);
+                    let text = refusal.to_string();
+                    let (least, most) = theirs;
+                    assert!(text.contains(&format!("node 2 speaks versions {least} to {most}")));
+                    assert!(text.contains("node 1 versions 3 to 5"), "{text}");
+                }
+            }
+            assert_eq!(identity.spoken.read().get(&2).copied(), common);
+        }
+    }
+
+    #[test]
+    fn a_version_that_was_not_to_be_chosen_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut identity = identity(dir.path());
+        (identity.me.protocol_min, identity.me.protocol_max) = (1, 2);
+        let mut from = introduction(2);
+        (from.protocol_min, from.protocol_max) = (1, 3);
+        let welcome = |protocol| {
+            let from = from.clone();
+            codec::to_bytes(&Welcome { from, protocol }).unwrap()
+        };
+        for chosen in [0, 1, 3] {
+            let refused = identity.reached(2, &welcome(chosen)).unwrap_err();
+            let newest = 2;
+            let node = 2;
+            assert_eq!(
+                refused,
+                Refusal::Chosen {
+                    node,
+                    chosen,
+                    newest
+                }
+            );
+            assert_eq!(identity.pins.of(2), None);
+        }
+        identity.reached(2, &welcome(2)).unwrap();
+        assert_eq!(identity.spoken.read().get(&2), Some(&2));
     }
 }

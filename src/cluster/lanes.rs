@@ -23,6 +23,7 @@ use super::NodeId;
 use super::calls::{Calls, Outgoing, text};
 use super::frame::{Frame, FrameDecoder, FrameEncoder, Tag};
 use super::handshake::Identity;
+use super::tls::{Proof, SecurityError};
 use super::transport::{Lane, PATH, TransportOptions};
 
 type Body = UnsyncBoxBody<bytes::Bytes, tonic::Status>;
@@ -161,12 +162,20 @@ impl LaneLink {
         address: &str,
         options: &TransportOptions,
     ) -> LaneError {
-        let dialled = tokio::time::timeout(options.connect_timeout, dial(address)).await;
-        let socket = match dialled {
+        let dialled = tokio::time::timeout(options.connect_timeout, async {
+            let socket = dial(address).await?;
+            let security = &identity.security;
+            security
+                .connect(self.to, &identity.me.cluster, socket)
+                .await
+        });
+        let socket = match dialled.await {
             Ok(Ok(socket)) => socket,
-            Ok(Err(error)) => return broken("failed to connect")(&error),
+            Ok(Err(SecurityError::Refused(clause))) => return self.refused(&clause),
+            Ok(Err(SecurityError::Broken(error))) => return broken("failed to connect")(&error),
             Err(_) => return LaneError::Broken(format!("{address} does not answer")),
         };
+        let (proof, refusal) = (socket.proof(), socket.refusal());
         let opened = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(WINDOW_BYTES)
@@ -183,7 +192,7 @@ impl LaneLink {
             Err(error) => return broken("failed to open HTTP/2")(&error),
         };
         let (calls, outgoing) = Calls::new(self.to, options.calls_in_flight);
-        let exchange = self.exchange(identity, sender, &calls, outgoing, options);
+        let exchange = self.exchange(identity, &proof, sender, &calls, outgoing, options);
         // In one task, so that what arrives is handled in the same breath.
         let ended = tokio::select! {
             biased;
@@ -193,13 +202,23 @@ impl LaneLink {
             },
             ended = exchange => ended,
         };
+        let ended = match refusal.get() {
+            Some(clause) => self.refused(clause),
+            None => ended,
+        };
         calls.end(&ended.to_string());
         ended
+    }
+
+    /// Either side's refusal of the other's TLS.
+    fn refused(&self, clause: &str) -> LaneError {
+        LaneError::Refused(format!("node {} {clause}", self.to))
     }
 
     async fn exchange(
         &self,
         identity: &Identity,
+        proof: &Proof,
         mut sender: http2::SendRequest<Body>,
         calls: &Arc<Calls>,
         outgoing: Outgoing,
@@ -209,11 +228,21 @@ impl LaneLink {
             Ok(hello) => hello,
             Err(error) => return broken("failed to introduce this node")(&error),
         };
-        calls.say(Frame::plain(Tag::Hello, 0, hello));
+        let unproven = identity.prove(self.to, proof).err();
+        calls.say(match &unproven {
+            None => Frame::plain(Tag::Hello, 0, hello),
+            // Instead of an introduction: the other side should learn why none comes.
+            Some(refusal) => Frame::plain(Tag::Refusal, 0, refusal.to_string()),
+        });
         let limit = Some(options.max_message_bytes);
         let body = EncodeBody::new_client(FrameEncoder, outgoing, None, limit).boxed_unsync();
         let welcomed = tokio::time::timeout(options.connect_timeout, async {
             let mut frames = open_stream(&mut sender, body, options).await?;
+            if let Some(refusal) = unproven {
+                // The end says that it was read.
+                let _ended = frames.message().await;
+                return Err(LaneError::Refused(refusal.to_string()));
+            }
             self.welcomed(identity, calls, &mut frames).await?;
             Ok(frames)
         });
@@ -225,7 +254,8 @@ impl LaneLink {
             }
         };
         *self.state.lock() = LaneState::Open(Arc::clone(calls));
-        tracing::info!(peer = self.to, lane = ?self.lane, "connected");
+        let protocol = identity.spoken.read().get(&self.to).copied();
+        tracing::info!(peer = self.to, lane = ?self.lane, protocol, "connected");
         loop {
             match frames.message().await {
                 Ok(Some(frame)) if frame.tag == Tag::Refusal => {

@@ -20,6 +20,11 @@ pub const SHARDS_LED: &str = "phalanx_shards_led";
 /// node leads.
 pub const REPLICATION_LAG: &str = "phalanx_replication_lag_entries";
 
+/// When the certificate that this node shows other members runs out, in seconds since 1970.
+pub const CERTIFICATE_EXPIRY: &str = "phalanx_tls_certificate_expiry_timestamp_seconds";
+/// Changes of the certificate files, by `outcome`: `loaded`, `refused`.
+pub const CERTIFICATE_LOADS: &str = "phalanx_tls_certificate_loads_total";
+
 /// The handles of the router.
 #[derive(Debug)]
 pub(crate) struct ForwardMetrics {
@@ -79,4 +84,20 @@ pub(crate) fn set_lag(peer: NodeId, entries: u64) {
         "Log entries that a node's slowest copy lacks"
     );
     gauge!(REPLICATION_LAG, "peer" => peer.to_string()).set(entries as f64);
+}
+
+/// Sets [`CERTIFICATE_EXPIRY`].
+pub(crate) fn set_certificate_expiry(not_after: u64) {
+    describe_gauge!(
+        CERTIFICATE_EXPIRY,
+        Unit::Seconds,
+        "When this node's certificate runs out, since 1970"
+    );
+    gauge!(CERTIFICATE_EXPIRY).set(not_after as f64);
+}
+
+/// See [`CERTIFICATE_LOADS`].
+pub(crate) fn certificate_loads(outcome: &'static str) -> Counter {
+    describe_counter!(CERTIFICATE_LOADS, "Changes of the certificate files");
+    counter!(CERTIFICATE_LOADS, "outcome" => outcome)
 }

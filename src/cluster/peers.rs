@@ -9,6 +9,7 @@ use bytes::Bytes;
 use phalanx_actors::ports::BoxFuture;
 
 use super::NodeId;
+use super::handshake::PROTOCOL_MAX;
 use super::roster::Contacts;
 use super::transport::{CallError, CallKind, Lane, PeerState, Pending, Transport};
 
@@ -19,6 +20,12 @@ pub trait Peers: Debug + Send + Sync + 'static {
 
     /// How a peer is reached at the moment; `None` for a node that is no peer.
     fn state(&self, peer: NodeId) -> Option<PeerState>;
+
+    /// The version of the protocol in which messages and answers to a peer are to be encoded. Where
+    /// nothing was negotiated, all are of this release.
+    fn protocol(&self, _peer: NodeId) -> u32 {
+        PROTOCOL_MAX
+    }
 
     /// Begins a call. Calls that are begun one after another on one lane reach the peer's service
     /// in that order, unless the connection is lost in between.
@@ -69,6 +76,10 @@ impl Peers for Transport {
 
     fn state(&self, peer: NodeId) -> Option<PeerState> {
         self.peer_state(peer)
+    }
+
+    fn protocol(&self, peer: NodeId) -> u32 {
+        self.protocol_of(peer).unwrap_or(PROTOCOL_MAX)
     }
 
     fn begin(

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -30,6 +31,7 @@ use super::calls::text;
 use super::frame::{Frame, FrameDecoder, FrameEncoder, Tag};
 use super::handshake::Identity;
 use super::lanes::{PIECE_BYTES, WINDOW_BYTES};
+use super::tls::{Proof, SecurityError, Socket, refused_from};
 use super::transport::{CallKind, PATH, Services, TransportOptions};
 
 type Body = http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, Status>;
@@ -73,8 +75,8 @@ impl Server {
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((socket, _)) => {
-                        connections.spawn(Arc::clone(&this).connection(socket));
+                    Ok((socket, address)) => {
+                        connections.spawn(Arc::clone(&this).connection(socket, address));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "a peer's connection could not be accepted");
@@ -87,11 +89,28 @@ impl Server {
         }
     }
 
-    async fn connection(self: Arc<Self>, socket: TcpStream) {
-        if let Err(error) = socket.set_nodelay(true) {
-            tracing::debug!(%error, "a peer's connection ended early");
-            return;
+    async fn connection(self: Arc<Self>, socket: TcpStream, address: SocketAddr) {
+        let secured = tokio::time::timeout(self.options.connect_timeout, async {
+            socket.set_nodelay(true)?;
+            self.identity.security.accept(socket).await
+        });
+        match secured.await {
+            Ok(Ok(socket)) => self.serve(socket).await,
+            Ok(Err(SecurityError::Refused(clause))) => {
+                let refusal = refused_from(address, &clause);
+                if self.told.is_news(&refusal) {
+                    tracing::error!(%refusal, "no connection with a peer is allowed");
+                }
+            }
+            Ok(Err(SecurityError::Broken(error))) => {
+                tracing::debug!(%error, "a peer's connection ended early");
+            }
+            Err(_) => tracing::debug!(%address, "a peer's connection says nothing"),
         }
+    }
+
+    async fn serve(self: Arc<Self>, socket: Socket) {
+        let proof = socket.proof();
         let options = &self.options;
         let builder = {
             let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -108,8 +127,8 @@ impl Server {
         };
         let this = Arc::clone(&self);
         let service = service_fn(move |request| {
-            let this = Arc::clone(&this);
-            async move { Ok::<_, Infallible>(this.open(request)) }
+            let (this, proof) = (Arc::clone(&this), proof.clone());
+            async move { Ok::<_, Infallible>(this.open(request, proof)) }
         });
         if let Err(error) = builder
             .serve_connection(TokioIo::new(socket), service)
@@ -120,7 +139,7 @@ impl Server {
     }
 
     /// Starts the exchange of a connection.
-    fn open(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+    fn open(self: Arc<Self>, request: Request<Incoming>, proof: Proof) -> Response<Body> {
         if request.uri().path() != PATH {
             let mut response = Response::new(Empty::new().map_err(|no| match no {}).boxed_unsync());
             *response.status_mut() = StatusCode::NOT_FOUND;
@@ -129,7 +148,7 @@ impl Server {
         let limit = Some(self.options.max_message_bytes);
         let frames = Streaming::new_request(FrameDecoder, request.into_body(), None, limit);
         let (out, queue) = mpsc::channel(self.options.calls_in_flight + 2);
-        tokio::spawn(self.exchange(frames, out));
+        tokio::spawn(self.exchange(frames, proof, out));
         let answers = futures_util::stream::unfold(queue, |mut queue| async move {
             queue.recv().await.map(|frame| (Ok(frame), queue))
         });
@@ -141,15 +160,20 @@ impl Server {
         response
     }
 
-    async fn exchange(self: Arc<Self>, mut frames: Streaming<Frame>, out: mpsc::Sender<Frame>) {
+    async fn exchange(
+        self: Arc<Self>,
+        mut frames: Streaming<Frame>,
+        proof: Proof,
+        out: mpsc::Sender<Frame>,
+    ) {
         let first = tokio::time::timeout(self.options.connect_timeout, frames.message()).await;
         let Ok(Ok(Some(hello))) = first else {
             return;
         };
-        let received = if hello.tag == Tag::Hello {
-            self.identity.receive(&hello.payload)
-        } else {
-            self.identity.receive(&[])
+        let received = match hello.tag {
+            Tag::Hello => self.identity.receive(&hello.payload, &proof),
+            Tag::Refusal => return self.refused_by(&hello.payload),
+            _ => self.identity.receive(&[], &proof),
         };
         let (hello, welcome) = match received {
             Ok(both) => both,
@@ -190,11 +214,7 @@ impl Server {
                 }
                 Ok(Some(frame)) if frame.tag == Tag::Refusal => {
                     self.identity.refused(frame.id);
-                    let reason = text(&frame.payload);
-                    if self.told.is_news(&reason) {
-                        tracing::error!(peer = from, %reason, "a peer refuses this node");
-                    }
-                    return;
+                    return self.refused_by(&frame.payload);
                 }
                 Ok(Some(_)) | Ok(None) => return,
                 Err(status) => {
@@ -202,6 +222,13 @@ impl Server {
                     return;
                 }
             }
+        }
+    }
+
+    fn refused_by(&self, reason: &[u8]) {
+        let reason = text(reason);
+        if self.told.is_news(&reason) {
+            tracing::error!(%reason, "a peer refuses this node");
         }
     }
 

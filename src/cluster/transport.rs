@@ -23,11 +23,12 @@ use super::NodeId;
 pub use super::calls::{Calls, Outgoing, Pending};
 use super::frame::HEADER_LEN;
 pub use super::frame::{Frame, Tag};
-use super::handshake::{Identity, Introduction, PROTOCOL_MAX, PROTOCOL_MIN};
+use super::handshake::{Identity, Introduction, spoken};
 use super::lanes::{LaneLink, LaneState};
 use super::pins::Pins;
 use super::roster::Contacts;
 use super::server::{Server, Told};
+use super::tls::Security;
 
 /// Which connection a call takes, so that large messages never delay small ones that others wait
 /// for.
@@ -196,6 +197,8 @@ pub struct TransportIdentity {
     pub data_dir: PathBuf,
     /// The other members as they are known at the start.
     pub contacts: Contacts,
+    /// What it shows them, and asks of them, before the first word.
+    pub security: Security,
 }
 
 /// The way to the other nodes. Cheap to clone; the last clone closes the connections.
@@ -244,15 +247,16 @@ impl Transport {
     /// # Errors
     /// When the note of the peers' incarnations cannot be read.
     pub fn start(who: TransportIdentity, options: TransportOptions) -> io::Result<Self> {
+        let (protocol_min, protocol_max) = spoken();
         let me = Introduction {
             node: who.node,
             cluster: who.cluster,
             shards: who.shards,
             incarnation: who.incarnation.into_bytes(),
-            protocol_min: PROTOCOL_MIN,
-            protocol_max: PROTOCOL_MAX,
+            protocol_min,
+            protocol_max,
         };
-        let identity = Identity::new(me, Pins::open(&who.data_dir)?);
+        let identity = Identity::new(me, who.security, Pins::open(&who.data_dir)?);
         let transport = Self(Arc::new(Inner {
             identity: Arc::new(identity),
             options,
@@ -307,6 +311,13 @@ impl Transport {
     #[must_use]
     pub fn is_cast_out(&self) -> bool {
         self.0.identity.is_cast_out()
+    }
+
+    /// The version of the protocol in which a peer is spoken to, and answered; `None` before the
+    /// first contact.
+    #[must_use]
+    pub fn protocol_of(&self, peer: NodeId) -> Option<u32> {
+        self.0.identity.spoken.read().get(&peer).copied()
     }
 
     /// Accepts a new member, or follows one to a new address.

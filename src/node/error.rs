@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use phalanx_actors::projection::ProjectionError;
 use phalanx_actors::types::RegistrationError;
 
+use crate::cluster::tls::TlsError;
 use crate::journal::OpenError;
 use crate::projection::StartError;
 
@@ -35,6 +36,9 @@ pub enum NodeError {
     /// The incarnations of other members, noted in the data directory, cannot be read.
     #[error("failed to read which members are known: {0}")]
     KnownMembers(#[source] std::io::Error),
+    /// The certificates for other members cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The data directory cannot be used.
     #[error("failed to open the data directory: {0}")]
     Journal(#[from] OpenError),

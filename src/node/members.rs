@@ -16,6 +16,7 @@ use crate::cluster::NodeId;
 use crate::cluster::peers::{NoPeers, Peers};
 use crate::cluster::placement::place;
 use crate::cluster::roster::Roster;
+use crate::cluster::tls::{Security, Tls, TlsFiles};
 use crate::cluster::transport::{Services, Transport, TransportIdentity, TransportOptions};
 use crate::journal::Journal;
 use crate::settings::Settings;
@@ -25,6 +26,7 @@ use crate::settings::Settings;
 pub(super) struct Members {
     transport: Transport,
     listener: Option<TcpListener>,
+    security: Security,
 }
 
 impl Members {
@@ -38,9 +40,15 @@ impl Members {
     }
 
     /// Begins to take the connections of other members; none in a cluster of one.
-    pub(super) fn listen(self, services: Services) -> Option<JoinHandle<()>> {
-        let listener = self.listener?;
-        Some(tokio::spawn(self.transport.serve(listener, services)))
+    pub(super) fn listen(self, services: Services) -> Vec<JoinHandle<()>> {
+        let mut tasks = Vec::new();
+        if let Security::Tls(tls) = self.security {
+            tasks.push(tokio::spawn(tls.watch()));
+        }
+        if let Some(listener) = self.listener {
+            tasks.push(tokio::spawn(self.transport.serve(listener, services)));
+        }
+        tasks
     }
 }
 
@@ -67,6 +75,7 @@ pub(super) fn connect(
     journal: &Journal,
     roster: &Roster,
 ) -> Result<Members, NodeError> {
+    let security = security(settings)?;
     let alone = is_alone(settings, roster);
     let who = TransportIdentity {
         node: settings.node.id,
@@ -75,6 +84,7 @@ pub(super) fn connect(
         incarnation: journal.incarnation(),
         data_dir: settings.node.data_dir.clone(),
         contacts: roster.contacts(),
+        security: security.clone(),
     };
     let transport = Transport::start(who, options(settings)).map_err(NodeError::KnownMembers)?;
     let address = settings.cluster.listen;
@@ -86,6 +96,7 @@ pub(super) fn connect(
     Ok(Members {
         transport,
         listener,
+        security,
     })
 }
 
@@ -111,6 +122,14 @@ pub(super) fn founding_placement(settings: &Settings, roster: &Roster) -> Vec<Ve
 /// Copies of each shard that are wanted.
 pub(super) fn factor(settings: &Settings) -> usize {
     usize::try_from(settings.cluster.replication_factor).unwrap_or(usize::MAX)
+}
+
+fn security(settings: &Settings) -> Result<Security, NodeError> {
+    let Some(files) = TlsFiles::of(&settings.transport.tls) else {
+        return Ok(Security::Plaintext);
+    };
+    let loaded = Tls::load(settings.node.id, &settings.cluster.name, files)?;
+    Ok(Security::Tls(loaded))
 }
 
 fn options(settings: &Settings) -> TransportOptions {

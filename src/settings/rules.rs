@@ -4,6 +4,7 @@
 //! has a row in [`RANGES`]; a test compares the rows with the keys.
 
 mod cluster;
+mod tls;
 
 pub(crate) use self::cluster::is_host_port;
 
@@ -110,6 +111,7 @@ pub(super) fn violations(settings: &Settings) -> Vec<Violation> {
     messages(settings, &mut found);
     admission(settings, &mut found);
     cluster::check(settings, &mut found);
+    tls::check(settings, &mut found);
     found
 }
 

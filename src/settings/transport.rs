@@ -3,6 +3,8 @@
 //! Refuses a switch that would queue without bound or retry what may have been done. Invariant
 //! after validation: a message of replication and a forwarded request fit into the largest message.
 
+use std::path::{Path, PathBuf};
+
 use serde::{Deserialize, Serialize};
 
 /// The connections between members.
@@ -36,6 +38,47 @@ pub struct TransportSettings {
     /// Default 16777216 (16 MiB), range 4194304 to 1073741824. Larger admits larger batches and
     /// histories; smaller bounds the memory of a connection.
     pub max_message_bytes: usize,
+    /// `[transport.tls]`: the certificates that members show one another.
+    pub tls: TlsSettings,
+}
+
+/// The certificates that members show one another. With all three files, every connection between
+/// members is TLS with a certificate on both sides; with none, it is plaintext.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsSettings {
+    /// The certificate of this node in PEM, its intermediates behind it.
+    ///
+    /// Default empty: no TLS. It must carry the DNS name `node-<node.id>.<cluster.name>`.
+    pub certificate_file: PathBuf,
+    /// The private key of the certificate in PEM, without a password.
+    ///
+    /// Default empty: no TLS.
+    pub private_key_file: PathBuf,
+    /// The CA that signs the certificates of the members, in PEM; more than one may stand in it.
+    ///
+    /// Default empty: no TLS.
+    pub ca_file: PathBuf,
+}
+
+impl TlsSettings {
+    /// Whether members speak TLS.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.files()
+            .iter()
+            .all(|(_, file)| !file.as_os_str().is_empty())
+    }
+
+    /// Each key with its file.
+    #[must_use]
+    pub fn files(&self) -> [(&'static str, &Path); 3] {
+        [
+            ("transport.tls.certificate_file", &self.certificate_file),
+            ("transport.tls.private_key_file", &self.private_key_file),
+            ("transport.tls.ca_file", &self.ca_file),
+        ]
+    }
 }
 
 impl Default for TransportSettings {
@@ -47,6 +90,7 @@ impl Default for TransportSettings {
             keepalive_timeout_ms: 1500,
             max_calls_in_flight: 4096,
             max_message_bytes: 16 * 1024 * 1024,
+            tls: TlsSettings::default(),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! binary. Invariant: no process, mount or loop device outlives the value that stands for it.
 
 pub(crate) mod audit;
+pub(crate) mod authority;
 pub(crate) mod books;
 pub(crate) mod client;
 pub(crate) mod fault;

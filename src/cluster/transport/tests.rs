@@ -7,6 +7,8 @@ use parking_lot::Mutex;
 use super::*;
 use crate::cluster::roster::Contact;
 
+mod secured;
+
 const SECOND: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(20);
 
@@ -78,6 +80,7 @@ fn side(
         incarnation: Uuid::from_u128(u128::from(node)),
         data_dir: dir.path().to_owned(),
         contacts: contacts([peer]),
+        security: Security::Plaintext,
     };
     change(&mut who);
     let transport = Transport::start(who, options()).unwrap();

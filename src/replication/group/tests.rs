@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::cluster::roster::{Contact, Contacts};
+use crate::cluster::tls::Security;
 use crate::cluster::transport::{
     CallKind, Service, Services, Transport, TransportIdentity, TransportOptions,
 };
@@ -100,6 +101,7 @@ async fn member(id: NodeId, listener: TcpListener, addresses: BTreeMap<NodeId, S
         incarnation: journal.incarnation(),
         data_dir: dir.path().to_owned(),
         contacts: contacts(id, &addresses),
+        security: Security::Plaintext,
     };
     let transport = Transport::start(
         who,

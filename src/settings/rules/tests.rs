@@ -240,6 +240,37 @@ fn peers_need_an_address_to_reach_this_node() {
 }
 
 #[test]
+fn tls_has_all_its_files_or_none_and_a_name_for_certificates() {
+    let broken = |files: [&str; 3], name: &str| {
+        broken_by(|settings| {
+            let tls = &mut settings.transport.tls;
+            let [certificate, key, ca] = files;
+            tls.certificate_file = certificate.into();
+            tls.private_key_file = key.into();
+            tls.ca_file = ca.into();
+            settings.cluster.name = name.to_owned();
+        })
+    };
+
+    assert!(broken(["", "", ""], "-a-").is_empty());
+    assert!(broken(["a", "b", "c"], &"a".repeat(63)).is_empty());
+    assert_eq!(
+        broken(["a", "", "c"], "a"),
+        ["transport.tls.private_key_file"]
+    );
+    assert_eq!(
+        broken(["", "", "c"], "a"),
+        [
+            "transport.tls.certificate_file",
+            "transport.tls.private_key_file"
+        ]
+    );
+    for name in ["-a", "a-", &"a".repeat(64)] {
+        assert_eq!(broken(["a", "b", "c"], name), ["cluster.name"], "{name:?}");
+    }
+}
+
+#[test]
 fn settings_of_a_program_are_checked_by_the_same_rules() {
     let mut settings = Settings::default();
     settings.cluster.shards = 0;
