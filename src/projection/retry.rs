@@ -10,7 +10,6 @@ use std::sync::Arc;
 use phalanx_actors::names::StreamName;
 use phalanx_actors::projection::DecodedEvent;
 use serde::Serialize;
-use sqlx::Row as _;
 
 use super::build::Build;
 use super::error::{OperationError, StoreError};

@@ -84,7 +84,6 @@ async fn a_rebuild_beside_a_busy_view_fails_no_query_and_gives_the_same_rows() {
     let after = all(views, "counts", &world).await;
     assert_eq!(after[0]["events"], 51 + n);
     assert_eq!(after[1..], before[1..]);
-    projections.stop().await;
 
     // Nothing is left of the old build.
     let mut store = Store::open(&world.options().path, "journal", 3)
@@ -99,6 +98,7 @@ async fn a_rebuild_beside_a_busy_view_fails_no_query_and_gives_the_same_rows() {
         sqlx::Row::get::<i64, _>(&row, 0) == 1
     })
     .await;
+    projections.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
