@@ -53,7 +53,7 @@ pub(crate) async fn serve_connection(
     let state = Arc::new(ConnectionState::default());
     let service = service(site.clone(), state.clone());
     if is_http2 {
-        let guard = FrameGuard::new(socket, received, app.limits.frames());
+        let guard = FrameGuard::new(socket, received, app.limits.frames(), state.clone());
         // The library refuses a larger head with a bare 431. Up to here the service does, and says why.
         let max_header_bytes = u32::try_from(app.limits.max_header_bytes * 2).unwrap_or(u32::MAX);
         let connection = http2::Builder::new(TokioExecutor::new())

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::guard::ConnectionState;
 use super::timer::{LazyTimer, Stall};
 
 /// What an HTTP/2 client says first.
@@ -105,6 +107,7 @@ impl FrameTracker {
 pub(crate) struct FrameGuard<S> {
     io: S,
     limits: FrameLimits,
+    shared: Arc<ConnectionState>,
     tracker: FrameTracker,
     /// Read before it was known that this is HTTP/2; begins with the preface.
     received: BytesMut,
@@ -116,10 +119,16 @@ pub(crate) struct FrameGuard<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> FrameGuard<S> {
     /// Guards a socket from which `received` has been read, the preface included.
-    pub(crate) fn new(io: S, received: BytesMut, limits: FrameLimits) -> Self {
+    pub(crate) fn new(
+        io: S,
+        received: BytesMut,
+        limits: FrameLimits,
+        shared: Arc<ConnectionState>,
+    ) -> Self {
         let mut guard = Self {
             io,
             limits,
+            shared,
             tracker: FrameTracker::default(),
             received,
             since: Instant::now(),
@@ -177,8 +186,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for FrameGuard<S> {
             this.arrived(fresh);
             return Poll::Ready(read);
         }
-        ready!(this.timer.poll(this.since + this.limit(), cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        loop {
+            ready!(this.timer.poll(this.since + this.limit(), cx));
+            let waits = this.tracker.in_frame() || this.tracker.in_block;
+            if waits || !this.shared.is_answering() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            // It listens to an answer that goes on; the time begins anew.
+            this.since = Instant::now();
+        }
     }
 }
 
