@@ -173,6 +173,20 @@ impl Steward {
         }
     }
 
+    fn retire(&self, shard: u32, retire: bool) {
+        if self.draining.load(Ordering::Acquire) {
+            // It stands for no election anyway.
+            return;
+        }
+        self.groups.retire(shard, retire);
+        let mut retired = self.retired.lock();
+        if retire {
+            retired.insert(shard);
+        } else {
+            retired.remove(&shard);
+        }
+    }
+
     /// Learns of shards that have no copy here, from those who do: nobody else tells.
     async fn fill_gaps(&self) {
         let me = self.membership.me;
@@ -189,20 +203,16 @@ impl Steward {
         }
         let views = self.views().await;
         for shard in gaps {
-            let Some(view) = leader_view(&views, shard) else {
+            let view = leader_view(&views, shard);
+            // Without a leader nobody can say that this node does not count, and its vote may be
+            // the one that is needed.
+            let counts =
+                view.is_none_or(|view| view.voters.contains(&me) || view.learners.contains(&me));
+            self.retire(shard, !counts);
+            let Some(view) = view else {
                 continue;
             };
             self.leaders.set_voters(shard, &view.voters);
-            let counted = view.voters.contains(&me) || view.learners.contains(&me);
-            if !self.draining.load(Ordering::Acquire) {
-                self.groups.retire(shard, !counted);
-                let mut retired = self.retired.lock();
-                if counted {
-                    retired.remove(&shard);
-                } else {
-                    retired.insert(shard);
-                }
-            }
             let known: Known = self.leaders.known(shard);
             if let Some(node) = view.leader.filter(|_| view.term >= known.term) {
                 let term = view.term;
