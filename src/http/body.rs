@@ -16,7 +16,7 @@ use super::timer::LazyTimer;
 /// The most of a body that is read and thrown away.
 const MOST_DISCARDED_BYTES: u64 = 256 * 1024;
 /// Time for that.
-const DISCARD_WITHIN: Duration = Duration::from_millis(500);
+const DISCARD_WITHIN: Duration = Duration::from_secs(2);
 
 /// Reads the whole body. One that arrived with its head is passed on without a copy.
 ///
@@ -33,8 +33,9 @@ pub(crate) async fn read(
     let max_bytes = app.limits.max_body_bytes;
     let announced = headers
         .get(CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > u64::try_from(max_bytes).unwrap_or(u64::MAX)) {
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok())
+        .map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+    if announced.is_some_and(|length| length > max_bytes) {
         return Err(too_large(max_bytes));
     }
     let read = async {
@@ -61,6 +62,10 @@ pub(crate) async fn read(
                 first = data;
             } else {
                 hold(data.len())?;
+                if all.is_empty() {
+                    // Growing by doubling would take twice what is counted.
+                    all.reserve(announced.unwrap_or(0));
+                }
                 all.extend_from_slice(&std::mem::take(&mut first));
                 all.extend_from_slice(&data);
             }
