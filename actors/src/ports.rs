@@ -85,6 +85,74 @@ pub trait Journal: Debug + Send + Sync + 'static {
     fn wait_indexed(&self, shard: ShardId, position: u64) -> BoxFuture<'_, ()>;
 }
 
+/// A reader's place in one shard's committed events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeedCursor {
+    shard: ShardId,
+    position: u64,
+    next_index: Option<u64>,
+}
+
+impl FeedCursor {
+    /// A place behind the event with position number `position`; 0 stands before the first one.
+    #[must_use]
+    pub fn after(shard: ShardId, position: u64) -> Self {
+        Self {
+            shard,
+            position,
+            next_index: None,
+        }
+    }
+
+    /// The shard.
+    #[must_use]
+    pub fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    /// Position number of the last event that was read.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Where a feed goes on reading; `None` when it has to look for the position first. Only the
+    /// feed that set it knows what it means.
+    #[must_use]
+    pub fn next_index(&self) -> Option<u64> {
+        self.next_index
+    }
+
+    /// Moves the place: for feeds.
+    pub fn advance(&mut self, position: u64, next_index: u64) {
+        self.position = position;
+        self.next_index = Some(next_index);
+    }
+}
+
+/// Committed events of each shard in the order of their positions. What comes out is never taken
+/// back: an event that is not committed yet is not shown, on a leader or on a follower.
+pub trait Feed: Debug + Send + Sync + 'static {
+    /// Position number of the last event of a shard that is known here to be committed; 0 when
+    /// there is none.
+    fn committed_position(&self, shard: ShardId) -> u64;
+
+    /// The records behind the cursor, in order, and moves it behind them. At least one if there is
+    /// one, then until they weigh about `max_bytes`. The first may begin before the cursor when
+    /// that stood within a record.
+    ///
+    /// # Errors
+    /// See [`JournalError`].
+    fn read_committed(
+        &self,
+        cursor: &mut FeedCursor,
+        max_bytes: usize,
+    ) -> Result<Vec<Record>, JournalError>;
+
+    /// Waits until [`Feed::committed_position`] is beyond `beyond`. Costs nothing while it waits.
+    fn wait_committed(&self, shard: ShardId, beyond: u64) -> BoxFuture<'_, ()>;
+}
+
 /// Commands that travel in one log entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {

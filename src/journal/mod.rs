@@ -18,6 +18,7 @@
 mod directory;
 mod disk;
 mod entries;
+mod feed;
 mod index;
 mod log_read;
 mod mark;
@@ -251,6 +252,7 @@ impl Journal {
         };
         let mut log = state.log.lock();
         log.applied = Some(applied.clone());
+        state.committed_by(&records);
         shared
             .queue
             .push_index(IndexWork::Apply(shard, records, applied));

@@ -32,6 +32,9 @@ pub(crate) struct Shard {
     pub(crate) log: Mutex<LogState>,
     /// Position number of the last indexed event.
     pub(crate) indexed: watch::Sender<u64>,
+    /// Position number of the last event that is known to be committed. It runs ahead of `indexed`
+    /// and never backwards.
+    pub(crate) committed: watch::Sender<u64>,
     /// Why the shard must not be served.
     refused: OnceLock<JournalError>,
 }
@@ -42,6 +45,7 @@ impl Shard {
             id,
             log: Mutex::new(log),
             indexed: watch::Sender::new(indexed),
+            committed: watch::Sender::new(indexed),
             refused: OnceLock::new(),
         }
     }

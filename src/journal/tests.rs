@@ -6,5 +6,6 @@ mod cost;
 mod damage;
 mod directory;
 mod failure;
+mod feed;
 mod golden;
 pub(crate) mod kit;
