@@ -16,6 +16,7 @@ pub mod model;
 pub mod names;
 pub mod passivation;
 pub mod ports;
+pub mod projection;
 pub mod record;
 pub mod request;
 pub mod sequencer;

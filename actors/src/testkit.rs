@@ -1,8 +1,10 @@
-//! Given/when/then tests for aggregates.
+//! Given/when/then tests for aggregates, and for projections: see [`projecting`].
 //!
 //! The kit runs the same pure functions as the runtime. Besides the comparison that the test asks
 //! for, each `when` checks what the runtime relies on: that events and state survive their stored
 //! form, and that folding the stored events gives the live state.
+
+mod projection;
 
 use std::fmt::Debug;
 
@@ -10,6 +12,8 @@ use jiff::Timestamp;
 
 use crate::aggregate::{Aggregate, Context};
 use crate::codec;
+
+pub use self::projection::{Projecting, projecting};
 
 /// Starts a test with the events that happened before.
 #[must_use]

@@ -1,0 +1,161 @@
+//! Values and rows. Invariant: a row is a set of named values; whether it fits a table is checked
+//! when it is put there.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::HandlerError;
+
+/// The value of a column.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Value {
+    /// Nothing.
+    Null,
+    /// Text.
+    Text(Arc<str>),
+    /// A whole number.
+    Integer(i64),
+    /// Yes or no.
+    Boolean(bool),
+    /// A moment, to the microsecond.
+    Time(Timestamp),
+}
+
+/// The value of a key column.
+pub type Key = Value;
+
+impl Value {
+    /// A moment, cut to the microsecond, which is all that is kept.
+    #[must_use]
+    pub fn time(time: Timestamp) -> Self {
+        Self::Time(Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time))
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<&String> for Value {
+    fn from(text: &String) -> Self {
+        Self::Text(text.as_str().into())
+    }
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Self {
+        Self::Integer(number)
+    }
+}
+
+impl From<i32> for Value {
+    fn from(number: i32) -> Self {
+        Self::Integer(number.into())
+    }
+}
+
+impl From<u32> for Value {
+    fn from(number: u32) -> Self {
+        Self::Integer(number.into())
+    }
+}
+
+impl From<bool> for Value {
+    fn from(yes: bool) -> Self {
+        Self::Boolean(yes)
+    }
+}
+
+impl From<Timestamp> for Value {
+    fn from(time: Timestamp) -> Self {
+        Self::time(time)
+    }
+}
+
+impl<T: Into<Value>> From<Option<T>> for Value {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}
+
+/// A row: values by the names of their columns.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Row(Vec<(Cow<'static, str>, Value)>);
+
+impl Row {
+    /// The same row with this value in a column.
+    #[must_use]
+    pub fn with(mut self, column: &'static str, value: impl Into<Value>) -> Self {
+        self.set(column, value);
+        self
+    }
+
+    /// Sets the value of a column.
+    pub fn set(&mut self, column: &'static str, value: impl Into<Value>) {
+        let value = value.into();
+        match self.0.iter_mut().find(|(name, _)| *name == column) {
+            Some((_, slot)) => *slot = value,
+            None => self.0.push((Cow::Borrowed(column), value)),
+        }
+    }
+
+    /// The value of a column; `None` when the row has no such column.
+    #[must_use]
+    pub fn get(&self, column: &str) -> Option<&Value> {
+        let found = self.0.iter().find(|(name, _)| *name == column);
+        found.map(|(_, value)| value)
+    }
+
+    /// The number in a column.
+    ///
+    /// # Errors
+    /// When it holds none.
+    pub fn integer(&self, column: &str) -> Result<i64, HandlerError> {
+        match self.get(column) {
+            Some(Value::Integer(number)) => Ok(*number),
+            other => Err(unexpected(column, "a number", other)),
+        }
+    }
+
+    /// The text in a column.
+    ///
+    /// # Errors
+    /// When it holds none.
+    pub fn text(&self, column: &str) -> Result<&str, HandlerError> {
+        match self.get(column) {
+            Some(Value::Text(text)) => Ok(text),
+            other => Err(unexpected(column, "a text", other)),
+        }
+    }
+
+    pub(super) fn from_values(values: Vec<(Cow<'static, str>, Value)>) -> Self {
+        Self(values)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn take(&mut self, column: &str) -> Option<Value> {
+        let at = self.0.iter().position(|(name, _)| *name == column)?;
+        Some(self.0.swap_remove(at).1)
+    }
+
+    pub(super) fn columns(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| &**name)
+    }
+}
+
+fn unexpected(column: &str, wanted: &str, found: Option<&Value>) -> HandlerError {
+    HandlerError::refused(format!("column `{column}` holds {found:?}, not {wanted}"))
+}

@@ -1,0 +1,328 @@
+//! The rows that are in memory, and the running of handlers over them.
+//!
+//! Handlers are synchronous and see memory only. A row that is not there stops the handler; the run
+//! goes on, to find out which other rows will be wanted, and is repeated once all of them have been
+//! read. That is sound because handlers are pure, and it turns single look-ups into a few large ones.
+//!
+//! Owns: which rows are known, which of them differ from what is stored, and undoing an event.
+//! Invariant: what a stopped or failed event changed is undone before the next one begins.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use super::HandlerError;
+use super::registry::DecodedEvent;
+use super::row::{Key, Value};
+use super::rows::Rows;
+use super::table::Table;
+use crate::fold::guarded;
+
+/// Events that are looked through for the rows that they want, after one had to stop.
+const LOOK_AHEAD: usize = 1024;
+
+/// What is known of a row: its values, or that there is none.
+pub(super) type Known = Option<Vec<Value>>;
+
+/// A row as it was read; `None` when there is none of this key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// Which table, by its place in the definition.
+    pub table: usize,
+    /// The row's key.
+    pub key: Key,
+    /// Its values in the order of the columns.
+    pub values: Option<Vec<Value>>,
+}
+
+/// A row that differs from what is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change<'a> {
+    /// Which table, by its place in the definition.
+    pub table: usize,
+    /// The row's key.
+    pub key: &'a Key,
+    /// Its new values in the order of the columns; `None` removes it.
+    pub values: Option<&'a [Value]>,
+}
+
+/// How a run over events ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Run {
+    /// All events are done.
+    Done,
+    /// The event at this place cannot be handled; those before it are done, it left nothing behind.
+    Refused {
+        /// Its place among the events.
+        at: usize,
+        /// Why.
+        reason: String,
+    },
+    /// The event at this place needs these rows; those before it are done.
+    Wants {
+        /// Its place among the events.
+        at: usize,
+        /// Tables and keys, each once.
+        rows: Vec<(usize, Key)>,
+    },
+}
+
+#[derive(Debug)]
+struct Slot {
+    known: Known,
+    changed: bool,
+    /// The generation in which it was last used.
+    used: u64,
+}
+
+/// See the file's description.
+#[derive(Debug)]
+pub struct Workspace {
+    pub(super) tables: Vec<Table>,
+    slots: Vec<HashMap<Key, Slot>>,
+    changed: Vec<(usize, Key)>,
+    undo: Vec<Undo>,
+    wanted: Vec<(usize, Key)>,
+    capacity: usize,
+    generation: u64,
+    /// Rows that came in since the generation began.
+    fresh: usize,
+}
+
+/// How a row was before an event changed it.
+#[derive(Debug)]
+struct Undo {
+    table: usize,
+    key: Key,
+    /// What was known and whether that was changed already; `None` when nothing was known.
+    before: Option<(Known, bool)>,
+}
+
+impl Workspace {
+    /// Without any rows; keeps about `capacity` rows when they are stored.
+    #[must_use]
+    pub fn new(tables: Vec<Table>, capacity: usize) -> Self {
+        Self {
+            slots: tables.iter().map(|_| HashMap::new()).collect(),
+            tables,
+            changed: Vec::new(),
+            undo: Vec::new(),
+            wanted: Vec::new(),
+            capacity,
+            generation: 0,
+            fresh: 0,
+        }
+    }
+
+    /// Runs the events in order. Those that `skip` names are passed over.
+    pub fn run(&mut self, events: &[DecodedEvent], skip: &dyn Fn(&DecodedEvent) -> bool) -> Run {
+        for (at, event) in events.iter().enumerate() {
+            if skip(event) {
+                continue;
+            }
+            match self.apply(event) {
+                Ok(()) => self.undo.clear(),
+                Err(_) if !self.wanted.is_empty() => {
+                    self.undo_event();
+                    self.look_ahead(events.get(at + 1..).unwrap_or_default(), skip);
+                    let mut rows = std::mem::take(&mut self.wanted);
+                    rows.sort_unstable();
+                    rows.dedup();
+                    return Run::Wants { at, rows };
+                }
+                Err(reason) => {
+                    self.undo_event();
+                    return Run::Refused { at, reason };
+                }
+            }
+        }
+        Run::Done
+    }
+
+    fn look_ahead(&mut self, events: &[DecodedEvent], skip: &dyn Fn(&DecodedEvent) -> bool) {
+        for event in events.iter().take(LOOK_AHEAD) {
+            if !skip(event) {
+                // It is run for what it wants; how it ends now says nothing.
+                drop(self.apply(event));
+                self.undo_event();
+            }
+        }
+    }
+
+    /// Runs one handler. A handler that met a missing row has not succeeded, whatever it says.
+    fn apply(&mut self, event: &DecodedEvent) -> Result<(), String> {
+        let before = self.wanted.len();
+        let result = guarded(|| {
+            let handled: Result<(), HandlerError> = event.apply(&mut Rows::new(self));
+            handled.map_err(|error| error.to_string())
+        });
+        if self.wanted.len() > before {
+            return Err("a row has not been read yet".to_owned());
+        }
+        result
+    }
+
+    fn undo_event(&mut self) {
+        while let Some(Undo { table, key, before }) = self.undo.pop() {
+            let Some(rows) = self.slots.get_mut(table) else {
+                continue;
+            };
+            let was_changed = match before {
+                None => {
+                    rows.remove(&key);
+                    false
+                }
+                Some((known, changed)) => {
+                    if let Some(slot) = rows.get_mut(&key) {
+                        slot.known = known;
+                        slot.changed = changed;
+                    }
+                    changed
+                }
+            };
+            if !was_changed {
+                // The first change of a row is noted when it is made, so the last note is this one.
+                self.changed.pop();
+            }
+        }
+    }
+
+    /// What is known of a row; `None`, with the row noted as wanted, when it has to be read.
+    pub(super) fn look_up(&mut self, table: usize, key: &Key) -> Option<&Known> {
+        let generation = self.generation;
+        let known = self.slots.get_mut(table).and_then(|rows| rows.get_mut(key));
+        match known {
+            Some(slot) => {
+                slot.used = generation;
+                Some(&slot.known)
+            }
+            None => {
+                self.wanted.push((table, key.clone()));
+                None
+            }
+        }
+    }
+
+    /// Changes a row, whether it is known or not.
+    pub(super) fn change(&mut self, table: usize, key: Key, known: Known) {
+        let Some(rows) = self.slots.get_mut(table) else {
+            return;
+        };
+        let used = self.generation;
+        let before = match rows.entry(key.clone()) {
+            Entry::Occupied(mut entry) => {
+                let slot = entry.get_mut();
+                slot.used = used;
+                let before = std::mem::replace(&mut slot.known, known);
+                Some((before, std::mem::replace(&mut slot.changed, true)))
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(Slot {
+                    known,
+                    changed: true,
+                    used,
+                });
+                self.fresh += 1;
+                None
+            }
+        };
+        if !before.as_ref().is_some_and(|(_, changed)| *changed) {
+            self.changed.push((table, key.clone()));
+        }
+        self.undo.push(Undo { table, key, before });
+    }
+
+    /// Takes in rows that were read.
+    pub fn insert(&mut self, rows: impl IntoIterator<Item = Loaded>) {
+        let generation = self.generation;
+        for row in rows {
+            if let Some(slots) = self.slots.get_mut(row.table) {
+                self.fresh += 1;
+                slots.entry(row.key).or_insert(Slot {
+                    known: row.values,
+                    changed: false,
+                    used: generation,
+                });
+            }
+        }
+    }
+
+    /// The rows that differ from what is stored, each once.
+    pub fn changes(&self) -> impl Iterator<Item = Change<'_>> {
+        self.changed.iter().filter_map(|(table, key)| {
+            let slot = self.slots.get(*table)?.get(key)?;
+            Some(Change {
+                table: *table,
+                key,
+                values: slot.known.as_deref(),
+            })
+        })
+    }
+
+    /// Notes that the changes are stored, and forgets rows that were not used lately when many came
+    /// in.
+    pub fn stored(&mut self) {
+        for (table, key) in std::mem::take(&mut self.changed) {
+            if let Some(slot) = self
+                .slots
+                .get_mut(table)
+                .and_then(|rows| rows.get_mut(&key))
+            {
+                slot.changed = false;
+            }
+        }
+        if self.fresh <= self.capacity / 2 {
+            return;
+        }
+        self.fresh = 0;
+        let ended = self.generation;
+        self.generation += 1;
+        for slots in &mut self.slots {
+            slots.retain(|_, slot| slot.used == ended);
+        }
+        if self.known() > self.capacity {
+            self.forget();
+        }
+    }
+
+    /// Number of rows of which something is known.
+    #[must_use]
+    pub fn known(&self) -> usize {
+        self.slots.iter().map(HashMap::len).sum()
+    }
+
+    /// Forgets everything: what is stored may differ from what was thought.
+    pub fn forget(&mut self) {
+        self.slots.iter_mut().for_each(HashMap::clear);
+        self.changed.clear();
+        self.undo.clear();
+        self.wanted.clear();
+        self.fresh = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_bounded_and_rows_in_use_stay() {
+        let tables = vec![Table::new("t", "id").text("id")];
+        let mut workspace = Workspace::new(tables, 100);
+        let mut kept = 0;
+        for n in 0..2_000 {
+            if workspace.look_up(0, &"hot".into()).is_some() {
+                kept += 1;
+            }
+            workspace.wanted.clear();
+            let loaded = |key: Key| Loaded {
+                table: 0,
+                key,
+                values: None,
+            };
+            workspace.insert([loaded("hot".into()), loaded(format!("cold {n}").into())]);
+            workspace.stored();
+            assert!(workspace.known() <= 101, "{}", workspace.known());
+        }
+        assert!(kept > 1_900, "a row in use stays: {kept}");
+    }
+}
