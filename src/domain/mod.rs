@@ -1,5 +1,5 @@
 //! The sample aggregates that the stock node ships: a savings account, an order, a prescription
-//! and a workshop's day.
+//! and a workshop's day; and the views over them.
 //!
 //! This directory owns business rules and nothing else: no I/O, no clock but the one in
 //! [`phalanx_actors::Context`], no knowledge of how events are stored or served. Names of commands,
@@ -11,6 +11,7 @@ use phalanx_actors::Justification;
 pub mod account;
 pub mod order;
 pub mod prescription;
+pub mod views;
 pub mod workshop_day;
 
 #[cfg(test)]
