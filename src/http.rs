@@ -2,7 +2,7 @@
 //!
 //! It owns the socket, the rules of HTTP, and the mapping between the command model's words and
 //! HTTP's. It refuses to know how commands are decided or where events are stored: all it holds of
-//! the node is a [`Router`] and a [`Steward`]. Invariants: every error is a problem document with exactly one
+//! the node is a [`Router`], a [`Steward`] and its [`Views`]. Invariants: every error is a problem document with exactly one
 //! status; nothing waits without a limit; header values and bodies never reach a log.
 //!
 //! ```text
@@ -30,6 +30,7 @@ pub mod metrics;
 mod openapi;
 mod pages;
 mod problem;
+mod projections;
 mod query;
 mod reasons;
 mod render;
@@ -41,10 +42,14 @@ mod state;
 mod timer;
 mod trace;
 mod types;
+mod views;
 
 pub use accept::serve;
 pub use app::HttpApp;
 pub use limits::HttpLimits;
 
 #[cfg(doc)]
-use crate::cluster::{router::Router, steward::Steward};
+use crate::{
+    cluster::{router::Router, steward::Steward},
+    projection::Views,
+};

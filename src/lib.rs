@@ -11,6 +11,7 @@ pub mod failpoints;
 pub mod http;
 pub mod journal;
 pub mod node;
+pub mod projection;
 pub mod replication;
 pub mod settings;
 pub mod telemetry;

@@ -8,6 +8,7 @@ pub mod core;
 mod error;
 mod groups;
 mod members;
+mod read_side;
 mod routing;
 mod shutdown;
 
@@ -26,6 +27,7 @@ pub use self::error::NodeError;
 use crate::cluster::router::Router;
 use crate::cluster::steward::Steward;
 use crate::journal::Journal;
+use crate::projection::{Projections, Views};
 use crate::replication::group::Group;
 
 /// A running node.
@@ -40,6 +42,7 @@ pub struct Node {
     background: Vec<JoinHandle<()>>,
     shards: Vec<ShardHandle>,
     groups: Vec<Arc<Group>>,
+    projections: Option<Projections>,
     journal: Journal,
     grace: Duration,
     linger: Duration,
@@ -68,6 +71,12 @@ impl Node {
     #[must_use]
     pub fn steward(&self) -> &Arc<Steward> {
         &self.steward
+    }
+
+    /// The views of this node; `None` when it has none.
+    #[must_use]
+    pub fn views(&self) -> Option<&Views> {
+        self.projections.as_ref().map(Projections::views)
     }
 
     /// Where HTTP is served.
@@ -118,6 +127,9 @@ impl Node {
         }
         for task in &self.background {
             task.abort();
+        }
+        if let Some(projections) = self.projections {
+            projections.stop().await;
         }
         for shard in &self.shards {
             shard.step_down();

@@ -18,6 +18,7 @@ mod load;
 mod log;
 mod node;
 mod origin;
+mod projections;
 mod raft;
 mod rules;
 mod schema;
@@ -35,6 +36,7 @@ pub use self::load::{Entry, LoadedSettings};
 pub use self::log::{LogFormat, LogSettings};
 pub use self::node::NodeSettings;
 pub use self::origin::Origin;
+pub use self::projections::ProjectionSettings;
 pub use self::raft::RaftSettings;
 pub use self::transport::TransportSettings;
 
@@ -59,6 +61,8 @@ pub struct Settings {
     pub journal: JournalSettings,
     /// `[actors]`: aggregates in memory and the admission of commands.
     pub actors: ActorSettings,
+    /// `[projections]`: the read models of this node.
+    pub projections: ProjectionSettings,
     /// `[log]`: what is logged and in which form.
     pub log: LogSettings,
 }

@@ -26,7 +26,7 @@ use support::node::{Node, NodeSetup, was_killed};
 use support::{measured, number_from_env, seeded, skipped, temp_dir, wait};
 
 /// The named steps of the write path: the process kills itself there.
-const FAILPOINTS: [&str; 9] = [
+const FAILPOINTS: [&str; 11] = [
     "replication::before_propose",
     "journal::before_write",
     "journal::after_write_before_sync",
@@ -36,6 +36,8 @@ const FAILPOINTS: [&str; 9] = [
     "replication::after_commit",
     "replication::before_apply",
     "http::before_reply",
+    "projection::before_commit",
+    "projection::after_commit",
 ];
 
 const TELLERS: i64 = 8;

@@ -6,9 +6,11 @@ use bytes::Bytes;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cluster::router::Router;
 use crate::cluster::steward::Steward;
+use crate::projection::Views;
 
 use super::metrics::HttpMetrics;
 use super::reasons::Reasons;
@@ -25,6 +27,10 @@ pub struct HttpApp {
     /// Renders `/metrics`. Its recorder must be installed before [`super::serve`] is called, and
     /// its owner folds samples together from time to time (`run_upkeep`).
     pub metrics: PrometheusHandle,
+    /// Read models; `None` when this node has none.
+    pub views: Option<Views>,
+    /// The longest time for which a query may wait for a view.
+    pub max_wait: Duration,
 }
 
 impl HttpApp {
@@ -35,6 +41,8 @@ impl HttpApp {
             router,
             steward,
             metrics,
+            views: None,
+            max_wait: Duration::ZERO,
         }
     }
 }
@@ -44,6 +52,8 @@ impl HttpApp {
 pub(crate) struct App {
     pub(crate) router: Router,
     pub(crate) steward: Arc<Steward>,
+    pub(crate) views: Option<Views>,
+    pub(crate) max_wait: Duration,
     pub(crate) node_id: u64,
     pub(crate) prometheus: PrometheusHandle,
     pub(crate) limits: HttpLimits,
@@ -63,12 +73,16 @@ impl App {
         let reasons = Reasons::new(registry);
         let documents = Documents {
             types: types::render_all(registry).into(),
-            openapi: openapi::document(registry).to_string().into(),
+            openapi: openapi::document(registry, app.views.as_ref())
+                .to_string()
+                .into(),
         };
         Self {
             node_id: app.router.node_id(),
             router: app.router,
             steward: app.steward,
+            views: app.views,
+            max_wait: app.max_wait,
             prometheus: app.metrics,
             limits,
             metrics: HttpMetrics::new(),

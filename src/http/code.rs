@@ -127,6 +127,16 @@ codes! {
         "The aggregate does not exist"
         "No event has happened to this aggregate; or, for a read of the past, not by that time."
         "Check the id. An aggregate exists from its first event on.";
+    UnknownView "unknown-view" NOT_FOUND false NotApplied
+        "There is no such view"
+        "This node has no projection of the name in the path, or projections are turned off on it."
+        "Look at /v1/projections for the views of this node. Names are case-sensitive.";
+    RowNotFound "row-not-found" NOT_FOUND true NotApplied
+        "The view has no row of this key"
+        "No event that the view has taken in made a row of this key, or a later one removed it. \
+         `lag` says how far the view is behind."
+        "Check the key. After a write, send its position as `after=`, so that the view is asked \
+         when it has taken the write in.";
     SequenceNotReached "sequence-not-reached" NOT_FOUND true NotApplied
         "The aggregate has not reached this sequence number"
         "`at_sequence` is larger than the number of the aggregate's last event. \
@@ -156,6 +166,11 @@ codes! {
          elected. `detail` says which."
         "Choose another member: /v1/shards lists the voters and how far each is, /v1/cluster the \
          members. One that lacks entries catches up by itself.";
+    RebuildRunning "rebuild-running" CONFLICT true NotApplied
+        "The projection is being rebuilt"
+        "A build of this projection is being filled already; it takes the place of the present one \
+         when it has caught up."
+        "Wait for it. /v1/projections says how far it is.";
     SequenceMismatch "sequence-mismatch" PRECONDITION_FAILED false NotApplied
         "The aggregate is at another sequence number"
         "If-Match or If-None-Match stated a condition that does not hold: somebody else changed \
@@ -237,6 +252,12 @@ codes! {
          events may or may not be stored."
         "Send the same command with the same Idempotency-Key again: it takes effect at most once, \
          and the answer says what happened. Without a key, read the history first.";
+    ViewBehind "view-behind" GATEWAY_TIMEOUT true NotApplied
+        "The view has not caught up in time"
+        "The query asked for rows that include the event at a position, and the view did not reach \
+         it while the query waited. `lag` says how far the view is behind."
+        "Ask again with the same position, wait longer with `wait=`, or read the aggregate itself \
+         with `after=`. If the lag lasts, look at /v1/projections.";
     TransferTimeout "transfer-timeout" GATEWAY_TIMEOUT true Unknown
         "The member did not take over in time"
         "The leader handed the shard over, and within two seconds nobody was known to lead it. The \

@@ -4,6 +4,7 @@
 //! with that type's own schemas. Nothing is listed that this node does not answer.
 
 mod parts;
+mod views;
 
 use phalanx_actors::types::{TypeDescription, TypeRegistry};
 use serde_json::{Map, Value, json};
@@ -14,13 +15,15 @@ use self::parts::{
 };
 use super::routes::Route;
 use super::schema;
+use crate::projection::Views;
 
 /// Makes the document.
-pub(crate) fn document(registry: &TypeRegistry) -> Value {
+pub(crate) fn document(registry: &TypeRegistry, views: Option<&Views>) -> Value {
     let mut schemas = Map::new();
     let mut paths = Map::new();
     let mut tags = vec![
         json!({"name": "aggregates", "description": "Commands, states and histories of any type."}),
+        json!({"name": "views", "description": "Read models: rows that follow the events."}),
         json!({"name": "description", "description": "What this node knows and what can go wrong."}),
         json!({"name": "operation", "description": "Health and metrics."}),
     ];
@@ -31,6 +34,9 @@ pub(crate) fn document(registry: &TypeRegistry) -> Value {
         let tag = json!({"name": description.name, "description": description.description});
         tags.push(tag);
         add_type(description, &mut paths, &mut schemas);
+    }
+    for definition in views.into_iter().flat_map(Views::definitions) {
+        views::add(definition, &mut paths, &mut schemas);
     }
     json!({
         "openapi": "3.1.0",
@@ -83,6 +89,16 @@ fn general(route: Route) -> Value {
         }}),
         Route::Transfer => transfer(),
         Route::Drain => drain(),
+        Route::View
+        | Route::ViewRow
+        | Route::Projections
+        | Route::Projection
+        | Route::PauseProjection
+        | Route::ResumeProjection
+        | Route::RebuildProjection
+        | Route::DeadLetters
+        | Route::RetryLetter
+        | Route::SkipLetter => views::general(route),
         Route::Types
         | Route::Type
         | Route::EventSchema
@@ -214,6 +230,16 @@ fn shown(route: Route) -> Option<Shown> {
         | Route::History
         | Route::Transfer
         | Route::Drain
+        | Route::View
+        | Route::ViewRow
+        | Route::Projections
+        | Route::Projection
+        | Route::PauseProjection
+        | Route::ResumeProjection
+        | Route::RebuildProjection
+        | Route::DeadLetters
+        | Route::RetryLetter
+        | Route::SkipLetter
         | Route::None => return None,
     })
 }

@@ -40,6 +40,21 @@ pub(crate) fn parse<'a, const N: usize>(
     Ok(values)
 }
 
+/// Decoded names and values in their order, for routes whose parameters depend on what they show.
+///
+/// # Errors
+/// 400 `invalid-query` for broken percent-encoding.
+pub(crate) fn pairs(query: Option<&str>) -> Result<Vec<(Cow<'_, str>, Cow<'_, str>)>, Problem> {
+    let pairs = query.unwrap_or_default().split('&');
+    pairs
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Ok((decode(name)?, decode(value)?))
+        })
+        .collect()
+}
+
 fn decode(text: &str) -> Result<Cow<'_, str>, Problem> {
     percent_decode_str(text).decode_utf8().map_err(|_| {
         Problem::query(

@@ -4,6 +4,8 @@
 //! document read it. Paths are matched as they were sent; only parameters are percent-decoded
 //! later, each on its own, so `..` and encoded slashes stay inside their segment.
 
+use super::projections::Action;
+
 /// A route, without its parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route {
@@ -27,6 +29,26 @@ pub(crate) enum Route {
     Transfer,
     /// Hands over all that a member leads.
     Drain,
+    /// Reads a page of rows.
+    View,
+    /// Reads one row.
+    ViewRow,
+    /// How all projections are doing.
+    Projections,
+    /// How one projection is doing.
+    Projection,
+    /// Stops taking events in.
+    PauseProjection,
+    /// Goes on taking events in.
+    ResumeProjection,
+    /// Builds a read model again.
+    RebuildProjection,
+    /// What was set aside.
+    DeadLetters,
+    /// Attempts what was set aside.
+    RetryLetter,
+    /// Attempts it without the event that failed.
+    SkipLetter,
     /// Is the process alive?
     Live,
     /// Can it take requests?
@@ -56,7 +78,7 @@ const POST: &str = "POST, OPTIONS";
 
 impl Route {
     /// Every route, in the order of the variants.
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 30] = [
         Self::Command,
         Self::State,
         Self::History,
@@ -67,6 +89,16 @@ impl Route {
         Self::Shards,
         Self::Transfer,
         Self::Drain,
+        Self::View,
+        Self::ViewRow,
+        Self::Projections,
+        Self::Projection,
+        Self::PauseProjection,
+        Self::ResumeProjection,
+        Self::RebuildProjection,
+        Self::DeadLetters,
+        Self::RetryLetter,
+        Self::SkipLetter,
         Self::Live,
         Self::Ready,
         Self::Started,
@@ -92,6 +124,16 @@ impl Route {
             Self::Shards => "/v1/shards",
             Self::Transfer => "/v1/shards/{shard}/transfer",
             Self::Drain => "/v1/nodes/{node}/drain",
+            Self::View => "/v1/views/{view}",
+            Self::ViewRow => "/v1/views/{view}/{key}",
+            Self::Projections => "/v1/projections",
+            Self::Projection => "/v1/projections/{projection}",
+            Self::PauseProjection => "/v1/projections/{projection}/pause",
+            Self::ResumeProjection => "/v1/projections/{projection}/resume",
+            Self::RebuildProjection => "/v1/projections/{projection}/rebuild",
+            Self::DeadLetters => "/v1/projections/{projection}/dead-letters",
+            Self::RetryLetter => "/v1/projections/{projection}/dead-letters/{letter}/retry",
+            Self::SkipLetter => "/v1/projections/{projection}/dead-letters/{letter}/skip",
             Self::Live => "/livez",
             Self::Ready => "/readyz",
             Self::Started => "/startupz",
@@ -108,7 +150,14 @@ impl Route {
     /// The methods that it answers: the value of `Allow`.
     pub(crate) fn allow(self) -> &'static str {
         match self {
-            Self::Command | Self::Transfer | Self::Drain => POST,
+            Self::Command
+            | Self::Transfer
+            | Self::Drain
+            | Self::PauseProjection
+            | Self::ResumeProjection
+            | Self::RebuildProjection
+            | Self::RetryLetter
+            | Self::SkipLetter => POST,
             Self::State
             | Self::History
             | Self::Types
@@ -116,6 +165,11 @@ impl Route {
             | Self::EventSchema
             | Self::Cluster
             | Self::Shards
+            | Self::View
+            | Self::ViewRow
+            | Self::Projections
+            | Self::Projection
+            | Self::DeadLetters
             | Self::Live
             | Self::Ready
             | Self::Started
@@ -160,6 +214,28 @@ pub(crate) enum Target<'p> {
     Drain {
         node: &'p str,
     },
+    View {
+        view: &'p str,
+    },
+    ViewRow {
+        view: &'p str,
+        key: &'p str,
+    },
+    Projection {
+        name: &'p str,
+    },
+    Operate {
+        name: &'p str,
+        action: Action,
+    },
+    DeadLetters {
+        name: &'p str,
+    },
+    Retry {
+        name: &'p str,
+        letter: &'p str,
+        skip: bool,
+    },
     Problem {
         code: &'p str,
     },
@@ -184,6 +260,12 @@ impl<'p> Target<'p> {
             let node = rest.strip_suffix("/drain")?;
             return (!node.contains('/')).then_some(Self::Drain { node });
         }
+        if let Some(rest) = path.strip_prefix("/v1/views/") {
+            return Self::of_view(rest);
+        }
+        if let Some(rest) = path.strip_prefix("/v1/projections/") {
+            return Self::of_projection(rest);
+        }
         if let Some(code) = path.strip_prefix("/problems/") {
             return (!code.contains('/')).then_some(Self::Problem { code });
         }
@@ -191,6 +273,7 @@ impl<'p> Target<'p> {
             "/v1/types" => Route::Types,
             "/v1/cluster" => Route::Cluster,
             "/v1/shards" => Route::Shards,
+            "/v1/projections" => Route::Projections,
             "/livez" => Route::Live,
             "/readyz" => Route::Ready,
             "/startupz" => Route::Started,
@@ -236,6 +319,41 @@ impl<'p> Target<'p> {
         })
     }
 
+    fn of_view(rest: &'p str) -> Option<Self> {
+        match rest.split_once('/') {
+            None => (!rest.is_empty()).then_some(Self::View { view: rest }),
+            Some((view, key)) => {
+                let whole = !view.is_empty() && !key.is_empty() && !key.contains('/');
+                whole.then_some(Self::ViewRow { view, key })
+            }
+        }
+    }
+
+    fn of_projection(rest: &'p str) -> Option<Self> {
+        let mut parts = rest.split('/');
+        let name = parts.next().filter(|name| !name.is_empty())?;
+        let found = match (parts.next(), parts.next(), parts.next()) {
+            (None, None, None) => Self::Projection { name },
+            (Some("dead-letters"), None, None) => Self::DeadLetters { name },
+            (Some("dead-letters"), Some(letter), Some(word @ ("retry" | "skip"))) => Self::Retry {
+                name,
+                letter,
+                skip: word == "skip",
+            },
+            (Some(word), None, None) => {
+                let action = match word {
+                    "pause" => Action::Pause,
+                    "resume" => Action::Resume,
+                    "rebuild" => Action::Rebuild,
+                    _ => return None,
+                };
+                Self::Operate { name, action }
+            }
+            _ => return None,
+        };
+        parts.next().is_none().then_some(found)
+    }
+
     /// The route without its parameters.
     pub(crate) fn route(self) -> Route {
         match self {
@@ -246,6 +364,17 @@ impl<'p> Target<'p> {
             Self::EventSchema { .. } => Route::EventSchema,
             Self::Transfer { .. } => Route::Transfer,
             Self::Drain { .. } => Route::Drain,
+            Self::View { .. } => Route::View,
+            Self::ViewRow { .. } => Route::ViewRow,
+            Self::Projection { .. } => Route::Projection,
+            Self::Operate { action, .. } => match action {
+                Action::Pause => Route::PauseProjection,
+                Action::Resume => Route::ResumeProjection,
+                Action::Rebuild => Route::RebuildProjection,
+            },
+            Self::DeadLetters { .. } => Route::DeadLetters,
+            Self::Retry { skip: false, .. } => Route::RetryLetter,
+            Self::Retry { skip: true, .. } => Route::SkipLetter,
             Self::Problem { .. } => Route::Problem,
             Self::Fixed(route) => route,
         }
@@ -283,7 +412,16 @@ mod tests {
             "/v1/aggregates/account/../../etc/passwd",
             "/v1/aggregates/account/a/what-if",
             "/v1/types/account/events/Opened",
-            "/v1/views/accounts",
+            "/v1/views",
+            "/v1/views/",
+            "/v1/views/accounts/",
+            "/v1/views/accounts/a/b",
+            "/v1/projections/",
+            "/v1/projections/accounts/",
+            "/v1/projections/accounts/stop",
+            "/v1/projections/accounts/pause/",
+            "/v1/projections/accounts/dead-letters/1",
+            "/v1/projections/accounts/dead-letters/1/retry/2",
             "/v1/events",
             "/v1/shards/1",
             "/v1/shards/1/2/transfer",

@@ -22,7 +22,7 @@ use super::problem::Problem;
 use super::response::{Reply, reply};
 use super::routes::{Route, Target};
 use super::trace::new_trace_id;
-use super::{cluster, command, headers, health, history, pages, state, types};
+use super::{cluster, command, headers, health, history, pages, projections, state, types, views};
 
 /// Answers one request.
 pub(crate) async fn handle(
@@ -75,6 +75,16 @@ async fn dispatch(
         Some(Target::State { aggregate_type, id }) if is_get(&parts.method) => {
             state::answer(app, connection, parts, aggregate_type, id).await
         }
+        Some(Target::ViewRow { view, key }) if is_get(&parts.method) => {
+            views::row(app, parts, view, key).await
+        }
+        Some(Target::View { view }) if is_get(&parts.method) => views::list(app, parts, view).await,
+        Some(Target::Operate { name, action }) if parts.method == Method::POST => {
+            projections::act(app, parts, name, action).await
+        }
+        Some(Target::Retry { name, letter, skip }) if parts.method == Method::POST => {
+            projections::retry(app, parts, name, letter, skip).await
+        }
         Some(Target::Transfer { shard }) if parts.method == Method::POST => {
             cluster::transfer(app, connection, parts, shard, body).await
         }
@@ -126,12 +136,19 @@ async fn show(
             version,
         } => types::event_schema(app, aggregate_type, event, version),
         Target::Problem { code } => pages::problem(parts, code),
+        Target::Projection { name } => projections::one(app, parts, name),
+        Target::DeadLetters { name } => projections::dead_letters(app, parts, name).await,
+        Target::Fixed(Route::Projections) => projections::all(app, parts),
         Target::Fixed(Route::Cluster) => cluster::members(app, parts).await,
         Target::Fixed(Route::Shards) => cluster::shards(app, parts).await,
         Target::Fixed(route) => fixed(app, parts, route),
         // Handled before; here only with a method that is refused above.
         Target::Command { .. }
         | Target::State { .. }
+        | Target::View { .. }
+        | Target::ViewRow { .. }
+        | Target::Operate { .. }
+        | Target::Retry { .. }
         | Target::Transfer { .. }
         | Target::Drain { .. } => Err(Box::new(Problem::method(allow))),
     }
@@ -155,6 +172,16 @@ fn fixed(app: &App, parts: &request::Parts, route: Route) -> Answered {
         | Route::EventSchema
         | Route::Cluster
         | Route::Shards
+        | Route::View
+        | Route::ViewRow
+        | Route::Projections
+        | Route::Projection
+        | Route::PauseProjection
+        | Route::ResumeProjection
+        | Route::RebuildProjection
+        | Route::DeadLetters
+        | Route::RetryLetter
+        | Route::SkipLetter
         | Route::Transfer
         | Route::Drain
         | Route::Problem

@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use phalanx_actors::Aggregate;
 use phalanx_actors::ports::{Clock, SystemClock};
+use phalanx_actors::projection::{Projection, ProjectionError, ProjectionRegistry};
 use phalanx_actors::types::{RegistrationError, TypeRegistry};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 
 use super::core::{Core, Ground};
 use super::members;
-use super::{Node, NodeError, shutdown};
+use super::{Node, NodeError, read_side, shutdown};
+use crate::domain::views::{AccountTotals, Accounts, MaintenanceJobs, Orders, Prescriptions};
 use crate::domain::{Account, Order, Prescription, WorkshopDay};
 use crate::http::{self, HttpApp, HttpLimits};
 use crate::journal::{Identity, Journal, JournalOptions, Storage};
@@ -26,6 +28,8 @@ use crate::telemetry::metrics;
 pub struct NodeBuilder {
     types: TypeRegistry,
     refused: Option<RegistrationError>,
+    projections: ProjectionRegistry,
+    refused_projection: Option<ProjectionError>,
 }
 
 impl NodeBuilder {
@@ -41,13 +45,27 @@ impl NodeBuilder {
         self
     }
 
-    /// Adds the sample aggregates of the stock node.
+    /// Adds a projection, whose view can then be queried.
+    #[must_use]
+    pub fn projection<P: Projection>(mut self) -> Self {
+        if let Err(error) = self.projections.register::<P>() {
+            self.refused_projection.get_or_insert(error);
+        }
+        self
+    }
+
+    /// Adds the sample aggregates of the stock node and the views over them.
     #[must_use]
     pub fn samples(self) -> Self {
         self.aggregate::<Account>()
             .aggregate::<Order>()
             .aggregate::<Prescription>()
             .aggregate::<WorkshopDay>()
+            .projection::<Accounts>()
+            .projection::<AccountTotals>()
+            .projection::<Orders>()
+            .projection::<Prescriptions>()
+            .projection::<MaintenanceJobs>()
     }
 
     /// Runs the node until SIGTERM or SIGINT. This is a program's last call: it starts the runtime,
@@ -91,6 +109,10 @@ impl NodeBuilder {
         if let Some(error) = self.refused {
             return Err(error.into());
         }
+        if let Some(error) = self.refused_projection {
+            return Err(error.into());
+        }
+        self.projections.check(&self.types)?;
         if self.types.iter().next().is_none() {
             return Err(NodeError::NoTypes);
         }
@@ -106,17 +128,20 @@ impl NodeBuilder {
         let ground = Ground {
             types: self.types,
             journal: journal.clone(),
-            clock,
+            clock: Arc::clone(&clock),
             peers: members.peers(),
             key_seed: rand::random(),
         };
         let core = Core::start(&settings, ground).await?;
+        let projections = read_side::start(&settings, &self.projections, &journal, clock).await?;
         let services = core.services();
         let mut background = core.background;
         background.extend(members.listen(services));
         background.push(tokio::spawn(metrics::upkeep(prometheus.clone())));
         let (stop_http, mut stopping) = watch::channel(false);
-        let app = HttpApp::new(core.router.clone(), Arc::clone(&core.steward), prometheus);
+        let mut app = HttpApp::new(core.router.clone(), Arc::clone(&core.steward), prometheus);
+        app.views = projections.as_ref().map(|running| running.views().clone());
+        app.max_wait = Duration::from_millis(settings.projections.max_wait_ms);
         let http = tokio::spawn(http::serve(
             listener,
             app,
@@ -142,6 +167,7 @@ impl NodeBuilder {
             background,
             shards: core.shards,
             groups: core.groups,
+            projections,
             journal,
             grace: Duration::from_millis(settings.node.shutdown_grace_ms),
             linger: Duration::from_millis(settings.http.shutdown_linger_ms),

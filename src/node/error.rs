@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 
+use phalanx_actors::projection::ProjectionError;
 use phalanx_actors::types::RegistrationError;
 
 use crate::journal::OpenError;
+use crate::projection::StartError;
 
 /// See the file's description.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +14,12 @@ pub enum NodeError {
     /// An aggregate type cannot be served.
     #[error(transparent)]
     Registration(#[from] RegistrationError),
+    /// A projection cannot be run.
+    #[error(transparent)]
+    Projection(#[from] ProjectionError),
+    /// The read side could not be started.
+    #[error(transparent)]
+    ReadSide(#[from] StartError),
     /// There is nothing to serve.
     #[error("no aggregate types are registered; call NodeBuilder::aggregate")]
     NoTypes,

@@ -83,6 +83,11 @@ pub(super) const RANGES: &[(&str, i128, i128)] = &[
     ("actors.max_in_flight_bytes", 1024, 1_099_511_627_776),
     ("actors.max_in_flight_per_shard", 1, 10_000_000),
     ("actors.max_in_flight_per_aggregate", 1, 10_000_000),
+    ("projections.batch_bytes", 4096, 16_777_216),
+    ("projections.commit_interval_ms", 0, 10_000),
+    ("projections.cache_rows", 1, 100_000_000),
+    ("projections.read_connections", 1, 1024),
+    ("projections.max_wait_ms", 0, 600_000),
 ];
 
 /// The least and most value of a key that is a whole number.

@@ -24,3 +24,4 @@ mod preconditions;
 mod reads;
 mod rejections;
 mod shutdown;
+mod views;

@@ -1,8 +1,9 @@
-// A node with one aggregate type of its own: the guest list of an evening.
+// A node with one aggregate type of its own, the guest list of an evening, and a view over it.
 
 use std::process::ExitCode;
 
 use phalanx::node::Node;
+use phalanx_actors::projection::{Projection, Row, Subscriptions, Table};
 use phalanx_actors::{Aggregate, Context, Justification};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -101,17 +102,62 @@ impl Aggregate for GuestList {
             rate_limit_per_second: 50,
         }]
     }
+
+    fn views() -> Vec<&'static str> {
+        vec!["guests"]
+    }
+}
+
+/// Everybody who is invited to anything: a question across all lists.
+#[derive(Debug)]
+struct Guests;
+
+impl Projection for Guests {
+    const NAME: &'static str = "guests";
+    const VERSION: u32 = 1;
+    const DESCRIPTION: &'static str = "Every guest, with the number of lists that have them.";
+
+    fn tables() -> Vec<Table> {
+        vec![
+            Table::new("guests", "name")
+                .text("name")
+                .integer("lists")
+                .time("invited_last")
+                .index(["lists"]),
+        ]
+    }
+
+    fn subscriptions() -> Subscriptions {
+        Subscriptions::default().on::<GuestList>(|event, meta, rows| {
+            let GuestListEvent::GuestInvited { name } = event else {
+                return Ok(());
+            };
+            let lists = match rows.get("guests", name)? {
+                Some(row) => row.integer("lists")?,
+                None => 0,
+            };
+            let row = Row::default()
+                .with("name", name)
+                .with("lists", lists + 1)
+                .with("invited_last", meta.time);
+            rows.put("guests", row)
+        })
+    }
 }
 
 fn main() -> ExitCode {
     phalanx::cli::run(std::env::args_os(), |settings| {
-        Node::builder().aggregate::<GuestList>().run(settings)
+        Node::builder()
+            .aggregate::<GuestList>()
+            .projection::<Guests>()
+            .run(settings)
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use phalanx_actors::testkit::given;
+    use jiff::Timestamp;
+    use phalanx_actors::testkit::{given, projecting};
 
     use super::*;
 
@@ -144,5 +190,21 @@ mod tests {
         given::<GuestList>([])
             .when(invite("ada"))
             .then_rejected(GuestListRejection::ListNotOpen);
+    }
+
+    #[test]
+    fn a_guest_of_two_lists_is_one_row() {
+        projecting::<Guests>()
+            .given::<GuestList>("friday", [invited("ada"), invited("grace")])
+            .when::<GuestList>("saturday", invited("ada"))
+            .then(
+                "guests",
+                [("ada", 2), ("grace", 1)].map(|(name, lists)| {
+                    Row::default()
+                        .with("name", name)
+                        .with("lists", lists)
+                        .with("invited_last", Timestamp::UNIX_EPOCH)
+                }),
+            );
     }
 }

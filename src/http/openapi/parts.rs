@@ -12,6 +12,7 @@ pub(super) fn components(mut schemas: Map<String, Value>) -> Value {
     schemas.insert("CloudEvent".to_owned(), cloud_event());
     schemas.insert("Moved".to_owned(), moved());
     schemas.insert("Drained".to_owned(), drained());
+    super::views::components(&mut schemas);
     json!({
         "schemas": schemas,
         "parameters": {"id": {
@@ -72,11 +73,11 @@ pub(super) fn body(schema: &Value) -> Value {
     json!({"required": true, "content": {"application/json": {"schema": schema}}})
 }
 
-fn header(name: &str, description: &str, schema: &Value) -> Value {
+pub(super) fn header(name: &str, description: &str, schema: &Value) -> Value {
     json!({"name": name, "in": "header", "description": description, "schema": schema})
 }
 
-fn query(name: &str, description: &str, schema: &Value) -> Value {
+pub(super) fn query(name: &str, description: &str, schema: &Value) -> Value {
     json!({"name": name, "in": "query", "description": description, "schema": schema})
 }
 
@@ -290,6 +291,7 @@ fn problem() -> Value {
             "current_sequence_number": {"type": "integer"},
             "justifications": {"type": "array", "items": {"type": "object"}},
             "views": {"type": "array", "items": {"type": "string"}},
+            "lag": {"$ref": "#/components/schemas/Lag"},
         },
     })
 }

@@ -9,7 +9,7 @@ fn sample() -> Value {
     registry.register::<Order>().unwrap();
     registry.register::<Prescription>().unwrap();
     registry.register::<WorkshopDay>().unwrap();
-    document(&registry)
+    document(&registry, None)
 }
 
 /// Calls `check` for every object in a value.

@@ -1,0 +1,389 @@
+//! Views and projections in the OpenAPI document: the routes in general, and each view with its own
+//! columns.
+
+use phalanx_actors::projection::{Column, ColumnType, ProjectionDefinition, Table};
+use serde_json::{Map, Value, json};
+
+use super::parts::{answer, header, problems, query};
+use super::{JSON, path, with};
+use crate::http::routes::Route;
+
+/// The path item of a route of views or projections.
+pub(super) fn general(route: Route) -> Value {
+    let any = json!({"type": "object"});
+    match route {
+        Route::View => list("listRows", &with(path(&["view"]), list_parameters()), &any),
+        Route::ViewRow => row(
+            "readRow",
+            &with(path(&["view", "key"]), fresh_parameters()),
+            &any,
+        ),
+        Route::Projections => {
+            let every = json!({
+                "type": "object",
+                "required": ["node", "projections"],
+                "properties": {
+                    "node": {"type": "integer"},
+                    "projections": {"type": "array", "items": reference("Projection")},
+                },
+            });
+            let summary = "How the projections of this node are doing";
+            get("listProjections", summary, vec![], &every, &["400"])
+        }
+        Route::Projection => {
+            let summary = "How one projection is doing";
+            let parameters = path(&["projection"]);
+            let projection = reference("Projection");
+            get(
+                "readProjection",
+                summary,
+                parameters,
+                &projection,
+                &["400", "404"],
+            )
+        }
+        Route::PauseProjection => post("pauseProjection", "Take no more events in, until resumed"),
+        Route::ResumeProjection => post("resumeProjection", "Go on taking events in"),
+        Route::RebuildProjection => post(
+            "rebuildProjection",
+            "Build the rows again from the journal, and swap them in when they have caught up",
+        ),
+        Route::DeadLetters => {
+            let letters = json!({
+                "type": "object",
+                "required": ["dead_letters"],
+                "properties": {
+                    "dead_letters": {"type": "array", "items": reference("DeadLetter")},
+                },
+            });
+            let parameters = vec![
+                query(
+                    "limit",
+                    "The most wanted.",
+                    &json!({
+                        "type": "integer", "minimum": 1, "maximum": 1000, "default": 100,
+                    }),
+                ),
+                query(
+                    "after",
+                    "Only those with larger ids.",
+                    &json!({
+                        "type": "integer", "minimum": 0, "default": 0,
+                    }),
+                ),
+            ];
+            let parameters = with(path(&["projection"]), parameters);
+            let summary = "Events that were set aside, and why";
+            get(
+                "listDeadLetters",
+                summary,
+                parameters,
+                &letters,
+                &["400", "404", "500"],
+            )
+        }
+        Route::RetryLetter => retry("retryDeadLetter", "Attempt what was set aside, in order"),
+        Route::SkipLetter => retry(
+            "skipDeadLetter",
+            "Leave the event out that failed, and attempt those behind it",
+        ),
+        _ => json!({}),
+    }
+}
+
+fn reference(name: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{name}")})
+}
+
+fn get(
+    id: &str,
+    summary: &str,
+    parameters: Vec<Value>,
+    schema: &Value,
+    statuses: &[&str],
+) -> Value {
+    let mut responses = problems(statuses);
+    responses.insert("200".to_owned(), answer("OK", JSON, schema));
+    json!({"get": {
+        "operationId": id,
+        "tags": ["operation"],
+        "summary": summary,
+        "parameters": parameters,
+        "responses": responses,
+    }})
+}
+
+fn post(id: &str, summary: &str) -> Value {
+    let mut responses = problems(&["400", "404", "409", "500"]);
+    let projection = reference("Projection");
+    responses.insert("200".to_owned(), answer("As it is now.", JSON, &projection));
+    json!({"post": {
+        "operationId": id,
+        "tags": ["operation"],
+        "summary": summary,
+        "description": "Concerns the node that is asked: each has read models of its own.",
+        "parameters": path(&["projection"]),
+        "responses": responses,
+    }})
+}
+
+fn retry(id: &str, summary: &str) -> Value {
+    let mut responses = problems(&["400", "404", "500"]);
+    responses.insert(
+        "200".to_owned(),
+        answer("How it ended.", JSON, &reference("Retried")),
+    );
+    json!({"post": {
+        "operationId": id,
+        "tags": ["operation"],
+        "summary": summary,
+        "parameters": path(&["projection", "letter"]),
+        "responses": responses,
+    }})
+}
+
+const READ_PROBLEMS: [&str; 5] = ["400", "404", "500", "503", "504"];
+
+fn list(id: &str, parameters: &[Value], row: &Value) -> Value {
+    let page = json!({
+        "type": "object",
+        "required": ["rows", "next_cursor", "lag"],
+        "properties": {
+            "rows": {"type": "array", "items": row},
+            "next_cursor": {
+                "type": ["string", "null"],
+                "description": "Send it as `cursor` with the same query for the next page.",
+            },
+            "lag": reference("Lag"),
+        },
+    });
+    let mut responses = problems(&READ_PROBLEMS);
+    responses.insert("200".to_owned(), answer("A page of rows.", JSON, &page));
+    json!({"get": {
+        "operationId": id,
+        "tags": ["views"],
+        "summary": "Read rows of a view",
+        "parameters": parameters,
+        "responses": responses,
+    }})
+}
+
+fn row(id: &str, parameters: &[Value], row: &Value) -> Value {
+    let mut responses = problems(&READ_PROBLEMS);
+    responses.insert(
+        "200".to_owned(),
+        answer("The row, with the lag.", JSON, row),
+    );
+    json!({"get": {
+        "operationId": id,
+        "tags": ["views"],
+        "summary": "Read the row of a key",
+        "parameters": parameters,
+        "responses": responses,
+    }})
+}
+
+fn fresh_parameters() -> Vec<Value> {
+    vec![
+        query(
+            "after",
+            "The rows include the event at this position; several have commas between.",
+            &json!({"type": "string", "pattern": "^[0-9]+:[0-9]+(,[0-9]+:[0-9]+)*$"}),
+        ),
+        query(
+            "wait",
+            "How long the view may take to get there; then 504 `view-behind`.",
+            &json!({"type": "string", "pattern": "^[0-9]+(s|ms)$", "default": "1s"}),
+        ),
+        header(
+            "Prefer",
+            "`wait=2`: the same in seconds.",
+            &json!({"type": "string"}),
+        ),
+    ]
+}
+
+fn list_parameters() -> Vec<Value> {
+    let mut parameters = vec![
+        query(
+            "sort",
+            "Columns with commas between; `-` in front of one that descends.",
+            &json!({"type": "string"}),
+        ),
+        query(
+            "limit",
+            "The most rows wanted.",
+            &json!({
+                "type": "integer", "minimum": 1, "maximum": 1000, "default": 50,
+            }),
+        ),
+        query(
+            "cursor",
+            "Where the page begins.",
+            &json!({"type": "string"}),
+        ),
+    ];
+    parameters.extend(fresh_parameters());
+    parameters
+}
+
+/// The paths of one view, with its own columns.
+pub(super) fn add(
+    definition: &ProjectionDefinition,
+    paths: &mut Map<String, Value>,
+    schemas: &mut Map<String, Value>,
+) {
+    let Some(table) = definition.tables.first() else {
+        return;
+    };
+    let name = definition.name;
+    let component = format!("{name}.Row");
+    schemas.insert(component.clone(), row_schema(definition, table));
+    let columns = table.columns.iter().map(filter);
+    let parameters = with(columns.collect(), list_parameters());
+    let mut page = list(
+        &format!("views.{name}.list"),
+        &parameters,
+        &reference(&component),
+    );
+    page["get"]["description"] = format!(
+        "{} A column is compared by `column=value` or `column[gte|gt|lte|lt|ne]=value`.",
+        definition.description
+    )
+    .into();
+    paths.insert(format!("/v1/views/{name}"), page);
+    let parameters = with(path(&["key"]), fresh_parameters());
+    let one = row(
+        &format!("views.{name}.row"),
+        &parameters,
+        &reference(&component),
+    );
+    paths.insert(format!("/v1/views/{name}/{{key}}"), one);
+}
+
+fn filter(column: &Column) -> Value {
+    let schema = json!({"type": type_of(column)});
+    query(&column.name, "Only rows with this value.", &schema)
+}
+
+fn type_of(column: &Column) -> &'static str {
+    match column.column_type {
+        ColumnType::Text | ColumnType::Time => "string",
+        ColumnType::Integer => "integer",
+        ColumnType::Boolean => "boolean",
+    }
+}
+
+fn row_schema(definition: &ProjectionDefinition, table: &Table) -> Value {
+    let property = |column: &Column| {
+        let mut schema = if column.nullable {
+            json!({"type": [type_of(column), "null"]})
+        } else {
+            json!({"type": type_of(column)})
+        };
+        if column.column_type == ColumnType::Time {
+            schema["format"] = "date-time".into();
+        }
+        (column.name.to_string(), schema)
+    };
+    let mut properties: Map<String, Value> = table.columns.iter().map(property).collect();
+    let required: Vec<String> = properties.keys().cloned().collect();
+    let mut lag = reference("Lag");
+    lag["description"] = "Only where one row is read.".into();
+    properties.insert("lag".to_owned(), lag);
+    json!({
+        "type": "object",
+        "description": definition.description,
+        "required": required,
+        "properties": properties,
+    })
+}
+
+/// Schemas that do not depend on what is registered.
+pub(super) fn components(schemas: &mut Map<String, Value>) {
+    let (number, text) = (json!({"type": "number"}), json!({"type": "string"}));
+    let count = json!({"type": "integer", "minimum": 0});
+    schemas.insert(
+        "Lag".to_owned(),
+        json!({
+            "type": "object",
+            "description": "How far a view is behind.",
+            "required": ["events", "seconds"],
+            "properties": {
+                "events": {
+                    "type": "integer",
+                    "description": "Committed events that are not in the rows yet.",
+                },
+                "seconds": {
+                    "type": "number",
+                    "description": "For how long the oldest of them has been waiting.",
+                },
+            },
+        }),
+    );
+    schemas.insert(
+        "Projection".to_owned(),
+        json!({
+            "type": "object",
+            "required": ["name", "version", "state", "lag", "dead_letters", "rebuild", "shards"],
+            "properties": {
+                "name": text,
+                "description": text,
+                "version": count,
+                "state": {"type": "string", "enum": ["running", "paused", "failing", "outdated"]},
+                "aggregate_types": {"type": "array", "items": text},
+                "lag": reference("Lag"),
+                "events_handled": count,
+                "dead_letters": count,
+                "rebuild": {
+                    "type": ["object", "null"],
+                    "properties": {
+                        "version": count,
+                        "percent": number,
+                        "events_left": count,
+                        "events_per_second": number,
+                        "seconds_left": {"type": ["number", "null"]},
+                    },
+                },
+                "shards": {"type": "array", "items": {
+                    "type": "object",
+                    "properties": {
+                        "shard": count, "reached": count, "committed": count, "failure": text,
+                    },
+                }},
+            },
+        }),
+    );
+    schemas.insert("DeadLetter".to_owned(), json!({
+        "type": "object",
+        "description": "An event that could not be handled. Later ones of its aggregate wait too.",
+        "required": ["id", "aggregate_type", "aggregate_id", "sequence_number", "reason"],
+        "properties": {
+            "id": count,
+            "aggregate_type": text,
+            "aggregate_id": text,
+            "sequence_number": count,
+            "position": text,
+            "event_type": {"type": ["string", "null"]},
+            "time": {"type": "string", "format": "date-time"},
+            "reason": text,
+            "attempts": count,
+            "parked_at": {"type": "string", "format": "date-time"},
+        },
+    }));
+    schemas.insert(
+        "Retried".to_owned(),
+        json!({
+            "type": "object",
+            "required": ["resolved", "handled"],
+            "properties": {
+                "resolved": {
+                    "type": "boolean",
+                    "description": "Whether the aggregate goes on with the others.",
+                },
+                "handled": count,
+                "reason": text,
+            },
+        }),
+    );
+}

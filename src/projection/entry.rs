@@ -1,0 +1,79 @@
+//! One registered projection: the build that answers, the one that will, and whether it is paused.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use phalanx_actors::names::Position;
+use phalanx_actors::projection::ProjectionDefinition;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::build::Build;
+
+/// A build that is being filled to take the place of the one that answers.
+#[derive(Debug, Clone)]
+pub(super) struct Rebuild {
+    pub(super) build: Arc<Build>,
+    pub(super) since: Instant,
+    /// The sum of its offsets then.
+    pub(super) from: u64,
+}
+
+/// See the file's description.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) definition: Arc<ProjectionDefinition>,
+    live: watch::Sender<Arc<Build>>,
+    pub(super) rebuild: Mutex<Option<Rebuild>>,
+    pub(super) paused: watch::Sender<bool>,
+}
+
+impl Entry {
+    pub(super) fn new(
+        definition: Arc<ProjectionDefinition>,
+        live: Arc<Build>,
+        paused: bool,
+    ) -> Self {
+        Self {
+            definition,
+            live: watch::Sender::new(live),
+            rebuild: Mutex::new(None),
+            paused: watch::Sender::new(paused),
+        }
+    }
+
+    /// The build that answers.
+    pub(super) fn live(&self) -> Arc<Build> {
+        Arc::clone(&self.live.borrow())
+    }
+
+    /// Lets another build answer from now on.
+    pub(super) fn swap(&self, new: Arc<Build>) {
+        self.live.send_replace(new);
+        *self.rebuild.lock() = None;
+    }
+
+    /// Whether the build that answers has taken in a position.
+    pub(super) fn has_reached(&self, position: Position) -> bool {
+        let live = self.live();
+        let progress = live.progress(position.shard);
+        progress.is_some_and(|progress| progress.reached() >= position.number)
+    }
+
+    /// Waits until the build that answers has taken in a position, also when another one takes its
+    /// place meanwhile.
+    pub(super) async fn wait(&self, position: Position) {
+        let mut changes = self.live.subscribe();
+        loop {
+            let live = Arc::clone(&changes.borrow_and_update());
+            let Some(progress) = live.progress(position.shard) else {
+                return std::future::pending().await;
+            };
+            tokio::select! {
+                () = progress.wait(position.number) => return,
+                // The sender lives as long as `self`.
+                _changed = changes.changed() => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Every metric of the read side, by name. Labels are names of projections, never ids.
+
+use std::time::Duration;
+
+use metrics::{Histogram, counter, describe_counter, describe_gauge, describe_histogram};
+use metrics::{gauge, histogram};
+
+use super::lag::Lag;
+
+/// Committed events that a view does not show yet.
+const LAG_EVENTS: &str = "phalanx_projection_lag_events";
+/// For how long the oldest of them has been waiting.
+const LAG_SECONDS: &str = "phalanx_projection_lag_seconds";
+/// Events that were handled.
+const EVENTS_TOTAL: &str = "phalanx_projection_events_total";
+/// Aggregates of which something was set aside.
+const DEAD_LETTERS: &str = "phalanx_projection_dead_letters";
+/// How much of a rebuild is done, from 0 to 1.
+const REBUILD_RATIO: &str = "phalanx_projection_rebuild_ratio";
+/// Seconds of one transaction of the writer.
+const COMMIT_SECONDS: &str = "phalanx_projection_commit_duration_seconds";
+
+/// What the writer counts.
+#[derive(Debug)]
+pub(crate) struct WriterMetrics {
+    commit_seconds: Histogram,
+}
+
+impl Default for WriterMetrics {
+    fn default() -> Self {
+        describe_gauge!(LAG_EVENTS, "Committed events that a view does not show yet");
+        describe_gauge!(LAG_SECONDS, "Seconds that the oldest of them has waited");
+        describe_counter!(EVENTS_TOTAL, "Events that a projection handled");
+        describe_gauge!(DEAD_LETTERS, "Aggregates of which something was set aside");
+        describe_gauge!(REBUILD_RATIO, "How much of a rebuild is done, from 0 to 1");
+        describe_histogram!(COMMIT_SECONDS, "Seconds of one transaction of read models");
+        Self {
+            commit_seconds: histogram!(COMMIT_SECONDS),
+        }
+    }
+}
+
+impl WriterMetrics {
+    pub(crate) fn committed(&self, took: Duration) {
+        self.commit_seconds.record(took.as_secs_f64());
+    }
+
+    pub(crate) fn handled(&self, projection: &str, events: u64) {
+        counter!(EVENTS_TOTAL, "projection" => projection.to_owned()).increment(events);
+    }
+}
+
+/// Sets the gauges of one projection.
+pub(crate) fn show(projection: &'static str, lag: Lag, dead_letters: u64, rebuilt: Option<f64>) {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a gauge is a float, and nobody minds the last digits"
+    )]
+    let events = lag.events as f64;
+    gauge!(LAG_EVENTS, "projection" => projection).set(events);
+    gauge!(LAG_SECONDS, "projection" => projection).set(lag.seconds);
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a gauge is a float, and nobody minds the last digits"
+    )]
+    let letters = dead_letters as f64;
+    gauge!(DEAD_LETTERS, "projection" => projection).set(letters);
+    gauge!(REBUILD_RATIO, "projection" => projection).set(rebuilt.unwrap_or(1.0));
+}

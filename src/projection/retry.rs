@@ -1,0 +1,195 @@
+//! Another attempt at what was set aside.
+//!
+//! A letter names the first event of an aggregate that could not be handled; those behind it are in
+//! the journal. An attempt handles them in order, up to the offset of the build, so that afterwards
+//! the aggregate goes on with everybody else. Invariant: the rows of an aggregate change in the order
+//! of its events, however often it is attempted.
+
+use std::sync::Arc;
+
+use phalanx_actors::names::StreamName;
+use phalanx_actors::projection::DecodedEvent;
+use serde::Serialize;
+
+use super::build::Build;
+use super::error::{OperationError, StoreError};
+use super::sql::query;
+use super::store::{LETTER_COLUMNS, Letter};
+use super::writer::Writer;
+
+/// Records that are handled in one transaction, at most.
+const RECORDS: usize = 512;
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Retried {
+    /// Whether the aggregate goes on with everybody else; otherwise the letter is still there.
+    pub resolved: bool,
+    /// Events that were handled.
+    pub handled: u64,
+    /// Why the attempt ended, if not well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Where an attempt stands.
+struct Attempt {
+    stream: StreamName,
+    letter: Letter,
+    /// The next event.
+    sequence: u64,
+    handled: u64,
+}
+
+/// What a step of an attempt came to.
+enum Step {
+    More,
+    Resolved,
+    Refused(String),
+}
+
+impl Writer {
+    /// Attempts a letter; with `skip`, without the event that it names.
+    pub(super) async fn retry(
+        &mut self,
+        build: &Arc<Build>,
+        letter: i64,
+        skip: bool,
+    ) -> Result<Retried, OperationError> {
+        let letter = self.letter(build, letter).await?;
+        let letter = letter.ok_or(OperationError::NoLetter)?;
+        let stream = letter.stream_name().ok_or(OperationError::NoLetter)?;
+        self.ready(build).await?;
+        let mut attempt = Attempt {
+            stream,
+            sequence: letter.sequence_number + u64::from(skip),
+            letter,
+            handled: 0,
+        };
+        loop {
+            let step = match self.step(build, &mut attempt).await {
+                Ok(step) => step,
+                Err(error) => {
+                    self.give_up(std::iter::once(build.id)).await;
+                    return Err(error.into());
+                }
+            };
+            let (resolved, reason) = match step {
+                Step::More => continue,
+                Step::Resolved => (true, None),
+                Step::Refused(reason) => (false, Some(reason)),
+            };
+            return Ok(Retried {
+                resolved,
+                handled: attempt.handled,
+                reason,
+            });
+        }
+    }
+
+    async fn letter(&mut self, build: &Build, id: i64) -> Result<Option<Letter>, StoreError> {
+        let text =
+            format!("SELECT {LETTER_COLUMNS} FROM phalanx_dead_letters WHERE build = ? AND id = ?");
+        let row = query(text)
+            .bind(build.id)
+            .bind(id)
+            .fetch_optional(&mut self.store.connection)
+            .await?;
+        Ok(row.as_ref().map(Letter::read).transpose()?)
+    }
+
+    /// Handles some of the events in one transaction.
+    async fn step(&mut self, build: &Build, attempt: &mut Attempt) -> Result<Step, StoreError> {
+        let shard = attempt.letter.shard;
+        let space = self.spaces.get(&build.id);
+        let until = space.and_then(|space| space.offset(shard)).unwrap_or(0);
+        self.journal.wait_indexed(shard, until).await;
+        let records =
+            self.journal
+                .read_stream(shard, &attempt.stream, attempt.sequence, RECORDS)?;
+        let mut events: Vec<DecodedEvent> = Vec::new();
+        for record in records
+            .iter()
+            .filter(|record| record.first_position <= until)
+        {
+            if let Some(definition) = &build.definition {
+                definition.decode(shard, record, attempt.sequence, &mut events);
+            }
+        }
+        let taken = records
+            .iter()
+            .take_while(|record| record.first_position <= until);
+        let behind = taken
+            .last()
+            .map(|last| last.first_sequence + u64::from(last.event_count));
+        let complete = records.len() < RECORDS
+            || records
+                .last()
+                .is_some_and(|last| last.first_position > until);
+
+        self.store.begin().await?;
+        let Some(space) = self.spaces.get_mut(&build.id) else {
+            return Err(StoreError::Stopping);
+        };
+        space.parked.remove(&attempt.stream);
+        let refused = space.run(&mut self.store, &events).await?;
+        let done = refused.as_ref().map_or(events.len(), |(at, _)| *at);
+        let step = match refused {
+            None if complete => {
+                self.store.delete_letter(attempt.letter.id).await?;
+                Step::Resolved
+            }
+            None => {
+                attempt.sequence = behind.unwrap_or(attempt.sequence);
+                attempt.letter.sequence_number = attempt.sequence;
+                space.parked.insert(attempt.stream.clone());
+                self.store.put_letter(build.id, &attempt.letter).await?;
+                Step::More
+            }
+            Some((at, reason)) => {
+                space.parked.insert(attempt.stream.clone());
+                if let Some(event) = events.get(at) {
+                    let attempts = attempt.letter.attempts.saturating_add(1);
+                    let parked_us = attempt.letter.parked_us;
+                    let letter = Letter::new(event, reason.clone(), attempts, parked_us);
+                    self.store.put_letter(build.id, &letter).await?;
+                }
+                Step::Refused(reason)
+            }
+        };
+        if let Some(space) = self.spaces.get(&build.id) {
+            space.flush(&mut self.store).await?;
+        }
+        self.store.commit().await?;
+        attempt.handled += done as u64;
+        if let Some(space) = self.spaces.get_mut(&build.id) {
+            space.workspace.stored();
+            let parked = space.parked.len() as u64;
+            build
+                .letters
+                .store(parked, std::sync::atomic::Ordering::Relaxed);
+        }
+        Ok(step)
+    }
+}
+
+/// The letters of a build with numbers beyond `after`, by number.
+pub(super) async fn list(
+    connection: &mut sqlx::sqlite::SqliteConnection,
+    build: &Build,
+    after: i64,
+    limit: u32,
+) -> Result<Vec<Letter>, StoreError> {
+    let text = format!(
+        "SELECT {LETTER_COLUMNS} FROM phalanx_dead_letters WHERE build = ? AND id > ? \
+         ORDER BY id LIMIT ?"
+    );
+    let rows = query(text)
+        .bind(build.id)
+        .bind(after)
+        .bind(i64::from(limit))
+        .fetch_all(connection)
+        .await?;
+    let letters: Result<Vec<_>, _> = rows.iter().map(Letter::read).collect();
+    Ok(letters?)
+}

@@ -1,0 +1,103 @@
+//! What queries are understood and refused. That the statements do what they say is tested on real
+//! rows, beside the views.
+
+use super::*;
+
+fn table() -> Table {
+    Table::new("jobs", "id")
+        .text("id")
+        .integer("cents")
+        .boolean("done")
+        .time("start")
+        .nullable()
+}
+
+fn parse(query: &[(&str, &str)]) -> Result<Selection, ViewError> {
+    let pairs: Vec<_> = query
+        .iter()
+        .map(|(name, value)| (Cow::from(*name), Cow::from(*value)))
+        .collect();
+    Selection::parse(&table(), 1, &pairs)
+}
+
+fn text(query: &[(&str, &str)]) -> String {
+    let selection = parse(query).unwrap();
+    let (text, bound) = selection.statement(&table(), "t");
+    assert_eq!(bound.len() + 1, text.matches('?').count());
+    text
+}
+
+#[test]
+fn values_are_bound_and_never_part_of_the_text() {
+    let evil = "x' OR 1=1; DROP TABLE t; --";
+    let text = text(&[("id", evil), ("cents[gte]", "-5"), ("done[ne]", "true")]);
+    assert_eq!(
+        text,
+        "SELECT \"id\", \"cents\", \"done\", \"start\" FROM \"t\" WHERE \"id\" = ? \
+         AND \"cents\" >= ? AND \"done\" IS NOT ? ORDER BY \"id\" LIMIT ?"
+    );
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_named() {
+    for (name, value) in [
+        ("colour", "red"),
+        ("id\" = 'x' --", "1"),
+        ("cents[like]", "5"),
+        ("cents[gte", "5"),
+        ("[gte]", "5"),
+        ("cents", "five"),
+        ("cents", "+5"),
+        ("cents", "1.0"),
+        ("cents", "9223372036854775808"),
+        ("cents", ""),
+        ("done", "1"),
+        ("start", "yesterday"),
+        ("sort", ""),
+        ("sort", "colour"),
+        ("sort", "id,-id"),
+        ("sort", "--id"),
+        ("limit", "0"),
+        ("limit", "1001"),
+        ("limit", "+1"),
+        ("limit", ""),
+        ("cursor", ""),
+        ("cursor", "zz"),
+        ("cursor", "5b5d"),
+    ] {
+        match parse(&[(name, value)]) {
+            Err(ViewError::Query { parameter, .. }) => assert_eq!(parameter, name),
+            other => panic!("{name}={value}: {other:?}"),
+        }
+    }
+    let twice = parse(&[("cents[gt]", "1"), ("cents[gt]", "2")]);
+    assert!(matches!(twice, Err(ViewError::Query { .. })));
+    assert!(parse(&[("cents[gt]", "1"), ("cents[lt]", "2")]).is_ok());
+}
+
+#[test]
+fn a_cursor_belongs_to_its_query() {
+    let query = [("sort", "-start,cents"), ("cents[gt]", "1")];
+    let selection = parse(&query).unwrap();
+    let row = [
+        Value::from("a"),
+        Value::from(5_i64),
+        Value::from(true),
+        Value::Null,
+    ];
+    let cursor = selection.cursor_behind(&row);
+    let again = parse(&[query[0], query[1], ("cursor", &cursor), ("limit", "7")]).unwrap();
+    assert_eq!(
+        again.behind,
+        Some(vec![Value::Null, Value::from(5_i64), Value::from("a")])
+    );
+    for other in [
+        vec![("sort", "start,cents"), ("cents[gt]", "1")],
+        vec![("sort", "-start,cents"), ("cents[gt]", "2")],
+        vec![("sort", "-start,cents")],
+    ] {
+        let mut other = other;
+        other.push(("cursor", &cursor));
+        assert!(parse(&other).is_err(), "{other:?}");
+    }
+}

@@ -1,0 +1,194 @@
+//! A journal, a directory, and commands that are committed without raft.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use phalanx_actors::Aggregate;
+use phalanx_actors::names::{Position, ShardId, StreamName};
+use phalanx_actors::ports::SystemClock;
+use phalanx_actors::projection::ProjectionRegistry;
+use phalanx_actors::record::{Draft, Record, RecordHead};
+use tempfile::TempDir;
+
+use super::super::*;
+use crate::domain::{Account, AccountEvent};
+use crate::journal::{
+    Applied, AppliedRecord, Identity, Journal, JournalOptions, LogEntry, LogPayload, MemoryDisk,
+    Storage,
+};
+
+pub(super) const SHARDS: u32 = 3;
+
+/// Where commands are committed, and a read side can be started over and over.
+pub(super) struct World {
+    pub(super) directory: TempDir,
+    pub(super) journal: Journal,
+    /// Number of log entries and of events, by shard.
+    ends: Vec<(u64, u64)>,
+    sequences: HashMap<StreamName, u64>,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        let identity = Identity {
+            cluster_name: "test".to_owned(),
+            node_id: 1,
+            shards: SHARDS,
+        };
+        let options = JournalOptions {
+            reserve_free_bytes: 0,
+            log_cache_bytes_per_shard: 4 << 10,
+            ..JournalOptions::new(directory.path().to_owned(), identity)
+        };
+        let clock = Arc::new(SystemClock::default());
+        let storage = Storage::Memory(MemoryDisk::inline());
+        Self {
+            journal: Journal::open(&options, storage, clock).unwrap(),
+            directory,
+            ends: vec![(0, 0); SHARDS as usize],
+            sequences: HashMap::new(),
+        }
+    }
+
+    /// Commits the events of one command; gives the position of the last.
+    pub(super) fn commit<A: Aggregate>(&mut self, id: &str, events: &[A::Event]) -> Position {
+        let stream = StreamName::new(A::TYPE, id).unwrap();
+        let shard = stream.shard(SHARDS);
+        let (index, position) = &mut self.ends[shard as usize];
+        let sequence = self.sequences.entry(stream.clone()).or_insert(0);
+        let head = RecordHead {
+            stream: stream.as_str(),
+            first_sequence: *sequence + 1,
+            event_count: u32::try_from(events.len()).unwrap(),
+            time_us: jiff::Timestamp::now().as_microsecond(),
+            command: "Test",
+            key: &format!("{shard}-{index}"),
+            fingerprint: [0; 16],
+            flags: 0,
+            traceparent: "",
+        };
+        let draft = Draft::new(&head, A::EVENT_SCHEMA_VERSION, events).unwrap();
+        let record = Record::from_stored(draft.finish(*position + 1)).unwrap();
+        *sequence += events.len() as u64;
+        *position += events.len() as u64;
+        let state = Bytes::from(format!("entry {index}"));
+        let entry = LogEntry {
+            index: *index,
+            meta: state.clone(),
+            payload: LogPayload::Records(vec![record.clone()].into()),
+        };
+        self.journal
+            .append(shard, vec![entry], Box::new(|done| done.unwrap()));
+        let applied = AppliedRecord {
+            index: *index,
+            slot: 0,
+            record,
+        };
+        let mark = Applied {
+            index: *index,
+            state,
+        };
+        self.journal.apply(shard, vec![applied], mark);
+        *index += 1;
+        Position {
+            shard,
+            number: *position,
+        }
+    }
+
+    pub(super) fn open(&mut self, id: &str, owner: &str, currency: &str) -> Position {
+        let opened = AccountEvent::AccountOpened {
+            owner: owner.to_owned(),
+            currency: currency.to_owned(),
+        };
+        self.commit::<Account>(id, &[opened])
+    }
+
+    pub(super) fn deposit(&mut self, id: &str, amount_cents: i64) -> Position {
+        self.commit::<Account>(id, &[AccountEvent::MoneyDeposited { amount_cents }])
+    }
+
+    pub(super) fn options(&self) -> ProjectionOptions {
+        ProjectionOptions {
+            path: self.directory.path().join("views.sqlite"),
+            journal: "journal".to_owned(),
+            shards: SHARDS,
+            missing_shards: 0,
+            batch_bytes: 4096,
+            commit_interval: Duration::from_millis(2),
+            cache_rows: 10,
+            read_connections: 2,
+        }
+    }
+
+    pub(super) fn ground(&self) -> ProjectionGround {
+        ProjectionGround {
+            feed: Arc::new(self.journal.clone()),
+            journal: Arc::new(self.journal.clone()),
+            clock: Arc::new(SystemClock::default()),
+        }
+    }
+
+    pub(super) async fn start(&self, registry: &ProjectionRegistry) -> Projections {
+        Projections::start(registry, self.options(), self.ground())
+            .await
+            .unwrap()
+    }
+
+    /// The last position of every shard.
+    pub(super) fn ends(&self) -> Vec<Position> {
+        let ends = (0..).zip(&self.ends);
+        ends.map(|(shard, (_, number)): (ShardId, _)| Position {
+            shard,
+            number: *number,
+        })
+        .collect()
+    }
+
+    /// A query for everything that is committed by now.
+    pub(super) fn now(&self) -> Freshness {
+        Freshness {
+            after: self.ends(),
+            wait: Duration::from_secs(20),
+        }
+    }
+}
+
+/// A query that does not wait.
+pub(super) fn at_once() -> Freshness {
+    Freshness::default()
+}
+
+/// The rows of a page, in the order in which they came.
+pub(super) fn rows(page: &Page) -> Vec<serde_json::Value> {
+    serde_json::from_slice(&page.rows).unwrap()
+}
+
+/// All rows of a view once it has taken in everything, page by page.
+pub(super) async fn all(views: &Views, view: &str, world: &World) -> Vec<serde_json::Value> {
+    let mut found = Vec::new();
+    let mut pairs = vec![("limit".into(), "7".into())];
+    loop {
+        let page = views.list(view, &pairs, &world.now()).await.unwrap();
+        found.extend(rows(&page));
+        match page.next_cursor {
+            Some(cursor) => {
+                pairs.truncate(1);
+                pairs.push(("cursor".into(), cursor.into()));
+            }
+            None => return found,
+        }
+    }
+}
+
+/// Polls until something holds.
+pub(super) async fn until(what: &str, mut check: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !check().await {
+        assert!(tokio::time::Instant::now() < deadline, "in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}

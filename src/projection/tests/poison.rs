@@ -1,0 +1,150 @@
+//! Events that cannot be handled.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use phalanx_actors::projection::{
+    EventMeta, Handled, HandlerError, Projection, ProjectionRegistry, Row, Rows, Subscriptions,
+    Table,
+};
+
+use super::super::*;
+use super::kit::{World, all, until};
+use crate::domain::{Account, AccountEvent};
+
+/// Whether the handler below is broken.
+static BROKEN: AtomicBool = AtomicBool::new(true);
+
+/// Counts deposits; while it is broken, it cannot do so for amounts of 13 and panics at 31.
+#[derive(Debug)]
+struct Deposits;
+
+impl Projection for Deposits {
+    const NAME: &'static str = "deposits";
+    const VERSION: u32 = 1;
+    const DESCRIPTION: &'static str = "What was paid in, as a text of all amounts.";
+
+    fn tables() -> Vec<Table> {
+        vec![Table::new("deposits", "id").text("id").text("amounts")]
+    }
+
+    fn subscriptions() -> Subscriptions {
+        Subscriptions::default().on_only::<Account, 1>(["MoneyDeposited"], count)
+    }
+}
+
+fn count(event: &AccountEvent, meta: &EventMeta<'_>, rows: &mut Rows<'_>) -> Handled {
+    let AccountEvent::MoneyDeposited { amount_cents } = event else {
+        return Err(HandlerError::refused("not asked for"));
+    };
+    let before = rows.get("deposits", meta.aggregate_id)?;
+    let before = before.map_or(Ok(String::new()), |row| {
+        row.text("amounts").map(str::to_owned)
+    })?;
+    let amounts = format!("{before} {amount_cents}");
+    let row = Row::default()
+        .with("id", meta.aggregate_id)
+        .with("amounts", amounts);
+    rows.put("deposits", row)?;
+    if BROKEN.load(Ordering::SeqCst) {
+        assert_ne!(*amount_cents, 31, "thirty-one");
+        if *amount_cents == 13 {
+            return Err(HandlerError::refused("thirteen"));
+        }
+    }
+    Ok(())
+}
+
+fn registry() -> ProjectionRegistry {
+    let mut registry = ProjectionRegistry::default();
+    registry.register::<Deposits>().unwrap();
+    registry
+}
+
+fn row(id: &str, amounts: &str) -> serde_json::Value {
+    serde_json::json!({"id": id, "amounts": amounts})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_handled_is_set_aside_and_taken_in_later_in_order() {
+    let mut world = World::new();
+    let projections = world.start(&registry()).await;
+    for id in ["a-1", "a-2", "a-3"] {
+        world.open(id, "ada", "EUR");
+        world.deposit(id, 1);
+    }
+    world.deposit("a-1", 13);
+    world.deposit("a-2", 31);
+    for n in 2..6 {
+        for id in ["a-1", "a-2", "a-3"] {
+            world.deposit(id, n);
+        }
+    }
+    let views = projections.views();
+    let expected = [row("a-1", " 1"), row("a-2", " 1"), row("a-3", " 1 2 3 4 5")];
+    assert_eq!(all(views, "deposits", &world).await, expected);
+
+    let letters = views.dead_letters("deposits", 0, 10).await.unwrap();
+    let mut told: Vec<_> = letters
+        .iter()
+        .map(|l| {
+            (
+                &*l.aggregate_id,
+                l.sequence_number,
+                l.attempts,
+                l.reason.contains("thirt"),
+            )
+        })
+        .collect();
+    told.sort_unstable();
+    assert_eq!(told, [("a-1", 3, 1, true), ("a-2", 3, 1, true)]);
+    let letter = |id: &str| letters.iter().find(|l| l.aggregate_id == id).unwrap().id;
+    assert_eq!(letters[0].event_type.as_deref(), Some("MoneyDeposited"));
+    assert_eq!(views.status("deposits").unwrap().dead_letters, 2);
+
+    // An attempt in vain changes nothing but the count.
+    let tried = views.retry("deposits", letter("a-1"), false).await.unwrap();
+    assert!(!tried.resolved && tried.handled == 0, "{tried:?}");
+    assert_eq!(all(views, "deposits", &world).await, expected);
+    let again = views.dead_letters("deposits", 0, 10).await.unwrap();
+    let again = again.iter().find(|l| l.aggregate_id == "a-1").unwrap();
+    assert_eq!((again.id, again.attempts), (letter("a-1"), 2));
+
+    // It stays set aside over a restart.
+    projections.stop().await;
+    let projections = world.start(&registry()).await;
+    let views = projections.views();
+    world.deposit("a-1", 6);
+    world.deposit("a-2", 6);
+    let expected = [row("a-1", " 1"), row("a-2", " 1"), row("a-3", " 1 2 3 4 5")];
+    assert_eq!(all(views, "deposits", &world).await, expected);
+
+    // Without the event that fails, the others are taken in.
+    let skipped = views.retry("deposits", letter("a-2"), true).await.unwrap();
+    assert!(skipped.resolved && skipped.handled == 5, "{skipped:?}");
+    // And once the handler is mended, so is that.
+    BROKEN.store(false, Ordering::SeqCst);
+    let mended = views.retry("deposits", letter("a-1"), false).await.unwrap();
+    assert!(mended.resolved && mended.handled == 6, "{mended:?}");
+    world.deposit("a-1", 7);
+    world.deposit("a-2", 7);
+    let expected = [
+        row("a-1", " 1 13 2 3 4 5 6 7"),
+        row("a-2", " 1 2 3 4 5 6 7"),
+        row("a-3", " 1 2 3 4 5"),
+    ];
+    assert_eq!(all(views, "deposits", &world).await, expected);
+    assert!(
+        views
+            .dead_letters("deposits", 0, 10)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    until("the count", async || {
+        views.status("deposits").unwrap().dead_letters == 0
+    })
+    .await;
+    let gone = views.retry("deposits", letter("a-1"), false).await;
+    assert!(matches!(gone, Err(OperationError::NoLetter)), "{gone:?}");
+    projections.stop().await;
+}

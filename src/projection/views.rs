@@ -1,0 +1,253 @@
+//! What asks views: rows and lists, with waits and lags; and what operates projections.
+//!
+//! Owns: the connections that read. Refuses: to answer with rows that are older than what the query
+//! asked for, and to answer at all where shards are missing on this node. Invariant: the lag of an
+//! answer is never smaller than it was when the rows were read.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::TryStreamExt as _;
+use phalanx_actors::names::Position;
+use phalanx_actors::ports::{Clock, Feed};
+use phalanx_actors::projection::{ProjectionDefinition, Table, Value, quoted};
+use sqlx::SqlitePool;
+use tokio::time::Instant;
+
+use super::build::Build;
+use super::entry::Entry;
+use super::error::ViewError;
+use super::json::{append_members, append_row};
+use super::lag::{Lag, Reached};
+use super::selection::{Selection, parse_key};
+use super::sql::{bind, column_list, column_types, query, read};
+use super::writer::WriterHandle;
+
+/// Bytes of rows from which on a page ends before its limit.
+const MAX_PAGE_BYTES: usize = 4 << 20;
+
+/// Decoded names and values of a query.
+pub type Pairs<'a> = [(Cow<'a, str>, Cow<'a, str>)];
+
+/// The views of a node. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Views(pub(super) Arc<Shared>);
+
+/// What everybody who asks views shares.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) entries: BTreeMap<&'static str, Arc<Entry>>,
+    pub(super) feed: Arc<dyn Feed>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) writer: WriterHandle,
+    pub(super) readers: SqlitePool,
+    /// Shards that this node has no copy of.
+    pub(super) missing: usize,
+    pub(super) shards: u32,
+    pub(super) supervisor: ractor::ActorRef<super::supervisor::SupervisorMessage>,
+}
+
+/// What must be in the rows of an answer, and how long to wait for it.
+#[derive(Debug, Clone, Default)]
+pub struct Freshness {
+    /// The events that must be in them, at most one for each shard.
+    pub after: Vec<Position>,
+    /// How long the view may take to get there.
+    pub wait: Duration,
+}
+
+/// A page of rows.
+#[derive(Debug)]
+pub struct Page {
+    /// A JSON array of objects.
+    pub rows: Vec<u8>,
+    /// Where the next page begins; `None` at the end.
+    pub next_cursor: Option<String>,
+    /// How far the view was behind.
+    pub lag: Lag,
+}
+
+/// A row.
+#[derive(Debug)]
+pub struct FoundRow {
+    /// The members of a JSON object.
+    pub members: Vec<u8>,
+    /// How far the view was behind.
+    pub lag: Lag,
+}
+
+impl Views {
+    /// The registered projections.
+    pub fn definitions(&self) -> impl Iterator<Item = &Arc<ProjectionDefinition>> {
+        self.0.entries.values().map(|entry| &entry.definition)
+    }
+
+    /// A page of rows.
+    ///
+    /// # Errors
+    /// See [`ViewError`].
+    pub async fn list(
+        &self,
+        view: &str,
+        pairs: &Pairs<'_>,
+        fresh: &Freshness,
+    ) -> Result<Page, ViewError> {
+        let entry = self.entry(view)?;
+        let (build, _) = self.shown(entry)?;
+        Selection::parse(view_table(&build)?, build.version, pairs)?;
+        self.reach(entry, fresh).await?;
+        // Perhaps another build answers by now.
+        let (build, reached) = self.shown(entry)?;
+        let table = view_table(&build)?;
+        let selection = Selection::parse(table, build.version, pairs)?;
+        let (rows, next_cursor) = self.select(&build, table, &selection).await?;
+        Ok(Page {
+            rows,
+            next_cursor,
+            lag: self.lag(&build, &reached),
+        })
+    }
+
+    /// The row of a key.
+    ///
+    /// # Errors
+    /// See [`ViewError`].
+    pub async fn row(
+        &self,
+        view: &str,
+        key: &str,
+        fresh: &Freshness,
+    ) -> Result<FoundRow, ViewError> {
+        let entry = self.entry(view)?;
+        self.shown(entry)?;
+        self.reach(entry, fresh).await?;
+        let (build, reached) = self.shown(entry)?;
+        let table = view_table(&build)?;
+        let found = match parse_key(table, key) {
+            Some(key) => self.select_one(&build, table, &key).await?,
+            None => None,
+        };
+        let lag = self.lag(&build, &reached);
+        let values = found.ok_or(ViewError::NoRow { lag })?;
+        let mut members = Vec::with_capacity(256);
+        append_members(&mut members, table, &values);
+        Ok(FoundRow { members, lag })
+    }
+
+    pub(super) fn entry(&self, view: &str) -> Result<&Arc<Entry>, ViewError> {
+        self.0.entries.get(view).ok_or(ViewError::Unknown)
+    }
+
+    /// The build that answers now, and how far it is at this moment.
+    fn shown(&self, entry: &Entry) -> Result<(Arc<Build>, Reached), ViewError> {
+        if self.0.missing > 0 {
+            return Err(ViewError::Incomplete {
+                shards: self.0.missing,
+            });
+        }
+        let build = entry.live();
+        let reached = Reached::now(&build);
+        Ok((build, reached))
+    }
+
+    pub(super) fn lag(&self, build: &Build, reached: &Reached) -> Lag {
+        reached.lag(build, &*self.0.feed, &*self.0.clock)
+    }
+
+    /// Waits until the view has reached every position, which costs nothing while it waits.
+    async fn reach(&self, entry: &Entry, fresh: &Freshness) -> Result<(), ViewError> {
+        let deadline = Instant::now() + fresh.wait;
+        for position in &fresh.after {
+            if position.shard >= self.0.shards {
+                return Err(ViewError::Query {
+                    parameter: "after".to_owned(),
+                    reason: format!("there is no shard {}", position.shard),
+                });
+            }
+            if entry.has_reached(*position) {
+                continue;
+            }
+            let _hurry = self.0.writer.hurry();
+            let waited = tokio::time::timeout_at(deadline, entry.wait(*position)).await;
+            if waited.is_err() && !entry.has_reached(*position) {
+                let build = entry.live();
+                let lag = self.lag(&build, &Reached::now(&build));
+                return Err(ViewError::Behind {
+                    position: *position,
+                    lag,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    async fn select(
+        &self,
+        build: &Build,
+        table: &Table,
+        selection: &Selection,
+    ) -> Result<(Vec<u8>, Option<String>), ViewError> {
+        let (text, bound) = selection.statement(table, &build.stored_as(&table.name));
+        let types = column_types(table);
+        let mut connection = self.0.readers.acquire().await.map_err(store_error)?;
+        let bound = bound.into_iter().fold(query(text), bind);
+        // One more row says whether there is a next page.
+        let bound = bound.bind(i64::from(selection.limit) + 1);
+        let mut found = bound.fetch(&mut *connection);
+        let mut rows = vec![b'['];
+        let mut count = 0;
+        let mut last: Option<Vec<Value>> = None;
+        let mut next_cursor = None;
+        while let Some(row) = found.try_next().await.map_err(store_error)? {
+            if count == selection.limit || rows.len() > MAX_PAGE_BYTES {
+                next_cursor = last.as_deref().map(|last| selection.cursor_behind(last));
+                break;
+            }
+            let values = read(&row, &types).map_err(store_error)?;
+            if count > 0 {
+                rows.push(b',');
+            }
+            append_row(&mut rows, table, &values);
+            last = Some(values);
+            count += 1;
+        }
+        rows.push(b']');
+        Ok((rows, next_cursor))
+    }
+
+    async fn select_one(
+        &self,
+        build: &Build,
+        table: &Table,
+        key: &Value,
+    ) -> Result<Option<Vec<Value>>, ViewError> {
+        let (columns, name) = (column_list(table), quoted(&build.stored_as(&table.name)));
+        let key_column = quoted(&table.key);
+        let text = format!("SELECT {columns} FROM {name} WHERE {key_column} = ?");
+        let mut connection = self.0.readers.acquire().await.map_err(store_error)?;
+        let row = bind(query(text), key)
+            .fetch_optional(&mut *connection)
+            .await
+            .map_err(store_error)?;
+        let types = column_types(table);
+        let values = row.as_ref().map(|row| read(row, &types)).transpose();
+        values.map_err(store_error)
+    }
+}
+
+/// The table that is the view.
+fn view_table(build: &Build) -> Result<&Table, ViewError> {
+    build.tables.first().ok_or(ViewError::Unknown)
+}
+
+pub(super) fn store_error(error: sqlx::Error) -> ViewError {
+    match error {
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => ViewError::Busy,
+        error => {
+            tracing::error!(%error, "a query of a view failed");
+            ViewError::Store(error.to_string())
+        }
+    }
+}

@@ -1,0 +1,519 @@
+//! The writer: the one task that changes read models.
+//!
+//! It takes what all projectors have brought, runs the handlers over it, and stores rows and offsets
+//! of all of them in one transaction, so that many share one commit. Between two commits it waits a
+//! moment for more to come together, unless somebody waits for a view.
+//!
+//! Owns: the rows in memory and who is set aside. Refuses: work that does not begin where the stored
+//! offset is, so that nothing is taken in twice. Invariant: after a failed transaction nothing that is
+//! in memory is trusted; it is read again.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use phalanx_actors::names::{ShardId, StreamName};
+use phalanx_actors::ports::{Clock, Journal};
+use phalanx_actors::projection::{Change, DecodedEvent, Key, ProjectionDefinition, Run, Workspace};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::build::{Build, BuildId};
+use super::error::{OperationError, StoreError};
+use super::metrics::WriterMetrics;
+use super::retry::Retried;
+use super::sql::TableSql;
+use super::store::{BuildState, Letter, OffsetMove, Store};
+use crate::failpoints::crash_point;
+
+/// Pieces of work that share a transaction, at most.
+const MAX_GROUP: usize = 256;
+
+/// Events of one shard for one build.
+pub(crate) struct Batch {
+    pub(crate) build: Arc<Build>,
+    pub(crate) shard: ShardId,
+    /// The stored offset that it begins at, or before which there is nothing that is wanted.
+    pub(crate) from: u64,
+    /// The offset that it leads to.
+    pub(crate) to: u64,
+    pub(crate) events: Vec<DecodedEvent>,
+    pub(crate) reply: oneshot::Sender<Result<(), String>>,
+}
+
+/// What else the writer does, each in a transaction of its own.
+pub(crate) enum Control {
+    Create {
+        definition: Arc<ProjectionDefinition>,
+        reply: oneshot::Sender<Result<Build, StoreError>>,
+    },
+    /// Puts a build in the place of another unless it is behind it; says whether it did.
+    Swap {
+        new: Arc<Build>,
+        old: Arc<Build>,
+        reply: oneshot::Sender<Result<bool, StoreError>>,
+    },
+    Drop {
+        build: Arc<Build>,
+    },
+    /// How far each shard of a build is, as it is stored.
+    Offsets {
+        build: Arc<Build>,
+        reply: oneshot::Sender<Result<Vec<u64>, StoreError>>,
+    },
+    Pause {
+        name: &'static str,
+        paused: bool,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    Retry {
+        build: Arc<Build>,
+        letter: i64,
+        skip: bool,
+        reply: oneshot::Sender<Result<Retried, OperationError>>,
+    },
+    Close {
+        reply: oneshot::Sender<()>,
+    },
+}
+
+/// A piece of work.
+pub(crate) enum Work {
+    Batch(Batch),
+    Control(Control),
+}
+
+/// The way to the writer. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct WriterHandle {
+    sender: mpsc::Sender<Work>,
+    hurry: Arc<Hurry>,
+}
+
+/// Who waits for a view.
+#[derive(Debug, Default)]
+struct Hurry {
+    waiting: AtomicUsize,
+    news: Notify,
+}
+
+/// See [`WriterHandle::hurry`].
+pub(crate) struct Hurried<'a>(&'a Hurry);
+
+impl Drop for Hurried<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl WriterHandle {
+    /// Hands over a batch and waits until it is stored.
+    pub(crate) async fn store(
+        &self,
+        batch: Batch,
+        stored: oneshot::Receiver<Result<(), String>>,
+    ) -> Result<(), String> {
+        let stopping = || StoreError::Stopping.to_string();
+        let sent = self.sender.send(Work::Batch(batch)).await;
+        sent.map_err(|_| stopping())?;
+        stored.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Hands over something else and waits for the answer; `None` when the writer is gone.
+    pub(crate) async fn ask<T>(
+        &self,
+        control: impl FnOnce(oneshot::Sender<T>) -> Control,
+    ) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.sender.send(Work::Control(control(reply))).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Has a build removed some time.
+    pub(crate) async fn drop_build(&self, build: Arc<Build>) {
+        // A writer that is gone leaves it to the next start.
+        let _gone = self
+            .sender
+            .send(Work::Control(Control::Drop { build }))
+            .await;
+    }
+
+    /// Has commits follow each other without a pause for as long as the guard lives.
+    pub(crate) fn hurry(&self) -> Hurried<'_> {
+        self.hurry.waiting.fetch_add(1, Ordering::Relaxed);
+        self.hurry.news.notify_one();
+        Hurried(&self.hurry)
+    }
+}
+
+/// How the writer works.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WriterOptions {
+    /// The least time between two commits while nobody waits.
+    pub(crate) interval: Duration,
+    /// Rows of each build that are kept in memory.
+    pub(crate) cache_rows: usize,
+}
+
+/// What the writer knows of a build.
+pub(super) struct Space {
+    pub(super) workspace: Workspace,
+    sql: Vec<TableSql>,
+    pub(super) parked: HashSet<StreamName>,
+    pub(super) offsets: Vec<u64>,
+}
+
+impl Space {
+    async fn load(store: &mut Store, build: &Build, cache_rows: usize) -> Result<Self, StoreError> {
+        let letters = store.letters(build.id).await?;
+        let table = |table| TableSql::new(table, &build.stored_as(&table.name));
+        Ok(Self {
+            workspace: Workspace::new(build.tables.clone(), cache_rows),
+            sql: build.tables.iter().map(table).collect(),
+            parked: letters.iter().filter_map(Letter::stream_name).collect(),
+            offsets: store.offsets(build.id).await?,
+        })
+    }
+
+    pub(super) fn offset(&self, shard: ShardId) -> Option<u64> {
+        self.offsets.get(usize::try_from(shard).ok()?).copied()
+    }
+
+    /// Runs handlers over events, reading the rows that they want, until the end or the first event
+    /// that is refused.
+    pub(super) async fn run(
+        &mut self,
+        store: &mut Store,
+        events: &[DecodedEvent],
+    ) -> Result<Option<(usize, String)>, StoreError> {
+        let mut from = 0;
+        let mut wanted: Vec<(usize, Key)> = Vec::new();
+        loop {
+            let rest = events.get(from..).unwrap_or_default();
+            let parked = &self.parked;
+            let skip = |event: &DecodedEvent| !parked.is_empty() && parked.contains(&event.stream);
+            let ran = self.workspace.run(rest, &skip);
+            match ran {
+                Run::Done => return Ok(None),
+                Run::Refused { at, reason } => return Ok(Some((from + at, reason))),
+                Run::Wants { at: 0, rows } if rows == wanted => {
+                    return Err(StoreError::Unread {
+                        rows: format!("{rows:?}"),
+                    });
+                }
+                Run::Wants { at, rows } => {
+                    from += at;
+                    self.fetch(store, &rows).await?;
+                    wanted = rows;
+                }
+            }
+        }
+    }
+
+    /// Reads rows, which come sorted by table.
+    async fn fetch(&mut self, store: &mut Store, rows: &[(usize, Key)]) -> Result<(), StoreError> {
+        let mut loaded = Vec::with_capacity(rows.len());
+        for of_table in rows.chunk_by(|(one, _), (other, _)| one == other) {
+            let Some((table, _)) = of_table.first() else {
+                continue;
+            };
+            let keys: Vec<Key> = of_table.iter().map(|(_, key)| key.clone()).collect();
+            if let Some(sql) = self.sql.get(*table) {
+                sql.load(&mut store.connection, *table, &keys, &mut loaded)
+                    .await?;
+            }
+        }
+        self.workspace.insert(loaded);
+        Ok(())
+    }
+
+    /// Writes the rows that changed.
+    pub(super) async fn flush(&self, store: &mut Store) -> Result<(), StoreError> {
+        let mut by_table: Vec<Vec<Change<'_>>> = self.sql.iter().map(|_| Vec::new()).collect();
+        for change in self.workspace.changes() {
+            if let Some(changes) = by_table.get_mut(change.table) {
+                changes.push(change);
+            }
+        }
+        for (sql, changes) in self.sql.iter().zip(&by_table) {
+            sql.write(&mut store.connection, changes).await?;
+        }
+        Ok(())
+    }
+}
+
+/// See the file's description.
+pub(crate) struct Writer {
+    pub(super) store: Store,
+    pub(super) spaces: HashMap<BuildId, Space>,
+    receiver: mpsc::Receiver<Work>,
+    hurry: Arc<Hurry>,
+    options: WriterOptions,
+    pub(super) journal: Arc<dyn Journal>,
+    pub(super) clock: Arc<dyn Clock>,
+    metrics: WriterMetrics,
+}
+
+impl Writer {
+    pub(crate) fn new(
+        store: Store,
+        options: WriterOptions,
+        journal: Arc<dyn Journal>,
+        clock: Arc<dyn Clock>,
+    ) -> (Self, WriterHandle) {
+        let (sender, receiver) = mpsc::channel(MAX_GROUP);
+        let hurry = Arc::new(Hurry::default());
+        let handle = WriterHandle {
+            sender,
+            hurry: Arc::clone(&hurry),
+        };
+        let writer = Self {
+            store,
+            spaces: HashMap::new(),
+            receiver,
+            hurry,
+            options,
+            journal,
+            clock,
+            metrics: WriterMetrics::default(),
+        };
+        (writer, handle)
+    }
+
+    /// Works until it is told to close or nobody can reach it any more.
+    pub(crate) async fn run(mut self) {
+        let mut last: Option<Instant> = None;
+        while let Some(work) = self.receiver.recv().await {
+            let mut batches = Vec::new();
+            let mut control = None;
+            match work {
+                Work::Batch(batch) => {
+                    self.gather(last).await;
+                    batches.push(batch);
+                }
+                Work::Control(work) => control = Some(work),
+            }
+            while control.is_none() && batches.len() < MAX_GROUP {
+                match self.receiver.try_recv() {
+                    Ok(Work::Batch(batch)) => batches.push(batch),
+                    Ok(Work::Control(work)) => control = Some(work),
+                    Err(_) => break,
+                }
+            }
+            if !batches.is_empty() {
+                last = Some(Instant::now());
+                self.commit(batches).await;
+            }
+            match control {
+                Some(Control::Close { reply }) => {
+                    if let Err(error) = sqlx::Connection::close(self.store.connection).await {
+                        tracing::warn!(%error, "the store of read models did not close well");
+                    }
+                    let _nobody_waits = reply.send(());
+                    return;
+                }
+                Some(control) => self.control(control).await,
+                None => {}
+            }
+        }
+    }
+
+    /// Waits until the next commit is due, or somebody waits for a view.
+    async fn gather(&self, last: Option<Instant>) {
+        let Some(last) = last else {
+            return;
+        };
+        let due = last + self.options.interval;
+        while Instant::now() < due && self.hurry.waiting.load(Ordering::Relaxed) == 0 {
+            tokio::select! {
+                () = tokio::time::sleep_until(due) => {}
+                () = self.hurry.news.notified() => {}
+            }
+        }
+    }
+
+    async fn commit(&mut self, batches: Vec<Batch>) {
+        let started = Instant::now();
+        match self.try_commit(&batches).await {
+            Ok(()) => {
+                self.metrics.committed(started.elapsed());
+                for batch in batches {
+                    let build = &batch.build;
+                    if let Some(progress) = build.progress(batch.shard) {
+                        progress.advance(batch.to);
+                    }
+                    let events = batch.events.len() as u64;
+                    build.handled.fetch_add(events, Ordering::Relaxed);
+                    self.metrics.handled(&build.name, events);
+                    // A projector that is gone will begin where the offset is.
+                    let _gone = batch.reply.send(Ok(()));
+                }
+            }
+            Err(error) => {
+                self.give_up(batches.iter().map(|batch| batch.build.id))
+                    .await;
+                tracing::warn!(%error, "failed to store read models");
+                for batch in batches {
+                    let _gone = batch.reply.send(Err(error.to_string()));
+                }
+            }
+        }
+    }
+
+    /// Ends a failed transaction: what is in memory of these builds is forgotten.
+    pub(super) async fn give_up(&mut self, builds: impl Iterator<Item = BuildId>) {
+        self.store.roll_back().await;
+        for build in builds {
+            self.spaces.remove(&build);
+        }
+    }
+
+    /// What is known of a build, read from the store if it is not in memory.
+    pub(super) async fn ready(&mut self, build: &Build) -> Result<(), StoreError> {
+        if !self.spaces.contains_key(&build.id) {
+            let space = Space::load(&mut self.store, build, self.options.cache_rows).await?;
+            self.spaces.insert(build.id, space);
+        }
+        Ok(())
+    }
+
+    async fn try_commit(&mut self, batches: &[Batch]) -> Result<(), StoreError> {
+        self.store.begin().await?;
+        let mut moves: Vec<OffsetMove> = Vec::new();
+        let mut touched: Vec<&Arc<Build>> = Vec::new();
+        for batch in batches {
+            self.ready(&batch.build).await?;
+            self.take_in(batch).await?;
+            moves.push(OffsetMove {
+                build: batch.build.id,
+                shard: batch.shard,
+                from: batch.from,
+                to: batch.to,
+            });
+            if !touched.iter().any(|build| build.id == batch.build.id) {
+                touched.push(&batch.build);
+            }
+            // Handlers of other tasks get their turn between two batches.
+            tokio::task::yield_now().await;
+        }
+        for build in &touched {
+            if let Some(space) = self.spaces.get(&build.id) {
+                space.flush(&mut self.store).await?;
+            }
+        }
+        for moves in moves.chunks(32) {
+            self.store.move_offsets(moves).await?;
+        }
+        crash_point!("projection::before_commit");
+        self.store.commit().await?;
+        crash_point!("projection::after_commit");
+        for build in touched {
+            if let Some(space) = self.spaces.get_mut(&build.id) {
+                space.workspace.stored();
+                let parked = space.parked.len() as u64;
+                build.letters.store(parked, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs one batch; what is refused is set aside.
+    async fn take_in(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let fenced = || StoreError::Fenced {
+            shard: batch.shard,
+            expected: batch.from,
+        };
+        let space = self.spaces.get_mut(&batch.build.id).ok_or_else(fenced)?;
+        if space.offset(batch.shard) != Some(batch.from) {
+            return Err(fenced());
+        }
+        let mut rest = &batch.events[..];
+        while let Some((at, reason)) = space.run(&mut self.store, rest).await? {
+            rest = rest.get(at..).unwrap_or_default();
+            let Some(event) = rest.first() else {
+                break;
+            };
+            tracing::error!(
+                projection = batch.build.name, stream = %event.stream,
+                event = event.sequence_number, reason, "set aside"
+            );
+            let letter = Letter::new(event, reason, 1, self.clock.now().as_microsecond());
+            self.store.put_letter(batch.build.id, &letter).await?;
+            space.parked.insert(event.stream.clone());
+        }
+        let slot = usize::try_from(batch.shard).ok();
+        if let Some(offset) = slot.and_then(|slot| space.offsets.get_mut(slot)) {
+            *offset = batch.to;
+        }
+        Ok(())
+    }
+
+    async fn control(&mut self, control: Control) {
+        // Whoever asked may be gone; what was done stays done.
+        match control {
+            Control::Create { definition, reply } => {
+                let made = self.store.create(&definition, BuildState::Building).await;
+                let _gone = reply.send(made);
+            }
+            Control::Swap { new, old, reply } => {
+                let _gone = reply.send(self.swap(&new, &old).await);
+            }
+            Control::Drop { build } => {
+                self.spaces.remove(&build.id);
+                if let Err(error) = self.drop_build(&build).await {
+                    self.store.roll_back().await;
+                    tracing::warn!(%error, "failed to remove an old build; the next start will");
+                }
+            }
+            Control::Offsets { build, reply } => {
+                let _gone = reply.send(self.store.offsets(build.id).await);
+            }
+            Control::Pause {
+                name,
+                paused,
+                reply,
+            } => {
+                let _gone = reply.send(self.store.set_paused(name, paused).await);
+            }
+            Control::Retry {
+                build,
+                letter,
+                skip,
+                reply,
+            } => {
+                let _gone = reply.send(self.retry(&build, letter, skip).await);
+            }
+            // The loop sees to it.
+            Control::Close { .. } => {}
+        }
+    }
+
+    async fn drop_build(&mut self, build: &Build) -> Result<(), StoreError> {
+        self.store.begin().await?;
+        self.store.drop_build(build.id, &build.tables).await?;
+        self.store.commit().await
+    }
+
+    /// A view must not go back: the new build has to be where the old one is, in every shard.
+    async fn swap(&mut self, new: &Build, old: &Build) -> Result<bool, StoreError> {
+        let behind = |(new, old): (&super::build::Progress, &super::build::Progress)| {
+            new.reached() < old.reached()
+        };
+        if new.shards.iter().zip(&old.shards).any(behind) {
+            return Ok(false);
+        }
+        self.store.begin().await?;
+        let swapped = async {
+            self.store.swap(new, old).await?;
+            self.store.commit().await
+        };
+        match swapped.await {
+            Ok(()) => Ok(true),
+            Err(error) => {
+                self.store.roll_back().await;
+                Err(error)
+            }
+        }
+    }
+}
