@@ -53,7 +53,7 @@ pub use self::views::{FoundRow, Freshness, Page, Pairs, Views};
 use self::build::Build;
 use self::entry::Entry;
 use self::projector::ProjectorContext;
-use self::store::{BuildState, Store, connect_options};
+use self::store::{BuildState, Store, connect_options, is_damage};
 use self::supervisor::Supervisor;
 use self::views::Shared;
 use self::writer::{Control, Writer, WriterHandle, WriterOptions};
@@ -118,10 +118,17 @@ impl Projections {
             path: options.path.display().to_string(),
             source,
         };
-        let mut store = Store::open(&options.path, &options.journal, options.shards)
-            .await
-            .map_err(open_error)?;
-        let (entries, raised) = plan(&mut store, registry).await.map_err(open_error)?;
+        let opened = match open(registry, &options).await {
+            // What the file says of itself cannot be read: it is built again.
+            Err(error) if is_damage(&error) => {
+                tracing::error!(%error, "the read models cannot be read; building them again");
+                store::remove(&options.path)
+                    .map_err(|error| open_error(StoreError::Sql(sqlx::Error::Io(error))))?;
+                open(registry, &options).await
+            }
+            opened => opened,
+        };
+        let (store, (entries, raised)) = opened.map_err(open_error)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(options.read_connections)
             .acquire_timeout(ACQUIRE)
@@ -206,11 +213,26 @@ impl Projections {
     }
 }
 
-/// Decides which builds answer and which are to be filled beside them.
-async fn plan(
-    store: &mut Store,
+/// The projections by name, and the builds that are to be filled beside those that answer.
+type Plan = (BTreeMap<&'static str, Arc<Entry>>, Vec<Arc<Build>>);
+
+/// Opens the store and decides what to fill.
+async fn open(
     registry: &ProjectionRegistry,
-) -> Result<(BTreeMap<&'static str, Arc<Entry>>, Vec<Arc<Build>>), StoreError> {
+    options: &ProjectionOptions,
+) -> Result<(Store, Plan), StoreError> {
+    let mut store = Store::open(&options.path, &options.journal, options.shards).await?;
+    match plan(&mut store, registry).await {
+        Ok(planned) => Ok((store, planned)),
+        Err(error) => {
+            store.close().await;
+            Err(error)
+        }
+    }
+}
+
+/// Decides which builds answer and which are to be filled beside them.
+async fn plan(store: &mut Store, registry: &ProjectionRegistry) -> Result<Plan, StoreError> {
     let mut stored = store.builds().await?;
     let paused = store.paused().await?;
     let mut entries = BTreeMap::new();

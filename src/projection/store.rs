@@ -158,13 +158,20 @@ pub(crate) fn connect_options(path: &Path) -> SqliteConnectOptions {
 impl Store {
     /// Opens or makes the file for a journal.
     pub(crate) async fn open(path: &Path, journal: &str, shards: u32) -> Result<Self, StoreError> {
+        if damage_note(path).exists() {
+            tracing::error!(
+                path = %path.display(),
+                "the read models were found damaged; building them again"
+            );
+            remove(path).map_err(|error| StoreError::Sql(sqlx::Error::Io(error)))?;
+        }
         match Self::try_open(path, journal, shards).await {
             Ok(Some(store)) => return Ok(store),
             Ok(None) => tracing::warn!(
                 path = %path.display(),
                 "the read models belong to another journal; building them again"
             ),
-            Err(StoreError::Sql(error)) if is_damage(&error) => tracing::error!(
+            Err(error) if is_damage(&error) => tracing::error!(
                 path = %path.display(), %error,
                 "the read models cannot be read; building them again"
             ),
@@ -178,28 +185,60 @@ impl Store {
         })
     }
 
+    /// `None` when the file belongs to another journal. Without a store, no connection is left that
+    /// would still touch the file.
     async fn try_open(path: &Path, journal: &str, shards: u32) -> Result<Option<Self>, StoreError> {
         let options = connect_options(path).create_if_missing(true);
-        let mut connection = options.connect().await?;
-        for table in TABLES {
-            query(table).execute(&mut connection).await?;
-        }
-        let owner = format!("{FORMAT} {journal} {shards}");
-        let noted = "INSERT INTO phalanx_store VALUES ('owner', ?) ON CONFLICT (key) DO NOTHING";
-        query(noted).bind(&owner).execute(&mut connection).await?;
-        let found = query("SELECT value FROM phalanx_store WHERE key = 'owner'")
-            .fetch_one(&mut connection)
-            .await?;
-        let found: String = found.try_get(0)?;
-        if found != owner {
-            sqlx::Connection::close(connection).await?;
-            return Ok(None);
-        }
-        Ok(Some(Self {
-            connection,
+        let mut store = Self {
+            connection: options.connect().await?,
             path: path.to_owned(),
             shards,
-        }))
+        };
+        match store.claim(&format!("{FORMAT} {journal} {shards}")).await {
+            Ok(true) => Ok(Some(store)),
+            Ok(false) => {
+                store.close().await;
+                Ok(None)
+            }
+            Err(error) => {
+                store.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes the store's own tables and notes whose file it is; `false` when it is another's.
+    async fn claim(&mut self, owner: &str) -> Result<bool, StoreError> {
+        for table in TABLES {
+            self.execute(table).await?;
+        }
+        query("INSERT INTO phalanx_store VALUES ('owner', ?) ON CONFLICT (key) DO NOTHING")
+            .bind(owner)
+            .execute(&mut self.connection)
+            .await?;
+        let found = query("SELECT value FROM phalanx_store WHERE key = 'owner'")
+            .fetch_one(&mut self.connection)
+            .await?;
+        let found: String = found.try_get(0)?;
+        Ok(found == owner)
+    }
+
+    /// Closes the connection and waits until it is.
+    pub(crate) async fn close(self) {
+        if let Err(error) = sqlx::Connection::close(self.connection).await {
+            tracing::warn!(%error, "the store of read models did not close well");
+        }
+    }
+
+    /// Notes that the file is no good, so that the next start builds everything again.
+    pub(crate) fn condemn(&self) {
+        tracing::error!(
+            path = %self.path.display(),
+            "the read models are damaged; restart the node to have them built again"
+        );
+        if let Err(error) = std::fs::write(damage_note(&self.path), []) {
+            tracing::error!(%error, "failed to note that the read models are damaged");
+        }
     }
 
     /// Opens the connection again, after one that cannot be trusted any more.
@@ -342,15 +381,15 @@ impl Store {
         Ok(build)
     }
 
-    /// Lets SQL tools see the tables of a build under their own names.
+    /// Lets SQL tools see the rows of a build under the projection's name.
     async fn show(&mut self, build: &Build) -> Result<(), StoreError> {
-        for table in &build.tables {
-            let (view, stored) = (quoted(&table.name), quoted(&build.stored_as(&table.name)));
-            self.execute(&format!("DROP VIEW IF EXISTS {view}")).await?;
-            self.execute(&format!("CREATE VIEW {view} AS SELECT * FROM {stored}"))
-                .await?;
-        }
-        Ok(())
+        let Some(table) = build.tables.first() else {
+            return Ok(());
+        };
+        let (view, stored) = (quoted(&build.name), quoted(&build.stored_as(&table.name)));
+        self.execute(&format!("DROP VIEW IF EXISTS {view}")).await?;
+        self.execute(&format!("CREATE VIEW {view} AS SELECT * FROM {stored}"))
+            .await
     }
 
     /// Puts a build in the place of another, within a transaction of the caller.
@@ -361,10 +400,6 @@ impl Store {
                 .bind(build.id)
                 .execute(&mut self.connection)
                 .await?;
-        }
-        for table in &old.tables {
-            let view = quoted(&table.name);
-            self.execute(&format!("DROP VIEW IF EXISTS {view}")).await?;
         }
         self.show(new).await
     }
@@ -527,22 +562,33 @@ pub(crate) struct OffsetMove {
     pub(crate) to: u64,
 }
 
-/// Whether SQLite says that the file is no good.
-fn is_damage(error: &sqlx::Error) -> bool {
-    const CORRUPT: i32 = 11;
-    const NOT_A_DATABASE: i32 = 26;
-    let code = match error {
-        sqlx::Error::Database(error) => error.code(),
-        _ => None,
-    };
-    let code = code.and_then(|code| i32::from_str(&code).ok());
-    // The low byte says what, the rest says more about it.
-    code.is_some_and(|code| matches!(code & 0xff, CORRUPT | NOT_A_DATABASE))
+/// Whether an error says that the file is no good, and not that it cannot be had just now.
+pub(crate) fn is_damage(error: &StoreError) -> bool {
+    /// Permissions, busy, locked, memory, read-only, interrupted, I/O, full, cannot open, lock protocol.
+    const ELSEWHERE: [i32; 10] = [3, 5, 6, 7, 8, 9, 10, 13, 14, 15];
+    match error {
+        StoreError::Sql(sqlx::Error::Database(error)) => {
+            let code = error.code().and_then(|code| i32::from_str(&code).ok());
+            // The low byte says what, the rest says more about it.
+            code.is_some_and(|code| !ELSEWHERE.contains(&(code & 0xff)))
+        }
+        StoreError::Sql(sqlx::Error::ColumnDecode { .. } | sqlx::Error::RowNotFound)
+        | StoreError::Build { .. } => true,
+        _ => false,
+    }
+}
+
+/// Where it is noted that the file must be thrown away when it is opened next.
+fn damage_note(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".damaged");
+    name.into()
 }
 
 /// Removes the file and what belongs to it.
 pub(crate) fn remove(path: &Path) -> std::io::Result<()> {
-    for suffix in ["", "-wal", "-shm"] {
+    // The note goes last: as long as anything is left, the file is to be thrown away.
+    for suffix in ["-wal", "-shm", "", ".damaged"] {
         let mut name = path.as_os_str().to_owned();
         name.push(suffix);
         match std::fs::remove_file(&name) {

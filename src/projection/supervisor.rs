@@ -90,25 +90,29 @@ impl Actor for Supervisor {
         match message {
             SupervisorMessage::Fill { build, paused } => {
                 state.filled.push(build.id);
-                let offsets = state.offsets(&build).await;
-                for ((shard, _), offset) in build.by_shard().zip(offsets) {
+                for (shard, _) in build.by_shard() {
                     let job = Job {
                         build: Arc::clone(&build),
                         shard,
                         paused: paused.clone(),
                     };
-                    state.start(&myself, job, offset, 0).await?;
+                    myself.send_message(SupervisorMessage::Again { job, failures: 0 })?;
                 }
             }
             SupervisorMessage::Again { job, failures } => {
-                if state.filled.contains(&job.build.id) {
-                    let offsets = state.offsets(&job.build).await;
-                    let at = usize::try_from(job.shard).unwrap_or(usize::MAX);
-                    let offset = offsets.get(at).copied();
-                    match offset {
-                        Some(offset) => state.start(&myself, job, offset, failures).await?,
-                        // The writer is gone: the node stops.
-                        None => return Ok(()),
+                if !state.filled.contains(&job.build.id) {
+                    return Ok(());
+                }
+                let offsets = state.offsets(&job.build).await;
+                let at = usize::try_from(job.shard).unwrap_or(usize::MAX);
+                match offsets.get(at).copied() {
+                    Some(offset) => state.start(&myself, job, offset, failures).await?,
+                    // The store cannot be read now.
+                    None => {
+                        let (_, pause) = BACKOFF;
+                        let failures = failures + 1;
+                        myself
+                            .send_after(pause, move || SupervisorMessage::Again { job, failures });
                     }
                 }
             }

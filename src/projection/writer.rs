@@ -24,7 +24,7 @@ use super::error::{OperationError, StoreError};
 use super::metrics::WriterMetrics;
 use super::retry::Retried;
 use super::sql::TableSql;
-use super::store::{BuildState, Letter, OffsetMove, Store};
+use super::store::{BuildState, Letter, OffsetMove, Store, is_damage};
 use crate::failpoints::crash_point;
 
 /// Pieces of work that share a transaction, at most.
@@ -307,9 +307,7 @@ impl Writer {
             }
             match control {
                 Some(Control::Close { reply }) => {
-                    if let Err(error) = sqlx::Connection::close(self.store.connection).await {
-                        tracing::warn!(%error, "the store of read models did not close well");
-                    }
+                    self.store.close().await;
                     let _nobody_waits = reply.send(());
                     return;
                 }
@@ -353,6 +351,9 @@ impl Writer {
             Err(error) => {
                 self.give_up(batches.iter().map(|batch| batch.build.id))
                     .await;
+                if is_damage(&error) {
+                    self.store.condemn();
+                }
                 tracing::warn!(%error, "failed to store read models");
                 for batch in batches {
                     let _gone = batch.reply.send(Err(error.to_string()));

@@ -219,7 +219,7 @@ impl ProjectionDefinition {
     /// See [`ProjectionError`].
     pub fn of<P: Projection>() -> Result<Self, ProjectionError> {
         let projection = P::NAME;
-        if !is_name(projection) {
+        if !is_name(projection) || is_taken(projection) {
             return Err(ProjectionError::Name { projection });
         }
         let tables = P::tables();
@@ -254,6 +254,14 @@ impl ProjectionDefinition {
             handlers,
         })
     }
+}
+
+/// Whether a store calls things of its own like that: `phalanx_builds`, `b7_accounts`.
+fn is_taken(name: &str) -> bool {
+    let of_build = name
+        .strip_prefix('b')
+        .is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()));
+    of_build || name.starts_with("phalanx_") || name.starts_with("sqlite_")
 }
 
 /// Every projection of a node.
