@@ -9,7 +9,7 @@ fn unknown_paths_and_methods_are_problems() {
     for path in [
         "/nothing",
         "/v1",
-        "/v1/views/accounts",
+        "/v1/views",
         "/v1/events",
         "/v1/clusters",
         "/v1/types/",
