@@ -217,12 +217,18 @@ impl<'a> Course<'a> {
             Err(CallError::Unknown { .. }) => &metrics.unknown,
             Err(CallError::Refused(_)) => &metrics.refused,
         };
-        counter.increment(1);
-        metrics.seconds.record(started.elapsed());
+        // What nodes ask for themselves is no client's request.
+        let of_client = !self.stream.aggregate_type().starts_with('_');
+        if of_client {
+            counter.increment(1);
+            metrics.seconds.record(started.elapsed());
+        }
         match answered {
             Ok(bytes) => match wire::read_said(self.stream, &bytes) {
                 Ok((_, Said::NotHere { leader, reason })) => {
-                    metrics.not_here.increment(1);
+                    if of_client {
+                        metrics.not_here.increment(1);
+                    }
                     match leader {
                         Some(led) if self.cluster.leaders.hear(self.shard, led) => Step::News,
                         Some(_) | None => Step::Nobody(reason),
