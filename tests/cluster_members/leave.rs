@@ -114,13 +114,13 @@ fn a_dead_node_is_replaced_by_a_new_one_that_joined_before() {
     // The dead one comes back and is told.
     cluster.start(3);
     cluster.wait_log(3, "was removed from the cluster");
-    let before = terms(&cluster, 1);
-    wait::let_pass(Duration::from_secs(2));
-    assert_eq!(
-        before,
-        terms(&cluster, 1),
-        "the dead node disturbs elections"
-    );
+    // Leaders are still being spread for a while, which makes new terms as well; a node that stood
+    // for election would not stop.
+    wait::until("two seconds pass without an election", SOON, || {
+        let before = terms(&cluster, 1);
+        wait::let_pass(Duration::from_secs(2));
+        (before == terms(&cluster, 1)).then_some(())
+    });
     // With the new one, another node may die.
     wait_ready(&cluster, id);
     cluster.kill(1);
