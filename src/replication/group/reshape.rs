@@ -16,7 +16,6 @@ use super::{Group, text};
 use crate::cluster::NodeId;
 use crate::cluster::status::Reshaped;
 use crate::cluster::steward::MOST_LAG;
-use crate::failpoints::crash_point;
 
 /// Changes of the membership in one call; the longest way takes six.
 const MOST_CHANGES: usize = 8;
@@ -97,7 +96,6 @@ impl Group {
         if !unknown.is_empty() {
             self.change(ChangeMembers::AddNodes(unknown.into_iter().collect()))
                 .await?;
-            crash_point!("replication::after_add_learner");
             return Ok(None);
         }
         if goal == voters {
@@ -117,7 +115,6 @@ impl Group {
         if goal.contains(&me) {
             self.change(ChangeMembers::ReplaceAllVoters(goal.clone()))
                 .await?;
-            crash_point!("replication::after_change_voters");
             return Ok(None);
         }
         let to: Vec<NodeId> = goal.intersection(voters).copied().collect();
