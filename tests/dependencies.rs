@@ -1,9 +1,15 @@
 //! What Phalanx is built from: licences that fit, nothing from outside of the registry, nothing that
 //! was ruled out, and no known advisory.
 //!
-//! Licences and sources are read off `cargo metadata`. Advisories need a database that is kept
-//! elsewhere: with `cargo-deny` installed and its database at hand, `.config/deny.toml` says what is
-//! accepted and why; otherwise that part is skipped loudly.
+//! Licences and sources are read off `cargo metadata`. Advisories that were known on a certain day
+//! are looked for in any case; newer ones need a database that is kept elsewhere, and `cargo-deny`:
+//! where they are missing, that part is skipped loudly. `.config/deny.toml` says what is accepted
+//! and why.
+
+#![expect(clippy::panic, reason = "a test fails by panicking")]
+
+#[path = "dependencies/advisories.rs"]
+mod advisories;
 
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
@@ -74,9 +80,9 @@ fn licences_sources_and_choices_hold() {
 }
 
 #[test]
-fn no_dependency_has_an_advisory_that_is_not_accepted() {
+fn cargo_deny_knows_of_no_advisory_that_is_not_accepted() {
     if !succeeds(Command::new("cargo").args(["deny", "--version"])) {
-        return skipped("cargo-deny is not installed");
+        return skipped("newer than .config/advisories.toml: cargo-deny is not installed");
     }
     if !succeeds(Command::new("cargo").args(["deny", "fetch"])) {
         return skipped("the advisory database cannot be fetched here");

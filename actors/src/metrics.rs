@@ -19,6 +19,14 @@ pub const OVERLOADED_TOTAL: &str = "phalanx_overloaded_total";
 pub const BATCH_COMMANDS: &str = "phalanx_batch_commands";
 /// From proposal to commit.
 pub const COMMIT_SECONDS: &str = "phalanx_commit_duration_seconds";
+/// Answers from state that one check of leadership let pass.
+pub const GATE_ANSWERS: &str = "phalanx_read_gate_answers";
+/// From the beginning of such a check to its end.
+pub const GATE_SECONDS: &str = "phalanx_read_gate_duration_seconds";
+/// Answers that were held back because this node does not lead any more.
+pub const GATE_REFUSED_TOTAL: &str = "phalanx_read_gate_refused_total";
+/// Requests that are admitted and not yet answered.
+pub const IN_FLIGHT: &str = "phalanx_requests_in_flight";
 
 /// Handles of the sequencers of one node.
 #[derive(Debug)]
@@ -27,15 +35,30 @@ pub struct SequencerMetrics {
     pub batch_commands: Histogram,
     /// See [`COMMIT_SECONDS`].
     pub commit_seconds: Histogram,
+    /// See [`GATE_ANSWERS`].
+    pub gate_answers: Histogram,
+    /// See [`GATE_SECONDS`].
+    pub gate_seconds: Histogram,
+    /// See [`GATE_REFUSED_TOTAL`].
+    pub gate_refused: Counter,
 }
 
 impl Default for SequencerMetrics {
     fn default() -> Self {
         describe_histogram!(BATCH_COMMANDS, "Commands per log entry");
         describe_histogram!(COMMIT_SECONDS, "Seconds from proposal to commit");
+        describe_histogram!(
+            GATE_ANSWERS,
+            "Answers that one check of leadership let pass"
+        );
+        describe_histogram!(GATE_SECONDS, "Seconds of a check of leadership");
+        describe_counter!(GATE_REFUSED_TOTAL, "Answers that a former leader held back");
         Self {
             batch_commands: histogram!(BATCH_COMMANDS),
             commit_seconds: histogram!(COMMIT_SECONDS),
+            gate_answers: histogram!(GATE_ANSWERS),
+            gate_seconds: histogram!(GATE_SECONDS),
+            gate_refused: counter!(GATE_REFUSED_TOTAL),
         }
     }
 }
@@ -53,6 +76,8 @@ pub struct ResidencyMetrics {
     pub quarantines: Counter,
     /// See [`OVERLOADED_TOTAL`].
     pub overloaded: Counter,
+    /// See [`IN_FLIGHT`].
+    pub in_flight: Gauge,
 }
 
 impl Default for ResidencyMetrics {
@@ -62,12 +87,14 @@ impl Default for ResidencyMetrics {
         describe_counter!(PASSIVATIONS_TOTAL, "Aggregates dropped from memory");
         describe_counter!(QUARANTINES_TOTAL, "Aggregates whose code or stream failed");
         describe_counter!(OVERLOADED_TOTAL, "Requests refused for want of a permit");
+        describe_gauge!(IN_FLIGHT, "Requests that are admitted and not yet answered");
         Self {
             resident: gauge!(AGGREGATES_RESIDENT),
             activations: counter!(ACTIVATIONS_TOTAL),
             passivations: counter!(PASSIVATIONS_TOTAL),
             quarantines: counter!(QUARANTINES_TOTAL),
             overloaded: counter!(OVERLOADED_TOTAL),
+            in_flight: gauge!(IN_FLIGHT),
         }
     }
 }

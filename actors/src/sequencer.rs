@@ -454,12 +454,17 @@ impl Sequencer {
                 self.gate_wake.notified().await;
                 continue;
             }
-            if self.replicator.confirm_leadership(self.term).await {
+            let asked_at = std::time::Instant::now();
+            let leads = self.replicator.confirm_leadership(self.term).await;
+            self.metrics.gate_seconds.record(asked_at.elapsed());
+            if leads {
+                self.metrics.gate_answers.record(reads.len() as f64);
                 let receipt = Committed(());
                 for (reply, answer) in reads {
                     reply.release(answer, &receipt);
                 }
             } else {
+                self.metrics.gate_refused.increment(reads.len() as u64);
                 for (reply, _) in reads {
                     reply.fail(closed());
                 }

@@ -12,6 +12,8 @@ pub const FORWARDS: &str = "phalanx_forwards_total";
 pub const FORWARD_DURATION: &str = "phalanx_forward_duration_seconds";
 /// Times that a shard's leader became known to be another one.
 pub const LEADER_CHANGES: &str = "phalanx_leader_changes_total";
+/// Times that this node was elected leader of a shard and began to serve it.
+pub const ELECTIONS_WON: &str = "phalanx_elections_won_total";
 /// Shards that this node leads.
 pub const SHARDS_LED: &str = "phalanx_shards_led";
 /// Log entries that the slowest shard's copy on a node lacks, by `peer`; of the shards that this
@@ -58,6 +60,15 @@ impl Default for ForwardMetrics {
 pub(crate) fn leader_changes() -> Counter {
     describe_counter!(LEADER_CHANGES, "Changes of a shard's leader that were seen");
     counter!(LEADER_CHANGES)
+}
+
+/// See [`ELECTIONS_WON`].
+pub(crate) fn elections_won() -> Counter {
+    describe_counter!(
+        ELECTIONS_WON,
+        "Times that this node became a shard's leader"
+    );
+    counter!(ELECTIONS_WON)
 }
 
 /// Sets [`SHARDS_LED`].

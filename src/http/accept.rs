@@ -18,6 +18,7 @@ use super::code::Code;
 use super::connection::serve_connection;
 use super::problem::Problem;
 use super::response::render_and_close;
+use super::service::Site;
 use super::trace::new_trace_id;
 use super::{HttpApp, HttpLimits};
 
@@ -42,7 +43,8 @@ pub async fn serve(
         limits.max_connections.min(Semaphore::MAX_PERMITS),
     ));
     let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
-    let app = Arc::new(App::new(app, limits));
+    let site = Site::new(Arc::new(App::new(app, limits)));
+    let app = &site.app;
     let (winding_down, wind_down) = watch::channel(false);
     let mut shutdown = pin!(shutdown);
     loop {
@@ -58,7 +60,7 @@ pub async fn serve(
             },
         };
         match slots.clone().try_acquire_owned() {
-            Ok(slot) => take(socket, slot, &app, wind_down.clone()),
+            Ok(slot) => take(socket, slot, &site, wind_down.clone()),
             Err(_) => {
                 app.metrics.connections_refused.increment(1);
                 refuse(socket, &refusals);
@@ -77,13 +79,13 @@ pub async fn serve(
 fn take(
     socket: TcpStream,
     slot: OwnedSemaphorePermit,
-    app: &Arc<App>,
+    site: &Site,
     mut wind_down: watch::Receiver<bool>,
 ) {
-    let app = app.clone();
-    let linger = app.limits.shutdown_linger();
+    let site = site.clone();
+    let linger = site.app.limits.shutdown_linger();
     tokio::spawn(async move {
-        let open = app.metrics.connections.clone();
+        let open = site.app.metrics.connections.clone();
         open.increment(1.0);
         // Without it, small replies wait for acknowledgements. Failing costs speed only.
         socket.set_nodelay(true).ok();
@@ -95,7 +97,7 @@ fn take(
             // one does not.
             tokio::time::sleep(linger).await;
         };
-        serve_connection(socket, app, told).await;
+        serve_connection(socket, &site, told).await;
         open.decrement(1.0);
         drop(slot);
     });

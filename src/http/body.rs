@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 
 use super::code::Code;
 use super::problem::Problem;
@@ -19,7 +19,7 @@ use super::timer::LazyTimer;
 /// `limit`, 400 `malformed-request` when the client breaks off.
 pub(crate) async fn read(
     headers: &HeaderMap,
-    mut body: Incoming,
+    mut body: impl Body<Data = Bytes> + Unpin,
     max_bytes: usize,
     limit: Duration,
     timer: &mut LazyTimer,

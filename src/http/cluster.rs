@@ -3,8 +3,8 @@
 //! Says what the node's steward says. It refuses to interpret: an error of the steward has exactly
 //! one code here.
 
+use axum::body::Body;
 use http::request;
-use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -42,7 +42,7 @@ pub(crate) async fn transfer(
     connection: &ConnectionState,
     parts: &request::Parts,
     shard: &str,
-    body: Incoming,
+    body: Body,
 ) -> Answered {
     let shard = number(shard).and_then(|shard| u32::try_from(shard).ok());
     let shard =

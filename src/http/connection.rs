@@ -20,11 +20,9 @@ use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use super::app::App;
 use super::frames::{FrameGuard, PREFACE};
 use super::guard::{ConnectionState, Guard};
-use super::response::Reply;
-use super::service::handle;
+use super::service::{Outgoing, Site};
 
 /// Requests of one HTTP/2 connection that may be in progress at the same time.
 const MAX_STREAMS: u32 = 64;
@@ -36,11 +34,12 @@ const READ_BUFFER_BYTES: usize = 256 * 1024;
 /// progress are answered.
 pub(crate) async fn serve_connection(
     mut socket: TcpStream,
-    app: Arc<App>,
+    site: &Site,
     shutdown: impl Future<Output = ()>,
 ) {
     let mut shutdown = pin!(shutdown);
     let mut received = BytesMut::new();
+    let app = &site.app;
     let is_http2 = app.limits.allow_http2 && {
         let limit = app.limits.guard().header_timeout;
         tokio::select! {
@@ -52,7 +51,7 @@ pub(crate) async fn serve_connection(
         }
     };
     let state = Arc::new(ConnectionState::default());
-    let service = service(app.clone(), state.clone());
+    let service = service(site.clone(), state.clone());
     if is_http2 {
         let guard = FrameGuard::new(socket, received, app.limits.frames());
         let max_header_bytes = u32::try_from(app.limits.max_header_bytes).unwrap_or(u32::MAX);
@@ -75,17 +74,17 @@ pub(crate) async fn serve_connection(
 }
 
 fn service(
-    app: Arc<App>,
+    site: Site,
     state: Arc<ConnectionState>,
 ) -> impl Service<
     Request<Incoming>,
-    Response = Reply,
+    Response = Outgoing,
     Error = Infallible,
-    Future = impl Future<Output = Result<Reply, Infallible>> + Send + 'static,
+    Future = impl Future<Output = Result<Outgoing, Infallible>> + Send + 'static,
 > {
     service_fn(move |request| {
-        let (app, state) = (app.clone(), state.clone());
-        async move { Ok(handle(&app, &state, request).await) }
+        let (site, state) = (site.clone(), state.clone());
+        async move { Ok(site.handle(&state, request).await) }
     })
 }
 

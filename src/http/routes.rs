@@ -1,8 +1,17 @@
 //! Which paths exist and which methods they answer.
 //!
-//! This table is the only place that names a path: the dispatcher, the metrics and the OpenAPI
-//! document read it. Paths are matched as they were sent; only parameters are percent-decoded
-//! later, each on its own, so `..` and encoded slashes stay inside their segment.
+//! This table is the only place that names a path: the router, the metrics and the OpenAPI document
+//! read it. Paths are matched as they were sent; only parameters are percent-decoded later, each on
+//! its own, so `..` and encoded slashes stay inside their segment.
+//!
+//! axum matches the paths, but for those of aggregates. Nearly all requests are theirs, and an id
+//! may come as anything, nothing included, and is then a bad id and not an unknown path.
+
+use std::future::Future;
+
+use axum::extract::Request;
+use axum::response::Response;
+use axum::routing::any;
 
 /// A route, without its parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +114,22 @@ impl Route {
         }
     }
 
+    /// Whether [`Target::find`] finds it.
+    fn is_of_aggregate(self) -> bool {
+        matches!(self, Self::Command | Self::State | Self::History)
+    }
+
+    /// The parameters in a path that it matched, in their order.
+    pub(crate) fn parameters(self, path: &str) -> [&str; 3] {
+        let mut found = [""; 3];
+        let segments = self.template().split('/').zip(path.split('/'));
+        let parameters = segments.filter(|(name, _)| name.starts_with('{'));
+        for (slot, (_, value)) in found.iter_mut().zip(parameters) {
+            *slot = value;
+        }
+        found
+    }
+
     /// The methods that it answers: the value of `Allow`.
     pub(crate) fn allow(self) -> &'static str {
         match self {
@@ -130,7 +155,7 @@ impl Route {
     }
 }
 
-/// A route with its parameters as they stand in the path.
+/// A route below `/v1/aggregates/` with its parameters as they stand in the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target<'p> {
     Command {
@@ -146,64 +171,12 @@ pub(crate) enum Target<'p> {
         aggregate_type: &'p str,
         id: &'p str,
     },
-    Type {
-        aggregate_type: &'p str,
-    },
-    EventSchema {
-        aggregate_type: &'p str,
-        event: &'p str,
-        version: &'p str,
-    },
-    Transfer {
-        shard: &'p str,
-    },
-    Drain {
-        node: &'p str,
-    },
-    Problem {
-        code: &'p str,
-    },
-    /// A route without parameters.
-    Fixed(Route),
 }
 
 impl<'p> Target<'p> {
     /// Finds the route of a path.
     pub(crate) fn find(path: &'p str) -> Option<Self> {
-        if let Some(rest) = path.strip_prefix("/v1/aggregates/") {
-            return Self::of_aggregate(rest);
-        }
-        if let Some(rest) = path.strip_prefix("/v1/types/") {
-            return Self::of_type(rest);
-        }
-        if let Some(rest) = path.strip_prefix("/v1/shards/") {
-            let shard = rest.strip_suffix("/transfer")?;
-            return (!shard.contains('/')).then_some(Self::Transfer { shard });
-        }
-        if let Some(rest) = path.strip_prefix("/v1/nodes/") {
-            let node = rest.strip_suffix("/drain")?;
-            return (!node.contains('/')).then_some(Self::Drain { node });
-        }
-        if let Some(code) = path.strip_prefix("/problems/") {
-            return (!code.contains('/')).then_some(Self::Problem { code });
-        }
-        Some(Self::Fixed(match path {
-            "/v1/types" => Route::Types,
-            "/v1/cluster" => Route::Cluster,
-            "/v1/shards" => Route::Shards,
-            "/livez" => Route::Live,
-            "/readyz" => Route::Ready,
-            "/startupz" => Route::Started,
-            "/metrics" => Route::Metrics,
-            "/openapi.json" => Route::OpenApi,
-            "/docs" => Route::Docs,
-            "/problems" => Route::Problems,
-            "/" => Route::Landing,
-            _ => return None,
-        }))
-    }
-
-    fn of_aggregate(rest: &'p str) -> Option<Self> {
+        let rest = path.strip_prefix("/v1/aggregates/")?;
         let (aggregate_type, rest) = rest.split_once('/')?;
         let Some((id, rest)) = rest.split_once('/') else {
             return Some(Self::State {
@@ -222,56 +195,73 @@ impl<'p> Target<'p> {
         })
     }
 
-    fn of_type(rest: &'p str) -> Option<Self> {
-        let Some((aggregate_type, rest)) = rest.split_once('/') else {
-            return Some(Self::Type {
-                aggregate_type: rest,
-            });
-        };
-        let (event, version) = rest.strip_prefix("events/")?.split_once('/')?;
-        (!version.contains('/')).then_some(Self::EventSchema {
-            aggregate_type,
-            event,
-            version,
-        })
-    }
-
     /// The route without its parameters.
     pub(crate) fn route(self) -> Route {
         match self {
             Self::Command { .. } => Route::Command,
             Self::State { .. } => Route::State,
             Self::History { .. } => Route::History,
-            Self::Type { .. } => Route::Type,
-            Self::EventSchema { .. } => Route::EventSchema,
-            Self::Transfer { .. } => Route::Transfer,
-            Self::Drain { .. } => Route::Drain,
-            Self::Problem { .. } => Route::Problem,
-            Self::Fixed(route) => route,
         }
     }
+}
+
+/// A router for every route that is not of an aggregate; all of them, and whatever matches none,
+/// are answered by `answer`.
+pub(crate) fn router<A, F>(answer: A) -> axum::Router
+where
+    A: Fn(Route, Request) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response> + Send + 'static,
+{
+    let handler = |route| {
+        let answer = answer.clone();
+        move |request: Request| answer(route, request)
+    };
+    let others = Route::ALL
+        .into_iter()
+        .filter(|route| *route != Route::None && !route.is_of_aggregate());
+    others
+        .fold(axum::Router::new(), |router, route| {
+            router.route(route.template(), any(handler(route)))
+        })
+        .fallback(handler(Route::None))
+}
+
+/// The template of the route that a path is answered by.
+#[cfg(test)]
+pub(crate) async fn found(path: &str) -> &'static str {
+    if let Some(target) = Target::find(path) {
+        return target.route().template();
+    }
+    use axum::body::Body;
+    use axum::response::IntoResponse as _;
+    use tower_service::Service as _;
+    let mut router = router(|route, _| async move { route.template().into_response() });
+    let request = http::Request::builder().uri(path).body(Body::empty());
+    let response = router.call(request.unwrap()).await.unwrap();
+    let body = axum::body::to_bytes(response.into_body(), 1 << 10).await;
+    let body = String::from_utf8(body.unwrap().to_vec()).unwrap();
+    let known = Route::ALL.into_iter().find(|r| r.template() == body);
+    known.expect("a route").template()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_route_is_found_by_its_template() {
+    #[tokio::test]
+    async fn every_route_is_found_by_its_template() {
         for (at, route) in Route::ALL.into_iter().enumerate() {
             assert_eq!(route as usize, at);
-            if route == Route::None {
-                continue;
+            if route != Route::None {
+                let path = route.template().replace(['{', '}'], "");
+                assert_eq!(found(&path).await, route.template());
             }
-            let found = Target::find(route.template()).map(Target::route);
-            assert_eq!(found, Some(route));
         }
     }
 
-    #[test]
-    fn nothing_else_is_found() {
+    #[tokio::test]
+    async fn nothing_else_is_found() {
         for path in [
-            "",
             "*",
             "/v1",
             "/v1/",
@@ -282,6 +272,7 @@ mod tests {
             "/v1/aggregates/account/a/commands/X/",
             "/v1/aggregates/account/../../etc/passwd",
             "/v1/aggregates/account/a/what-if",
+            "/v1/types/",
             "/v1/types/account/events/Opened",
             "/v1/views/accounts",
             "/v1/events",
@@ -294,7 +285,18 @@ mod tests {
             "//livez",
             "/problems/a/b",
         ] {
-            assert_eq!(Target::find(path), None, "{path}");
+            assert_eq!(found(path).await, "none", "{path}");
         }
+    }
+
+    #[test]
+    fn parameters_are_taken_as_they_were_sent() {
+        let path = "/v1/types/a%2Fb/events/Opened/1";
+        assert_eq!(
+            Route::EventSchema.parameters(path),
+            ["a%2Fb", "Opened", "1"]
+        );
+        assert_eq!(Route::Drain.parameters("/v1/nodes/7/drain"), ["7", "", ""]);
+        assert_eq!(Route::Types.parameters("/v1/types"), ["", "", ""]);
     }
 }

@@ -4,15 +4,19 @@
 //! request's headers or body is ever logged.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use axum::body::Body;
 use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, HOST};
-use http::{HeaderValue, Method, Request, StatusCode, Version, request};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use phalanx_actors::names::StreamName;
+use tower_service::Service as _;
 
 use super::app::App;
 use super::code::Code;
@@ -20,24 +24,74 @@ use super::framing::{MAX_FIELDS, MAX_TARGET_BYTES, Violation};
 use super::guard::{ConnectionState, REFUSED};
 use super::problem::Problem;
 use super::response::{Reply, reply};
-use super::routes::{Route, Target};
+use super::routes::{self, Route, Target};
 use super::trace::new_trace_id;
 use super::{cluster, command, headers, health, history, pages, state, types};
 
-/// Answers one request.
-pub(crate) async fn handle(
-    app: &App,
-    connection: &ConnectionState,
-    request: Request<Incoming>,
-) -> Reply {
+/// What a request is answered with: what is complete in memory, or whatever axum streams.
+pub(crate) type Outgoing = Response<Either<Full<Bytes>, Body>>;
+
+/// Answers the requests of a node.
+#[derive(Debug, Clone)]
+pub(crate) struct Site {
+    pub(crate) app: Arc<App>,
+    router: axum::Router,
+}
+
+impl Site {
+    /// Every route of the node.
+    pub(crate) fn new(app: Arc<App>) -> Self {
+        let shared = app.clone();
+        let router = routes::router(move |route, request| answer(app.clone(), route, request));
+        Self {
+            app: shared,
+            router,
+        }
+    }
+
+    /// Answers one request.
+    pub(crate) async fn handle(
+        &self,
+        connection: &Arc<ConnectionState>,
+        request: Request<Incoming>,
+    ) -> Outgoing {
+        let started = Instant::now();
+        let (mut parts, body) = request.into_parts();
+        if let Some(target) = Target::find(parts.uri.path()) {
+            let answer = of_aggregate(&self.app, connection, &parts, target, body).await;
+            let reply = finished(&self.app, target.route(), &parts, started, answer);
+            return reply.map(Either::Left);
+        }
+        parts.extensions.insert(connection.clone());
+        let request = Request::from_parts(parts, body);
+        match self.router.clone().call(request).await {
+            Ok(response) => response.map(Either::Right),
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// Answers one request to a route that axum has found.
+async fn answer(app: Arc<App>, route: Route, request: Request<Body>) -> Response<Body> {
     let started = Instant::now();
-    let (parts, body) = request.into_parts();
-    let target = Target::find(parts.uri.path());
-    let route = target.map_or(Route::None, Target::route);
-    let answer = dispatch(app, connection, &parts, target, body).await;
+    let (mut parts, body) = request.into_parts();
+    let connection = parts.extensions.remove::<Arc<ConnectionState>>();
+    let connection = connection.unwrap_or_default();
+    let answer = other(&app, &connection, &parts, route, body).await;
+    finished(&app, route, &parts, started, answer).map(Body::new)
+}
+
+/// What goes for every answer.
+fn finished(
+    app: &App,
+    route: Route,
+    parts: &request::Parts,
+    started: Instant,
+    answer: Answered,
+) -> Reply {
     let mut reply = answer.unwrap_or_else(|problem| {
         let path = parts.uri.path();
-        problem_reply(*problem, path, &parts)
+        problem_reply(*problem, path, parts)
     });
     if app.closing.load(Ordering::Relaxed) && parts.version < Version::HTTP_2 {
         let close = HeaderValue::from_static("close");
@@ -48,23 +102,23 @@ pub(crate) async fn handle(
     reply
 }
 
-/// The routes that matter for speed come first.
-async fn dispatch(
+/// The routes that matter for speed.
+async fn of_aggregate(
     app: &App,
     connection: &ConnectionState,
     parts: &request::Parts,
-    target: Option<Target<'_>>,
+    target: Target<'_>,
     body: Incoming,
 ) -> Answered {
     if parts.version == Version::HTTP_2 {
         check_http2(parts)?;
     }
     match target {
-        Some(Target::Command {
+        Target::Command {
             aggregate_type,
             id,
             command,
-        }) if parts.method == Method::POST => {
+        } if parts.method == Method::POST => {
             let address = command::Address {
                 aggregate_type,
                 id,
@@ -72,94 +126,74 @@ async fn dispatch(
             };
             command::answer(app, connection, parts, address, body).await
         }
-        Some(Target::State { aggregate_type, id }) if is_get(&parts.method) => {
+        Target::State { aggregate_type, id } if is_get(&parts.method) => {
             state::answer(app, connection, parts, aggregate_type, id).await
         }
-        Some(Target::Transfer { shard }) if parts.method == Method::POST => {
-            cluster::transfer(app, connection, parts, shard, body).await
+        Target::History { aggregate_type, id } if is_get(&parts.method) => {
+            history::answer(app, connection, parts, aggregate_type, id).await
         }
-        Some(Target::Drain { node }) if parts.method == Method::POST => {
-            cluster::drain(app, parts, node).await
+        Target::Command { .. } | Target::State { .. } | Target::History { .. } => {
+            other_method(target.route(), parts)
         }
-        target => show(app, connection, parts, target).await,
     }
 }
 
-/// Routes that are asked for rarely.
-async fn show(
+/// Routes that are asked for rarely, and paths that are none.
+async fn other(
     app: &App,
     connection: &ConnectionState,
     parts: &request::Parts,
-    target: Option<Target<'_>>,
+    route: Route,
+    body: Body,
 ) -> Answered {
+    if parts.version == Version::HTTP_2 {
+        check_http2(parts)?;
+    }
     if parts.method.as_str() == REFUSED
         && let Some(refusal) = connection.refusal.lock().take()
     {
         let problem = violation(refusal.violation);
         return Ok(problem_reply(problem, &refusal.path, parts));
     }
-    let Some(target) = target else {
-        return Err(Box::new(Problem::new(
+    let [first, second, third] = route.parameters(parts.uri.path());
+    let reads = is_get(&parts.method);
+    let posts = parts.method == Method::POST;
+    match route {
+        Route::Transfer if posts => cluster::transfer(app, connection, parts, first, body).await,
+        Route::Drain if posts => cluster::drain(app, parts, first).await,
+        Route::Types if reads => types::all(app, parts),
+        Route::Type if reads => types::one(app, parts, first),
+        Route::EventSchema if reads => types::event_schema(app, first, second, third),
+        Route::Cluster if reads => cluster::members(app, parts).await,
+        Route::Shards if reads => cluster::shards(app, parts).await,
+        Route::Live if reads => health::live(parts),
+        Route::Ready if reads => health::ready(app, parts),
+        Route::Started if reads => health::started(app, parts),
+        Route::Metrics if reads => Ok(health::metrics(app)),
+        Route::OpenApi if reads => Ok(app.documents.openapi()),
+        Route::Docs if reads => Ok(pages::docs()),
+        Route::Problems if reads => Ok(pages::problems(parts)),
+        Route::Problem if reads => pages::problem(parts, first),
+        Route::Landing if reads => Ok(pages::landing(app)),
+        Route::None => Err(Box::new(Problem::new(
             Code::NotFound,
             "no route of this node matches the path",
-        )));
-    };
-    let allow = target.route().allow();
-    if parts.method == Method::OPTIONS {
-        let mut reply = reply(StatusCode::NO_CONTENT, Bytes::new());
-        reply
-            .headers_mut()
-            .insert(ALLOW, HeaderValue::from_static(allow));
-        return Ok(reply);
-    }
-    if !allow.starts_with("GET") || !is_get(&parts.method) {
-        return Err(Box::new(Problem::method(allow)));
-    }
-    match target {
-        Target::History { aggregate_type, id } => {
-            history::answer(app, connection, parts, aggregate_type, id).await
-        }
-        Target::Type { aggregate_type } => types::one(app, parts, aggregate_type),
-        Target::EventSchema {
-            aggregate_type,
-            event,
-            version,
-        } => types::event_schema(app, aggregate_type, event, version),
-        Target::Problem { code } => pages::problem(parts, code),
-        Target::Fixed(Route::Cluster) => cluster::members(app, parts).await,
-        Target::Fixed(Route::Shards) => cluster::shards(app, parts).await,
-        Target::Fixed(route) => fixed(app, parts, route),
-        // Handled before; here only with a method that is refused above.
-        Target::Command { .. }
-        | Target::State { .. }
-        | Target::Transfer { .. }
-        | Target::Drain { .. } => Err(Box::new(Problem::method(allow))),
+        ))),
+        other => other_method(other, parts),
     }
 }
 
-fn fixed(app: &App, parts: &request::Parts, route: Route) -> Answered {
-    match route {
-        Route::Types => types::all(app, parts),
-        Route::Live => health::live(parts),
-        Route::Ready => health::ready(app, parts),
-        Route::Started => health::started(app, parts),
-        Route::Metrics => Ok(health::metrics(app)),
-        Route::OpenApi => Ok(app.documents.openapi()),
-        Route::Docs => Ok(pages::docs()),
-        Route::Problems => Ok(pages::problems(parts)),
-        Route::Landing => Ok(pages::landing(app)),
-        Route::Command
-        | Route::State
-        | Route::History
-        | Route::Type
-        | Route::EventSchema
-        | Route::Cluster
-        | Route::Shards
-        | Route::Transfer
-        | Route::Drain
-        | Route::Problem
-        | Route::None => Err(Box::new(Problem::new(Code::NotFound, "no such page"))),
+/// A method that the route does not answer itself.
+fn other_method(route: Route, parts: &request::Parts) -> Answered {
+    let allow = route.allow();
+    if parts.method != Method::OPTIONS {
+        return Err(Box::new(Problem::method(allow)));
     }
+    let mut reply = reply(StatusCode::NO_CONTENT, Bytes::new());
+    reply
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static(allow));
+    Ok(reply)
 }
 
 /// A reply, or the problem that stands for it. Boxed: problems are rare and large.

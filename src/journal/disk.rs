@@ -99,6 +99,7 @@ pub(crate) struct Batch {
 #[derive(Debug, Clone, Copy)]
 struct Extent {
     table: Table,
+    key_start: usize,
     key_end: usize,
     /// `None` for a removal.
     value_end: Option<usize>,
@@ -112,6 +113,7 @@ impl Batch {
         key: &[u8],
         parts: impl IntoIterator<Item = &'a [u8]>,
     ) {
+        let key_start = self.data.len();
         self.data.extend_from_slice(key);
         let key_end = self.data.len();
         for part in parts {
@@ -119,6 +121,7 @@ impl Batch {
         }
         self.changes.push(Extent {
             table,
+            key_start,
             key_end,
             value_end: Some(self.data.len()),
         });
@@ -126,9 +129,11 @@ impl Batch {
 
     /// Removes a row.
     pub(crate) fn delete(&mut self, table: Table, key: &[u8]) {
+        let key_start = self.data.len();
         self.data.extend_from_slice(key);
         self.changes.push(Extent {
             table,
+            key_start,
             key_end: self.data.len(),
             value_end: None,
         });
@@ -136,10 +141,9 @@ impl Batch {
 
     /// The changes, in order.
     pub(crate) fn changes(&self) -> impl Iterator<Item = Change<'_>> {
-        let mut start = 0;
         self.changes.iter().map(move |extent| {
-            let key = self.data.get(start..extent.key_end).unwrap_or_default();
-            start = extent.value_end.unwrap_or(extent.key_end);
+            let key = self.data.get(extent.key_start..extent.key_end);
+            let key = key.unwrap_or_default();
             match extent.value_end {
                 Some(end) => {
                     let value = self.data.get(extent.key_end..end).unwrap_or_default();
@@ -148,6 +152,16 @@ impl Batch {
                 None => Change::Delete(extent.table, key),
             }
         })
+    }
+
+    /// Sorts by key, table by table. Rows that lie close to each other are quicker to put in one
+    /// after the other. Changes of the same row keep their order.
+    pub(crate) fn sort(&mut self) {
+        let data = &self.data;
+        self.changes.sort_by(|a, b| {
+            let key = |extent: &Extent| data.get(extent.key_start..extent.key_end);
+            (a.table, key(a)).cmp(&(b.table, key(b)))
+        });
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -52,6 +52,7 @@ pub(crate) fn fill(
     for (shard, row) in &applied {
         batch.put(Table::Index, &rows::applied_key(*shard), [&row.seal()?[..]]);
     }
+    batch.sort();
     Ok(applied
         .into_iter()
         .map(|(shard, row)| (shard, row.position))

@@ -61,6 +61,7 @@ use self::log_read::read_rows;
 use self::queue::{IndexWork, LogWork, LogWorkKind};
 use self::shard::{LogEnd, Shard};
 use self::shared::{NoSuchShard, Shared};
+use self::writer::Writer;
 
 /// What a journal lies on.
 #[derive(Debug, Clone)]
@@ -109,10 +110,12 @@ impl Journal {
         let shared = Arc::new(open::build(options, opened, clock));
         let mut threads = Vec::new();
         if !shared.inline {
-            for number in 1..=writer::THREADS {
+            let works: [(_, fn(&Writer, &Shared)); 2] =
+                [("writer", Writer::run), ("stand-in", Writer::stand_in)];
+            for (name, work) in works {
                 let of_thread = Arc::clone(&shared);
-                let builder = std::thread::Builder::new().name(format!("journal-writer{number}"));
-                match builder.spawn(move || of_thread.writer.run(&of_thread)) {
+                let builder = std::thread::Builder::new().name(format!("journal-{name}"));
+                match builder.spawn(move || work(&of_thread.writer, &of_thread)) {
                     Ok(thread) => threads.push(thread),
                     Err(error) => {
                         shared.queue.close();

@@ -1,12 +1,11 @@
 //! The writer: takes what is queued, writes it as one batch, and syncs while the next batch is being
 //! written.
 //!
-//! Two threads share two roles. One *writes*: it puts what is queued into the write-ahead log and the
-//! tables, and index rows besides. One *syncs*: it waits for the disk, which covers everything that
-//! was written before, moves the high-water mark and reports back, again and again until nothing is
-//! left. Whoever writes while nobody syncs becomes the one who syncs, and the other thread takes over
-//! the writing; so a single command is carried through by one thread, and under load writing goes on
-//! while the disk works.
+//! The first thread *writes* what is queued, as one batch, into the write-ahead log and the tables,
+//! then *syncs* it, which is where it waits for the disk, moves the high-water mark and reports back.
+//! What comes meanwhile is the next batch. When a sync takes long, the second thread stands in and
+//! writes on; whoever syncs goes on until nothing that was written is left. Were both at work all the
+//! time, batches would be smaller and each command would cost a tenth more.
 //!
 //! Owns: the order of things on disk, and the high-water mark. Refuses: to go on after a failed
 //! write. Invariant: `done` is called after the fsync that covers the work and in the order of the
@@ -14,9 +13,8 @@
 //! records are indexed), and the mark never runs ahead of either. Lock order: the role of writing,
 //! then the list of what is written, then the mark.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -39,8 +37,10 @@ const STALL_POLL: Duration = Duration::from_millis(50);
 /// How long the mark may lag on disk behind what was written of it.
 const MARK_SYNC: Duration = Duration::from_secs(2);
 
-/// Threads of one writer: one for each role.
-pub(crate) const THREADS: usize = 2;
+/// A sync that takes longer does not keep others from writing.
+const LONG_SYNC: Duration = Duration::from_millis(1);
+/// How long after a sync the second thread watches for the next one without being woken.
+const WATCH: Duration = Duration::from_millis(20);
 
 /// Work on its way to the disk.
 struct Pending {
@@ -67,7 +67,12 @@ struct Writing {
 #[derive(Default)]
 struct Written {
     pending: Vec<Pending>,
-    syncing: bool,
+    /// Since when somebody syncs.
+    syncing: Option<Instant>,
+    /// The second thread sleeps until a sync begins.
+    asleep: bool,
+    /// The first thread has ended.
+    ended: bool,
 }
 
 /// The mark and when it was last put on disk.
@@ -82,6 +87,8 @@ pub(crate) struct Writer {
     written: Mutex<Written>,
     /// Nobody syncs any more.
     idle: Condvar,
+    /// For the second thread: somebody began to sync while it was asleep, or all is over.
+    watched: Condvar,
     mark: Mutex<Mark>,
     /// Whether the mark changed since it was last put on disk.
     mark_dirty: AtomicBool,
@@ -100,6 +107,7 @@ impl Writer {
             }),
             written: Mutex::default(),
             idle: Condvar::new(),
+            watched: Condvar::new(),
             mark: Mutex::new(Mark {
                 marks,
                 synced_ns: 0,
@@ -109,24 +117,66 @@ impl Writer {
         }
     }
 
-    /// One of the writer's threads: works until the queue is closed and empty.
-    pub(crate) fn run(&self, shared: &Arc<Shared>) {
-        loop {
-            let mut writing = self.writing.lock();
-            // The other thread went to sync and may have left index work behind.
-            self.write_index(shared, &mut writing);
-            let patience = self.patience(shared, &writing);
-            let closed = shared.queue.take(&mut writing.taken, patience);
-            if closed && writing.taken.is_empty() {
-                return;
-            }
-            let syncs = self.write_log(shared, &mut writing);
-            drop(writing);
-            if syncs {
-                self.sync(shared);
-            }
-            self.sync_mark_when_due(shared);
+    /// The first thread: works until the queue is closed and empty.
+    pub(crate) fn run(&self, shared: &Shared) {
+        while self.turn(shared, None) {}
+        self.written.lock().ended = true;
+        self.watched.notify_one();
+    }
+
+    /// The second thread: works while a sync takes long.
+    pub(crate) fn stand_in(&self, shared: &Shared) {
+        while self.wait_for_long_sync() {
+            self.turn(shared, Some(LONG_SYNC));
         }
+    }
+
+    /// `false` when the first thread has ended.
+    fn wait_for_long_sync(&self) -> bool {
+        let mut written = self.written.lock();
+        let mut last_seen = Instant::now();
+        while !written.ended {
+            let now = Instant::now();
+            if let Some(since) = written.syncing {
+                let left = LONG_SYNC.saturating_sub(now.duration_since(since));
+                if left.is_zero() {
+                    return true;
+                }
+                last_seen = now;
+                self.watched.wait_for(&mut written, left);
+            } else if now.duration_since(last_seen) < WATCH {
+                // Being woken for each sync would cost more than looking now and then.
+                self.watched.wait_for(&mut written, LONG_SYNC);
+            } else {
+                written.asleep = true;
+                self.watched.wait(&mut written);
+                written.asleep = false;
+                last_seen = Instant::now();
+            }
+        }
+        false
+    }
+
+    /// Waits for work, at most so long, writes it, and syncs it unless somebody is at that; `false`
+    /// when nothing will follow.
+    fn turn(&self, shared: &Shared, at_most: Option<Duration>) -> bool {
+        let mut writing = self.writing.lock();
+        // Whoever had the turn before went to sync and may have left index work behind.
+        self.write_index(shared, &mut writing);
+        let mut patience = self.patience(shared, &writing);
+        patience.nap &= at_most.is_none();
+        patience.at_most = at_most.or(patience.at_most);
+        let closed = shared.queue.take(&mut writing.taken, patience);
+        if closed && writing.taken.is_empty() {
+            return false;
+        }
+        let syncs = self.write_log(shared, &mut writing);
+        drop(writing);
+        if syncs {
+            self.sync(shared);
+        }
+        self.sync_mark_when_due(shared);
+        true
     }
 
     /// Does what was taken, on the caller's thread.
@@ -226,7 +276,7 @@ impl Writer {
             self.sync(shared);
         }
         let mut written = self.written.lock();
-        while written.syncing {
+        while written.syncing.is_some() {
             self.idle.wait(&mut written);
         }
         drop(written);
@@ -278,7 +328,14 @@ impl Writer {
         writing.batch.clear();
         let mut written = self.written.lock();
         written.pending.append(&mut writing.pending);
-        !std::mem::replace(&mut written.syncing, true)
+        if written.syncing.is_some() {
+            return false;
+        }
+        written.syncing = Some(Instant::now());
+        if written.asleep {
+            self.watched.notify_one();
+        }
+        true
     }
 
     /// Syncs until nothing is left to sync. The caller was told to by [`Self::write_batch`].
@@ -287,11 +344,12 @@ impl Writer {
         loop {
             let mut written = self.written.lock();
             if written.pending.is_empty() {
-                written.syncing = false;
+                written.syncing = None;
                 drop(written);
                 self.idle.notify_all();
                 return;
             }
+            written.syncing = Some(Instant::now());
             std::mem::swap(&mut pending, &mut written.pending);
             drop(written);
             self.sync_once(shared, &mut pending);

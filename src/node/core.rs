@@ -103,11 +103,12 @@ impl Core {
             Duration::from_millis(settings.raft.heartbeat_interval_ms),
         )));
         background.push(tokio::spawn(passivation::run(
-            services,
+            Arc::clone(&services),
             started.shards.clone(),
         )));
         background.push(tokio::spawn(watch_health(
             ground.journal,
+            services,
             started.shards.clone(),
         )));
         background.extend(routing.background);
@@ -226,11 +227,13 @@ async fn start_group(
 const HEALTH_ROUND: Duration = Duration::from_secs(1);
 
 /// Refuses shards whose storage turns out to be damaged while the node runs, so that `/readyz` says
-/// so and nothing more is stored there.
-async fn watch_health(journal: Journal, shards: Vec<ShardHandle>) {
+/// so and nothing more is stored there. Tells what is in flight besides.
+async fn watch_health(journal: Journal, services: Arc<Services>, shards: Vec<ShardHandle>) {
     let mut rounds = tokio::time::interval(HEALTH_ROUND);
     loop {
         rounds.tick().await;
+        let in_flight = services.admission.in_flight();
+        services.metrics.in_flight.set(in_flight as f64);
         for handle in &shards {
             if handle.refusal().is_some() {
                 continue;

@@ -26,6 +26,7 @@ use super::responder::ProposalResponder;
 use super::state_machine::ShardIndex;
 use super::types::{CommandBatch, Committed, NodeId, TypeConfig};
 use super::wire;
+use crate::cluster::metrics;
 use crate::cluster::peers::Peers;
 use crate::failpoints::crash_point;
 use crate::journal::Journal;
@@ -242,6 +243,7 @@ impl Group {
             return false;
         };
         tracing::info!(shard = self.shard, term, last_position, "leads the shard");
+        metrics::elections_won().increment(1);
         shard.lead(term, last_position);
         true
     }

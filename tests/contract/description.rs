@@ -130,6 +130,32 @@ fn metrics_have_the_prefix_and_never_an_id() {
 }
 
 #[test]
+fn every_metric_is_explained_where_operators_look() {
+    let fixture = Fixture::new();
+    client::expect_success(&mut fixture.node.client(), &client::open("metered"));
+    fixture.send(&client::fresh("metered"));
+    let explained = include_str!("../../docs/OPERATIONS.md");
+    let text = fixture.send(&Request::get("/metrics")).text();
+    let mut seen = 0;
+    for line in text.lines().filter(|line| line.starts_with("# TYPE ")) {
+        let name = line.split(' ').nth(2).expect("a name");
+        assert!(explained.contains(&format!("| `{name}` |")), "{name}");
+        seen += 1;
+    }
+    assert!(seen > 15, "{text}");
+    for name in [
+        "read_gate_answers",
+        "elections_won_total",
+        "requests_in_flight",
+    ] {
+        assert!(
+            text.contains(&format!("phalanx_{name}")),
+            "{name} in {text}"
+        );
+    }
+}
+
+#[test]
 fn a_secret_in_a_header_or_body_reaches_no_log() {
     let fixture = Fixture::with(|setup| setup.set("LOG__LEVEL", "trace"));
     let secret = "hunter2-very-secret";

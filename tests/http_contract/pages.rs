@@ -14,14 +14,7 @@ fn unknown_paths_and_methods_are_problems() {
         "/v1/clusters",
         "/v1/types/",
     ] {
-        client.get(path).problem(
-            404,
-            if path == "/v1/types/" {
-                "unknown-aggregate-type"
-            } else {
-                "not-found"
-            },
-        );
+        client.get(path).problem(404, "not-found");
     }
     let read = client.get("/v1/aggregates/account/a/commands/Deposit");
     read.problem(405, "method-not-allowed");

@@ -13,6 +13,7 @@ use phalanx_actors::request::Precondition;
 
 use crate::chance::Trace;
 use crate::clients::{Operation, Outcome, Wish};
+use crate::model;
 
 /// An aggregate after its first `n` events, for each `n`.
 #[derive(Debug, Default)]
@@ -100,6 +101,7 @@ pub(crate) fn history_fits(
             versions.states.push((false, 0));
         }
         linear(trace, stream, &versions, &operations);
+        model::agrees(trace, stream, &operations);
     }
 }
 

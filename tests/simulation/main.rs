@@ -15,6 +15,7 @@ mod checks;
 mod clients;
 mod connection;
 mod faults;
+mod model;
 mod network;
 mod node;
 mod world;
@@ -29,6 +30,8 @@ use world::Report;
 
 /// Seeds of a normal test run.
 const SEEDS: u64 = 400;
+/// Commands acknowledged in a run, on average; about 120 are.
+const FLOOR_ON_AVERAGE: u64 = 40;
 /// A run that takes longer hangs.
 const LONGEST: Duration = Duration::from_secs(120);
 
@@ -208,11 +211,17 @@ fn no_seed_breaks_a_promise() {
         }
     });
     let failed = failed.into_inner().unwrap();
+    let sums = sums.into_inner().unwrap();
     println!(
         "MEASURED: simulation: {count} seeds from {first} in {:.1} s, {} failed; sums {:?}",
         began.elapsed().as_secs_f64(),
         failed.len(),
-        sums.into_inner().unwrap()
+        sums
+    );
+    let acknowledged = sums.get("acknowledged").copied().unwrap_or_default();
+    assert!(
+        acknowledged >= count * FLOOR_ON_AVERAGE,
+        "a cluster that stands still passes"
     );
     assert!(failed.is_empty(), "seeds that failed: {failed:?}");
 }
