@@ -207,6 +207,30 @@ fn rules_over_several_keys_are_reported_at_the_line_that_broke_them() {
 }
 
 #[test]
+fn certificates_are_all_named_and_looked_at() {
+    let output = File::with("[transport.tls]\nca_file = \"ca.crt\"\n").check();
+
+    assert_refused(
+        &output,
+        &[
+            "node.toml:2: `transport.tls.certificate_file` must be set as well",
+            "node.toml:2: `transport.tls.private_key_file` must be set as well",
+        ],
+    );
+
+    let output = File::with(
+        "[transport.tls]\ncertificate_file = \"/no/node.crt\"\n\
+         private_key_file = \"/no/node.key\"\nca_file = \"/no/ca.crt\"\n",
+    )
+    .check();
+
+    assert_refused(
+        &output,
+        &["`transport.tls.certificate_file`: failed to read /no/node.crt"],
+    );
+}
+
+#[test]
 fn a_file_that_is_not_toml_is_refused_with_line_and_column() {
     let output = File::with("[node]\nid = \n").check();
 

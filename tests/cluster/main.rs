@@ -1,6 +1,6 @@
 //! Three real nodes: every shard has a leader, leaders are spread, what was acknowledged is on a
 //! majority of disks, and killing, stopping or wiping one node harms nobody who was promised
-//! anything.
+//! anything; with certificates, without, and with the wrong ones.
 //!
 //! `PHALANX_CLUSTER_KILLS=100 cargo test --release --features failpoints --test cluster --
 //! --nocapture` makes a longer run by hand (default 6 kills).
@@ -16,3 +16,5 @@ mod fixture;
 mod pauses;
 mod refusals;
 mod spread;
+mod tls;
+mod versions;

@@ -1,0 +1,95 @@
+//! Releases that speak different versions of the protocol between nodes, made by a failpoint.
+
+use super::fixture::{Cluster, SOON};
+use super::support::client;
+use super::support::http::Request;
+use super::support::{skipped, temp_dir, wait};
+
+/// Versions that this release speaks, from and to.
+const OURS: (u32, u32) = (1, 1);
+
+/// Lets a node speak these versions instead.
+fn speaking(cluster: &mut Cluster, node: u64, (least, most): (u32, u32)) {
+    let setup = &mut cluster.setups[usize::try_from(node - 1).expect("fits")];
+    let action = format!("cluster::protocol=return({least}-{most})");
+    *setup = setup.clone().variable("FAILPOINTS", &action);
+}
+
+fn without_failpoints(test: &str) -> bool {
+    if cfg!(not(feature = "failpoints")) {
+        skipped(test, "built without the feature `failpoints`");
+        return true;
+    }
+    false
+}
+
+/// Waits until a node says that it is connected to another one in this version.
+fn wait_spoken(cluster: &Cluster, node: u64, other: u64, version: u32) {
+    let words = format!("\"peer\":{other},\"lane\":\"Command\",\"protocol\":{version}");
+    cluster.wait_log(node, &words);
+}
+
+#[test]
+fn neighbouring_versions_run_together_in_the_newest_that_both_speak() {
+    if without_failpoints("neighbouring versions") {
+        return;
+    }
+    let (least, most) = OURS;
+    // The release before this one, and the one behind it.
+    for neighbour in [(least - 1, most), (least, most + 1)] {
+        let directory = temp_dir();
+        let mut cluster = Cluster::new(directory.path());
+        speaking(&mut cluster, 2, neighbour);
+        speaking(&mut cluster, 3, neighbour);
+        for node in 1..=3 {
+            cluster.start(node);
+        }
+        let accounts = cluster.open_accounts(16);
+        for (id, _) in &accounts {
+            for node in 1..=3 {
+                let deposit = client::deposit(id, 5).key(&format!("at-{node}"));
+                let answer = cluster.node(node).send(&deposit);
+                assert_eq!(answer.status, 200, "{}", answer.text());
+            }
+        }
+        for (node, other) in [(1, 2), (1, 3), (2, 1), (3, 1)] {
+            wait_spoken(&cluster, node, other, most);
+        }
+        // Among themselves the neighbours speak their newest.
+        wait_spoken(&cluster, 2, 3, neighbour.1);
+        wait_spoken(&cluster, 3, 2, neighbour.1);
+    }
+}
+
+#[test]
+fn versions_without_an_overlap_refuse_each_other_with_both_ranges() {
+    if without_failpoints("versions without an overlap") {
+        return;
+    }
+    let (least, most) = OURS;
+    let directory = temp_dir();
+    let mut cluster = Cluster::new(directory.path());
+    speaking(&mut cluster, 3, (most + 1, most + 2));
+    for node in 1..=3 {
+        cluster.start(node);
+    }
+    let theirs = format!("versions {} to {}", most + 1, most + 2);
+    let ours = format!("versions {least} to {most}");
+    for node in 1..=3 {
+        cluster.wait_log(node, &theirs);
+        cluster.wait_log(node, &ours);
+        cluster.wait_log(node, "upgrade over a release that speaks both");
+    }
+    for (node, other) in [(1, 3), (2, 3), (3, 1), (3, 2)] {
+        let reason = wait::until("a member is refused", SOON, || {
+            let view = cluster.node(node).send(&Request::get("/v1/cluster")).json();
+            let member = &view["members"][other - 1];
+            let reason = member["reason"].as_str().unwrap_or_default();
+            (member["state"] == "refused").then(|| reason.to_owned())
+        });
+        assert!(
+            reason.contains(&theirs) && reason.contains(&ours),
+            "{reason}"
+        );
+    }
+}
