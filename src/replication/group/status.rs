@@ -9,6 +9,7 @@ use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use phalanx_actors::shard::ShardHandle;
 
+use super::super::types::RaftMembership;
 use super::Group;
 use crate::cluster::NodeId;
 use crate::cluster::leaders::{Known, Leaders};
@@ -28,11 +29,11 @@ impl Group {
                 // Before the group is initialized nobody votes in it, and a node that has no copy any
                 // more hears of no changes.
                 let members = now.membership_config.membership();
-                if members.get_node(&self.options.node_id).is_some() {
+                if self.is_in(members) {
                     let voters: Vec<NodeId> = now.membership_config.voter_ids().collect();
                     leaders.set_voters(self.shard, &voters);
+                    leaders.report(self.shard, known);
                 }
-                leaders.report(self.shard, known);
             }
             if metrics.changed().await.is_err() {
                 return;
@@ -86,8 +87,13 @@ impl Group {
     pub fn has_copy(&self) -> bool {
         let metrics = self.raft.metrics();
         let now = metrics.borrow_watched();
-        let membership = now.membership_config.membership();
-        membership.get_node(&self.options.node_id).is_some()
+        self.is_in(now.membership_config.membership())
+    }
+
+    /// Whether this node counts in a membership, and that membership is not one of the past.
+    fn is_in(&self, membership: &RaftMembership) -> bool {
+        let retired = self.retired.load(Ordering::Acquire);
+        !retired && membership.get_node(&self.options.node_id).is_some()
     }
 
     /// For how long no majority has answered this leader; `None` when it does not lead or is the
