@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::net::NODES;
 use super::sentries::{Said, Seen};
-use super::site::{Load, SHARDS, Site, assert_short, assert_within, percentile, spread};
+use super::site::{Load, Moment, SHARDS, Site, assert_short, assert_within, spread};
 use crate::support::scratch_disk::{LoopDisk, MemoryDisk};
 use crate::support::{measured, skipped, temp_dir, wait};
 
@@ -21,6 +21,8 @@ const RESERVE_BYTES: u64 = 16 * MIB;
 const SLOW_WRITES: u32 = 5;
 const LASTS: Duration = Duration::from_secs(4);
 const PROGRESS_WITHIN: Duration = Duration::from_secs(6);
+/// What raft goes on with once the disk is full to the last byte is what RocksDB has taken before.
+const ENDS_WITHIN: Duration = Duration::from_secs(40);
 const BACK_WITHIN: Duration = Duration::from_secs(5);
 
 /// Slows the writes of some processes to one device, by the first version of control groups.
@@ -80,13 +82,11 @@ fn slow_down(what: &str, site: &mut Site, load: &mut Load, brake: &Brake) {
     let all: Vec<usize> = (0..SHARDS).collect();
     let before = Instant::now();
     wait::let_pass(Duration::from_secs(1));
-    let mut moments = vec![Instant::now()];
-    brake
-        .writes_per_second(SLOW_WRITES)
-        .expect("the limit can be set");
+    let slowed = || brake.writes_per_second(SLOW_WRITES);
+    let mut moments = vec![Moment::of(|| slowed().expect("the limit can be set"))];
     for _ in 0..4 {
         wait::let_pass(LASTS / 4);
-        moments.push(Instant::now());
+        moments.push(Moment::now());
     }
     let outages: Vec<_> = moments
         .iter()
@@ -104,7 +104,7 @@ fn slow_down(what: &str, site: &mut Site, load: &mut Load, brake: &Brake) {
         times.sort_unstable();
         spread(&times)
     };
-    let first = moments[0];
+    let first = moments[0].done;
     measured(
         &format!("{what}, writes"),
         format!(
@@ -170,15 +170,13 @@ fn fill(disk: &MemoryDisk, ballast: &Path, leave: u64) {
     }
 }
 
-#[test]
-fn a_full_disk_of_one_node_stops_what_it_leads_until_there_is_space_or_another_leader() {
-    let test = "full disk of one node";
-    let directory = temp_dir();
-    let disk = match MemoryDisk::create(directory.path(), DISK_BYTES) {
-        Ok(disk) => disk,
-        Err(why) => return skipped(test, &why),
-    };
+/// What the node with the full disk leads, and what the others lead.
+const LED: usize = 0;
+const REST: [usize; 3] = [1, 2, 3];
+
+fn site_with_small_disk(test: &str, disk: &MemoryDisk) -> Option<Site> {
     let site = Site::start_with(test, |node, setup| {
+        // Who leads is the test's to say.
         let setup = setup.set("CLUSTER__BALANCE_INTERVAL_MS", 0);
         if node != ILL {
             return setup;
@@ -188,65 +186,90 @@ fn a_full_disk_of_one_node_stops_what_it_leads_until_there_is_space_or_another_l
             .set("JOURNAL__RESERVE_FREE_BYTES", RESERVE_BYTES)
             .set("JOURNAL__WRITE_BUFFER_BYTES", MIB)
             .set("JOURNAL__INDEX_WRITE_BUFFER_BYTES", MIB)
-    });
-    let Some(mut site) = site else {
-        return;
-    };
-    for shard in 0..SHARDS {
-        let leader = [ILL, 1, 3][shard.min(2)];
-        site.transfer(shard, leader);
+    })?;
+    site.transfer(LED, ILL);
+    for shard in REST {
+        site.transfer(shard, if shard == 1 { 1 } else { 3 });
     }
-    let (led, rest) = (vec![0], vec![1, 2, 3]);
-    let mut load = site.load_on(&rest);
-    wait::let_pass(Duration::from_secs(1));
+    Some(site)
+}
 
-    let ballast = disk.path().join("ballast");
-    fill(&disk, &ballast, RESERVE_BYTES / 2);
-    let full = |seen: &Seen| matches!(&seen.said, Said::Refused { status: 507, .. });
+fn is_full(seen: &Seen) -> bool {
+    matches!(&seen.said, Said::Refused { status: 507, .. })
+}
+
+/// The disk is full up to the reserve: what the node leads is refused, everything else goes on.
+fn refuses_what_it_leads(site: &Site, load: &Load, disk: &MemoryDisk, ballast: &Path) {
     let filled = Instant::now();
-    wait::until("its leader refuses with 507", BACK_WITHIN, || {
-        load.sentries.since(filled).iter().any(full).then_some(())
+    fill(disk, ballast, RESERVE_BYTES / 2);
+    wait::until("the leader refuses with 507", BACK_WITHIN, || {
+        load.sentries
+            .since(filled)
+            .iter()
+            .any(is_full)
+            .then_some(())
     });
-    let refused = Instant::now();
-    let others = site.outages(&load, &rest, &NODES, refused);
-    assert_short("shards led elsewhere, while one disk is full", &others);
+    let refused = Moment::now();
+    let rest = site.outages(load, &REST, &NODES, refused);
+    assert_short("shards led elsewhere, while one disk is full", &rest);
     wait::let_pass(Duration::from_secs(1));
-    for seen in load.sentries.since(refused) {
-        assert!(!full(&seen) || led.contains(&seen.shard), "{seen:?}");
+    for seen in load.sentries.since(refused.done) {
+        assert!(!is_full(&seen) || seen.shard == LED, "{seen:?}");
+        let stored = seen.is_write() && seen.is_done();
         assert!(
-            !(seen.is_write() && seen.is_done() && led.contains(&seen.shard)),
-            "{seen:?}"
+            !(stored && seen.shard == LED),
+            "stored in the reserve: {seen:?}"
         );
     }
-    let freed = Instant::now();
-    fs::remove_file(&ballast).expect("the ballast goes");
-    let back = site.outages(&load, &led, &NODES, freed);
+    // Whoever has space may lead it, and the full node follows on its reserve.
+    let moved = Moment::of(|| site.transfer(LED, 1));
+    let elsewhere = site.outages(load, &[LED], &NODES, moved);
+    assert_within("a shard that left the full disk", &elsewhere, BACK_WITHIN);
+    site.transfer(LED, ILL);
+    let freed = Moment::of(|| fs::remove_file(ballast).expect("the ballast goes"));
+    let back = site.outages(load, &[LED], &NODES, freed);
     assert_within("a disk that has space again", &back, BACK_WITHIN);
-    load.check();
+}
 
-    // Now not even raft can write: the process ends, and others lead.
+/// Not even raft can write: the process ends, and others lead what it led.
+fn ends_without_any_space(site: &mut Site, load: &Load, disk: &MemoryDisk, ballast: &Path) {
     let filled = Instant::now();
-    fill(&disk, &ballast, 0);
+    fill(disk, ballast, 0);
     let at = usize::try_from(ILL - 1).expect("fits");
     let mut ill = site.cluster.nodes[at].take().expect("it runs");
-    let status = ill.wait_end(Duration::from_secs(40));
+    let status = ill.wait_end(ENDS_WITHIN);
     let code = status.and_then(|status| status.code());
     assert_eq!(code, Some(70), "{}", ill.log());
-    let ended = Instant::now();
+    let ended = Moment::now();
     measured(
         "a node without any space ends after",
-        format!("{:?}", ended - filled),
+        format!("{:?}", ended.done - filled),
     );
-    let taken_over = site.outages(&load, &led, &Site::others(ILL), ended);
+    let taken_over = site.outages(load, &[LED], &Site::others(ILL), ended);
     assert_short("leader that ended for want of space", &taken_over);
-    fs::remove_file(&ballast).expect("the ballast goes");
+    fs::remove_file(ballast).expect("the ballast goes");
     site.cluster.start(ILL);
     site.wait_whole();
+}
+
+#[test]
+fn a_full_disk_of_one_node_stops_what_it_leads_until_there_is_space_or_another_leader() {
+    let test = "full disk of one node";
+    let directory = temp_dir();
+    let disk = match MemoryDisk::create(directory.path(), DISK_BYTES) {
+        Ok(disk) => disk,
+        Err(why) => return skipped(test, &why),
+    };
+    let Some(mut site) = site_with_small_disk(test, &disk) else {
+        return;
+    };
+    // Tellers would all end up waiting for the shard that is refused.
+    let mut load = site.load_on(&REST);
+    wait::let_pass(Duration::from_secs(1));
+    let ballast = disk.path().join("ballast");
+    refuses_what_it_leads(&site, &load, &disk, &ballast);
     load.check();
-    let times: Vec<Duration> = taken_over.iter().map(|outage| outage.lasted).collect();
-    measured(
-        "full disk, taken over after",
-        format!("{:?}", percentile(&times, 50)),
-    );
+    ends_without_any_space(&mut site, &load, &disk, &ballast);
+    load.check();
     site.finish(load);
 }

@@ -1,9 +1,9 @@
 //! How long a shard cannot be written to when its leader dies or is cut off.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::net::Harm;
-use super::site::{Outage, Site, assert_short};
+use super::site::{Moment, Outage, Site, assert_short};
 use crate::support::{number_from_env, wait};
 
 #[test]
@@ -19,14 +19,13 @@ fn failovers_are_short() {
         wait::let_pass(moment);
         let (victim, led) = site.busiest();
         let others = Site::others(victim);
-        let harmed = Instant::now();
         if number % 2 == 0 {
-            site.cluster.kill(victim);
+            let harmed = Moment::of(|| site.cluster.kill(victim));
             kills.extend(site.outages(&load, &led, &others, harmed));
             site.cluster.start(victim);
             site.wait_whole();
         } else {
-            site.net.harm(&Site::ways_of(victim), Harm::Cut);
+            let harmed = Moment::of(|| site.net.harm(&Site::ways_of(victim), Harm::Cut));
             cuts.extend(site.outages(&load, &led, &others, harmed));
             site.net.mend();
             site.wait_whole();

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::net::{Harm, NODES};
-use super::site::{Load, Site, assert_within};
+use super::site::{Load, Moment, Site, assert_within};
 use crate::support::wait;
 
 const LASTS: Duration = Duration::from_secs(4);
@@ -20,7 +20,7 @@ fn all_ways() -> Vec<(u64, u64)> {
 }
 
 /// Every shard makes progress through some node, measured from each of several moments.
-fn assert_progress(what: &str, site: &Site, load: &Load, moments: &[Instant]) {
+fn assert_progress(what: &str, site: &Site, load: &Load, moments: &[Moment]) {
     let shards: Vec<usize> = (0..super::site::SHARDS).collect();
     let outages: Vec<_> = moments
         .iter()
@@ -41,8 +41,7 @@ fn links_that_come_and_go_lose_packets_or_are_reset_stop_nobody() {
     let mut moments = Vec::new();
     let began = Instant::now();
     while began.elapsed() < LASTS {
-        moments.push(Instant::now());
-        site.net.harm(&ways, Harm::Cut);
+        moments.push(Moment::of(|| site.net.harm(&ways, Harm::Cut)));
         let cut = site.random_ms(150..600);
         wait::let_pass(cut);
         site.net.mend();
@@ -53,11 +52,11 @@ fn links_that_come_and_go_lose_packets_or_are_reset_stop_nobody() {
     load.check();
     site.mend();
 
-    let mut moments = vec![Instant::now()];
-    site.net.harm(&all_ways(), Harm::Loss(100));
+    let lossy = Moment::of(|| site.net.harm(&all_ways(), Harm::Loss(100)));
+    let mut moments = vec![lossy];
     for _ in 0..4 {
         wait::let_pass(LASTS / 4);
-        moments.push(Instant::now());
+        moments.push(Moment::now());
     }
     assert_progress("one packet of ten is lost", &site, &load, &moments);
     load.check();
@@ -66,8 +65,7 @@ fn links_that_come_and_go_lose_packets_or_are_reset_stop_nobody() {
     let mut moments = Vec::new();
     let began = Instant::now();
     while began.elapsed() < LASTS {
-        moments.push(Instant::now());
-        site.net.harm(&all_ways(), Harm::Reset);
+        moments.push(Moment::of(|| site.net.harm(&all_ways(), Harm::Reset)));
         let torn = site.random_ms(20..150);
         wait::let_pass(torn);
         site.net.mend();

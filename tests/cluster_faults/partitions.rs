@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::net::{Harm, NODES};
 use super::sentries::{Said, Seen};
-use super::site::{Load, SHARDS, Site, assert_short, assert_within, percentile, spread};
+use super::site::{Load, Moment, SHARDS, Site, assert_short, assert_within, percentile, spread};
 use crate::support::{measured, wait};
 
 /// Until a node that is cut off knows it and says so to everybody.
@@ -24,15 +24,13 @@ fn a_node_that_is_cut_off_is_replaced_and_says_so() {
     let mut load = site.load();
     wait::let_pass(Duration::from_millis(700));
     let (victim, led) = site.busiest();
-    let cut = Instant::now();
-    site.net.harm(&Site::ways_of(victim), Harm::Cut);
-    let done = Instant::now();
+    let cut = Moment::of(|| site.net.harm(&Site::ways_of(victim), Harm::Cut));
     let outages = site.outages(&load, &led, &Site::others(victim), cut);
     assert_short("two-way cut of a leader", &outages);
-    wait::let_pass((KNOWN_WITHIN + Duration::from_secs(2)).saturating_sub(cut.elapsed()));
-    let asked: Vec<Seen> = load.sentries.since(done);
+    wait::let_pass((KNOWN_WITHIN + Duration::from_secs(2)).saturating_sub(cut.done.elapsed()));
+    let asked: Vec<Seen> = load.sentries.since(cut.done);
     let asked: Vec<Seen> = asked.into_iter().filter(|s| s.node == victim).collect();
-    assert_refused(&site, &asked, done);
+    assert_refused(&site, &asked, cut.done);
     load.check();
     site.mend();
     wait::let_pass(Duration::from_millis(500));
@@ -69,11 +67,10 @@ fn assert_refused(site: &Site, asked: &[Seen], cut: Instant) {
 fn cut_some(what: &str, site: &mut Site, load: &mut Load, ways: impl Fn(u64) -> Vec<(u64, u64)>) {
     wait::let_pass(Duration::from_millis(500));
     let (victim, led) = site.busiest();
-    let cut = Instant::now();
-    site.net.harm(&ways(victim), Harm::Cut);
+    let cut = Moment::of(|| site.net.harm(&ways(victim), Harm::Cut));
     let outages = site.outages(load, &led, &Site::others(victim), cut);
     assert_short(what, &outages);
-    wait::let_pass(LASTS.saturating_sub(cut.elapsed()));
+    wait::let_pass(LASTS.saturating_sub(cut.done.elapsed()));
     load.check();
     site.mend();
 }
@@ -109,10 +106,9 @@ fn two_nodes_that_cannot_talk_use_the_third_as_a_bridge() {
         wait::let_pass(Duration::from_millis(500));
         let (end, _) = site.busiest();
         let other = Site::others(end)[0];
-        let cut = Instant::now();
         let ways = [(end, other), (other, end)];
-        site.net
-            .harm(&ways[..if one_way { 1 } else { 2 }], Harm::Cut);
+        let ways = if one_way { &ways[..1] } else { &ways[..] };
+        let cut = Moment::of(|| site.net.harm(ways, Harm::Cut));
         let all: Vec<usize> = (0..SHARDS).collect();
         let what = if one_way {
             "one way of three"
@@ -130,7 +126,7 @@ fn two_nodes_that_cannot_talk_use_the_third_as_a_bridge() {
                 ROUND_WITHIN,
             );
         }
-        wait::let_pass(LASTS.saturating_sub(cut.elapsed()));
+        wait::let_pass(LASTS.saturating_sub(cut.done.elapsed()));
         load.check();
         site.mend();
     }

@@ -1,11 +1,11 @@
 //! A leader that stands still past its lease, under load. (What it answers the moment it goes on is
 //! tried more closely in `tests/cluster`.)
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::site::{Site, assert_short};
+use super::site::{Moment, Site, assert_short};
 use crate::support::wait;
 
 /// Long after every lease has run out, and shorter than a sentry waits, so that what they asked is
@@ -24,10 +24,9 @@ fn a_leader_that_stands_still_is_replaced_and_answers_nothing_old_when_it_goes_o
         let moment = site.random_ms(300..800);
         wait::let_pass(moment);
         let (victim, led) = site.busiest();
-        site.cluster.node(victim).freeze();
-        let frozen = Instant::now();
+        let frozen = Moment::of(|| site.cluster.node(victim).freeze());
         outages.extend(site.outages(&load, &led, &Site::others(victim), frozen));
-        wait::let_pass(STANDS_STILL.saturating_sub(frozen.elapsed()));
+        wait::let_pass(STANDS_STILL.saturating_sub(frozen.done.elapsed()));
         site.cluster.node(victim).signal(Signal::CONT);
         site.wait_whole();
         load.check();

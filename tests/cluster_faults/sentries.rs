@@ -245,9 +245,15 @@ impl Report {
         }
     }
 
-    /// How many answers of each kind there were.
+    /// How many deposits were acknowledged.
+    pub(crate) fn writes(&self) -> usize {
+        let done = self.seen.iter().filter(|s| s.is_write() && s.is_done());
+        done.count()
+    }
+
+    /// How many answers of each kind there were, and how long they took: median and longest.
     pub(crate) fn summary(&self) -> String {
-        let mut counts: HashMap<String, usize> = HashMap::new();
+        let mut counts: HashMap<String, Vec<Duration>> = HashMap::new();
         for seen in &self.seen {
             let what = if seen.is_write() { "write" } else { "read" };
             let how = match &seen.said {
@@ -256,12 +262,18 @@ impl Report {
                 Said::Silent => "silent".to_owned(),
                 Said::Wrong(text) => text.clone(),
             };
-            *counts.entry(format!("{what} {how}")).or_default() += 1;
+            let kind = format!("{what} {how}");
+            counts.entry(kind).or_default().push(seen.took());
         }
-        let mut counts: Vec<_> = counts.into_iter().collect();
-        counts.sort();
-        let counts: Vec<String> = counts.iter().map(|(how, n)| format!("{how} {n}")).collect();
-        counts.join(", ")
+        let line = |(how, mut times): (String, Vec<Duration>)| {
+            times.sort_unstable();
+            let (median, most) = (times[times.len() / 2], times[times.len() - 1]);
+            let (median, most) = (median.as_millis(), most.as_millis());
+            format!("{} {how} ({median} ms, most {most} ms)", times.len())
+        };
+        let mut lines: Vec<String> = counts.into_iter().map(line).collect();
+        lines.sort();
+        lines.join(", ")
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) const SHARDS: usize = 4;
 const TELLERS: i64 = 4;
 const ACCOUNTS: usize = 12;
 const PACE: Duration = Duration::from_millis(8);
-/// Acknowledged commands in a second, below which a run says nothing.
+/// Acknowledged commands in a second, of all clients together, below which a run says nothing.
 const LEAST_RATE: f64 = 20.0;
 /// The promise about a shard whose leader is gone, for 99 of 100.
 const WRITABLE_WITHIN: Duration = Duration::from_secs(2);
@@ -284,23 +284,23 @@ impl Site {
         None
     }
 
-    /// How long shards could not be written to through these nodes, from `since` on. Waits for each
+    /// How long shards could not be written to through these nodes, from some harm on. Waits for each
     /// to be writable again.
     pub(crate) fn outages(
         &self,
         load: &Load,
         shards: &[usize],
         through: &[u64],
-        since: Instant,
+        harm: Moment,
     ) -> Vec<Outage> {
         let outage = |shard: &usize| {
-            let found = wait::poll(SOON, || load.sentries.first_write(*shard, through, since));
-            let writable = found.unwrap_or_else(|| {
+            let first_write = || load.sentries.first_write(*shard, through, harm.done);
+            let writable = wait::poll(SOON, first_write).unwrap_or_else(|| {
                 panic!("shard {shard} is not writable again\n{}", self.logs());
             });
             Outage {
-                lasted: writable - since,
-                counts: self.calm.held(since, writable),
+                lasted: writable - harm.began,
+                counts: self.calm.held(harm.began, writable),
             }
         };
         shards.iter().map(outage).collect()
@@ -312,14 +312,14 @@ impl Site {
         let books = load.tellers.stop();
         let report = load.sentries.stop();
         let promises: usize = books.iter().map(|books| books.promises.len()).sum();
-        let rate = promises as f64 / lasted.as_secs_f64();
+        let rate = (promises + report.writes()) as f64 / lasted.as_secs_f64();
         self.wait_whole();
         self.wait_same_logs();
         let checked = audit_by(self.cluster.anywhere(), &load.accounts, &books);
         report.audit(&mut self.cluster.anywhere());
         measured(
-            &format!("{}, tellers", self.test),
-            format!("{rate:.0}/s, {checked:?}"),
+            &format!("{}, acknowledged commands", self.test),
+            format!("{rate:.0}/s; of tellers {checked:?}"),
         );
         measured(&format!("{}, sentries", self.test), report.summary());
         assert!(
@@ -389,6 +389,30 @@ impl Load {
     /// Panics when a client had to give up, so that a long run ends early.
     pub(crate) fn check(&mut self) {
         self.tellers.check();
+    }
+}
+
+/// When something was done to the cluster. Doing it takes a moment itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    /// Not yet done then: times are measured from here.
+    pub(crate) began: Instant,
+    /// Done by then: only what was asked later shows its effect.
+    pub(crate) done: Instant,
+}
+
+impl Moment {
+    /// Does it.
+    pub(crate) fn of(deed: impl FnOnce()) -> Self {
+        let began = Instant::now();
+        deed();
+        let done = Instant::now();
+        Self { began, done }
+    }
+
+    /// This one, at which nothing is done.
+    pub(crate) fn now() -> Self {
+        Self::of(|| ())
     }
 }
 
