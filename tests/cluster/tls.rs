@@ -12,6 +12,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use phalanx::cluster::roster::{Contact, Contacts};
 use phalanx::cluster::tls::{Security, Tls, TlsFiles};
 use phalanx::cluster::transport::{PeerState, Transport, TransportIdentity, TransportOptions};
 use tokio_rustls::rustls::crypto::ring;
@@ -341,13 +342,20 @@ fn liar(cluster: &Cluster, files: &Files, directory: &Path) -> Transport {
         ca: files.ca.clone(),
     };
     let tls = Tls::load(3, "phalanx", files).expect("the files can be used");
+    let known = Contact {
+        address: cluster.setups[0].cluster_address.to_string(),
+        incarnation: None,
+    };
     let who = TransportIdentity {
         node: 3,
         cluster: "phalanx".to_owned(),
         shards: 4,
         incarnation: uuid::Uuid::from_u128(666),
         data_dir: directory.to_owned(),
-        members: BTreeMap::from([(1, cluster.setups[0].cluster_address.to_string())]),
+        contacts: Contacts {
+            peers: BTreeMap::from([(1, known)]),
+            ..Contacts::default()
+        },
         security: Security::Tls(tls),
     };
     let options = TransportOptions {

@@ -10,7 +10,7 @@ fn unknown_paths_and_methods_are_problems() {
         "/nothing",
         "/v1",
         "/v1/views",
-        "/v1/events",
+        "/v1/events/",
         "/v1/clusters",
         "/v1/types/",
     ] {
