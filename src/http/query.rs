@@ -40,11 +40,14 @@ pub(crate) fn parse<'a, const N: usize>(
     Ok(values)
 }
 
+/// A decoded name and its value.
+pub(crate) type Pair<'a> = (Cow<'a, str>, Cow<'a, str>);
+
 /// Decoded names and values in their order, for routes whose parameters depend on what they show.
 ///
 /// # Errors
 /// 400 `invalid-query` for broken percent-encoding.
-pub(crate) fn pairs(query: Option<&str>) -> Result<Vec<(Cow<'_, str>, Cow<'_, str>)>, Problem> {
+pub(crate) fn pairs(query: Option<&str>) -> Result<Vec<Pair<'_>>, Problem> {
     let pairs = query.unwrap_or_default().split('&');
     pairs
         .filter(|pair| !pair.is_empty())

@@ -111,9 +111,11 @@ impl Journal {
         let shared = Arc::new(open::build(options, opened, clock));
         let mut threads = Vec::new();
         if !shared.inline {
-            let works: [(_, fn(&Writer, &Shared)); 2] =
-                [("writer", Writer::run), ("stand-in", Writer::stand_in)];
-            for (name, work) in works {
+            type Work = fn(&Writer, &Shared);
+            for (name, work) in [
+                ("writer", Writer::run as Work),
+                ("stand-in", Writer::stand_in as Work),
+            ] {
                 let of_thread = Arc::clone(&shared);
                 let builder = std::thread::Builder::new().name(format!("journal-{name}"));
                 match builder.spawn(move || work(&of_thread.writer, &of_thread)) {

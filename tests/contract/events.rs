@@ -129,7 +129,8 @@ fn assert_in_order(events: &[Value]) {
     for event in events {
         let position = event["position"].as_str().expect("a position");
         let (shard, number) = position.split_once(':').expect("two numbers");
-        let (shard, number) = (shard.parse().unwrap(), number.parse().unwrap());
+        let number: u64 = number.parse().expect("a number");
+        let shard: u64 = shard.parse().expect("a number");
         let before = last.insert(shard, number).unwrap_or_default();
         assert!(number > before, "{position} after {before}");
     }

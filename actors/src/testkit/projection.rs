@@ -38,6 +38,9 @@ pub struct Projecting<P> {
     _projection: PhantomData<P>,
 }
 
+/// Rows by table and key.
+type Rows = BTreeMap<(usize, Key), Vec<Value>>;
+
 impl<P: Projection> Projecting<P> {
     /// These events happen to an aggregate, one command each; none of them may be refused.
     ///
@@ -135,7 +138,7 @@ impl<P: Projection> Projecting<P> {
 
     /// The rows after all events that are not refused, and why the last one was. Rows are handed
     /// out of memory after every `batch` events.
-    fn build(&self, batch: usize) -> (BTreeMap<(usize, Key), Vec<Value>>, Option<String>) {
+    fn build(&self, batch: usize) -> (Rows, Option<String>) {
         let mut events: Vec<DecodedEvent> = Vec::new();
         for record in &self.records {
             self.definition.decode(0, record, 1, &mut events);

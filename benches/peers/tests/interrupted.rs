@@ -4,6 +4,13 @@
 //! The real program starts the real servers. A contestant that is not installed is skipped loudly,
 //! as is everything when `phalanx` is not built beside it.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says aloud what it skips"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, TcpListener};

@@ -131,10 +131,14 @@ mod folds {
 
     const IDS: [&str; 3] = ["a", "b", "c"];
 
+    /// Which events happened to whom, and each aggregate's state with its last sequence number.
+    type Lived<A> = (
+        Vec<(&'static str, <A as Aggregate>::Event)>,
+        Vec<(u64, <A as Aggregate>::State)>,
+    );
+
     /// Decides the commands on a few aggregates; gives the events in order and the states.
-    fn live<A: Aggregate>(
-        commands: Vec<(usize, A::Command)>,
-    ) -> (Vec<(&'static str, A::Event)>, Vec<(u64, A::State)>) {
+    fn live<A: Aggregate>(commands: Vec<(usize, A::Command)>) -> Lived<A> {
         let mut states: Vec<(u64, A::State)> = IDS.iter().map(|_| Default::default()).collect();
         let mut events = Vec::new();
         for (at, command) in commands {
