@@ -60,7 +60,12 @@ fn members(directory: &Path, ca: &Authority) -> Cluster {
 
 /// How a node sees another one.
 fn state(cluster: &Cluster, node: u64, other: u64) -> (String, String) {
-    let view = cluster.node(node).send(&Request::get("/v1/cluster")).json();
+    // A node that has just been started does not listen yet.
+    let answer = wait::until("a node says how it sees the others", SOON, || {
+        let mut client = cluster.node(node).client();
+        client.try_send(&Request::get("/v1/cluster")).ok()
+    });
+    let view = answer.json();
     let members = view["members"].as_array().expect("a list").iter();
     let mut found = members.filter(|member| member["id"] == other);
     let member = found.next().expect("every member is listed");
