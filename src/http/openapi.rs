@@ -302,6 +302,7 @@ fn add_node() -> Value {
         "description": "The node waits for it, started with `cluster.bootstrap = false`. Copies of \
             shards move to it afterwards; `GET /v1/cluster` shows how many are left. Asking twice \
             does no harm.",
+        "parameters": path(&[]),
         "requestBody": body(&fields),
         "responses": member_answers("It is a member and has its share.", answers),
     }})
