@@ -2,8 +2,8 @@
 //!
 //! Owns the connections between nodes: who may connect (`handshake`, `pins`), how one is kept
 //! (`lanes`), what travels on it and in which order (`calls`, `frame`), how it is answered
-//! (`server`), and where each shard's copies live (`placement`). Refuses to know
-//! what is in a message: raft and the router register a [`transport::Service`] each.
+//! (`server`), who the members are (`members`, `roster`), and where each shard's copies live
+//! (`placement`). Refuses to know what is in a message: raft and the router register a [`transport::Service`] each.
 //!
 //! Invariant: no message of a node whose cluster, id, incarnation, shard count or protocol version
 //! does not fit reaches a service.
@@ -13,10 +13,12 @@ mod frame;
 pub mod handshake;
 mod lanes;
 pub mod leaders;
+pub mod members;
 pub mod metrics;
 pub mod peers;
 mod pins;
 pub mod placement;
+pub mod roster;
 pub mod router;
 mod server;
 pub mod status;

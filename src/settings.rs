@@ -36,6 +36,7 @@ pub use self::log::{LogFormat, LogSettings};
 pub use self::node::NodeSettings;
 pub use self::origin::Origin;
 pub use self::raft::RaftSettings;
+pub(crate) use self::rules::is_host_port;
 pub use self::transport::TransportSettings;
 
 /// Everything that can be set on one node, one field per section of the file.

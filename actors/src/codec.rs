@@ -44,6 +44,8 @@ pub enum ValueType {
     Mark = 9,
     /// The incarnations of other nodes.
     Peers = 10,
+    /// Who belongs to the cluster, as a node last heard.
+    Members = 11,
     /// A request that one node hands to another. From 64 on, values travel and are never stored.
     Question = 64,
     /// The answer to a [`ValueType::Question`].

@@ -51,6 +51,8 @@ pub struct VariantDescription {
 #[derive(Debug, Default)]
 pub struct TypeRegistry {
     types: BTreeMap<&'static str, (TypeDescription, Arc<dyn ErasedType>)>,
+    /// Types of the runtime's own, which have no description.
+    hidden: BTreeMap<&'static str, Arc<dyn ErasedType>>,
 }
 
 impl TypeRegistry {
@@ -61,7 +63,8 @@ impl TypeRegistry {
     pub fn register<A: Aggregate>(&mut self) -> Result<(), RegistrationError> {
         let name = A::TYPE;
         let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-        if name.is_empty() || name.len() > 64 || !name.bytes().all(allowed) {
+        let hidden = name.starts_with('_');
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(allowed) || hidden {
             return Err(RegistrationError::Name { name });
         }
         if self.types.contains_key(name) {
@@ -74,19 +77,39 @@ impl TypeRegistry {
         Ok(())
     }
 
-    /// A type's description.
+    /// Adds a type that serves the runtime itself: nobody finds it by its name but who knows it. Its
+    /// name begins with `_`, which no other type's does.
+    ///
+    /// # Errors
+    /// When its name has another form, is taken, or one of its enums is not one.
+    pub fn register_hidden<A: Aggregate>(&mut self) -> Result<(), RegistrationError> {
+        let name = A::TYPE;
+        if !name.starts_with('_') {
+            return Err(RegistrationError::Name { name });
+        }
+        if self.hidden.contains_key(name) {
+            return Err(RegistrationError::Taken { name });
+        }
+        let commands = describe::<A>()?.commands.into_iter().map(|c| c.name);
+        let typed = Typed::<A>::new(commands.collect());
+        self.hidden.insert(name, Arc::new(typed));
+        Ok(())
+    }
+
+    /// The description of a type that is not hidden.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&TypeDescription> {
         self.types.get(name).map(|(description, _)| description)
     }
 
-    /// All of them, by name.
+    /// All of them but the hidden ones, by name.
     pub fn iter(&self) -> impl Iterator<Item = &TypeDescription> {
         self.types.values().map(|(description, _)| description)
     }
 
     pub(crate) fn erased(&self, name: &str) -> Option<&Arc<dyn ErasedType>> {
-        self.types.get(name).map(|(_, erased)| erased)
+        let public = self.types.get(name).map(|(_, erased)| erased);
+        public.or_else(|| self.hidden.get(name))
     }
 }
 
@@ -94,7 +117,7 @@ impl TypeRegistry {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RegistrationError {
     /// Not a usable name.
-    #[error("`{name}` is not a type name: use 1 to 64 of a-z, 0-9 and _")]
+    #[error("`{name}` is not a type name: use 1 to 64 of a-z, 0-9 and _, and no _ in front")]
     Name {
         /// The name.
         name: &'static str,

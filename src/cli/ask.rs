@@ -28,7 +28,7 @@ pub(super) enum AskError {
         #[source]
         source: std::io::Error,
     },
-    /// It answers, but not with 200 or 201.
+    /// It answers, but not with success.
     #[error("{url} answers {status}: {text}")]
     Status {
         /// Whom.
@@ -53,6 +53,11 @@ pub(super) fn post(
     patience: Duration,
 ) -> Result<Vec<u8>, AskError> {
     ask(url, &format!("POST {path}"), Some(json), patience)
+}
+
+/// The body of the answer to `DELETE path`, each step within `patience`.
+pub(super) fn delete(url: &str, path: &str, patience: Duration) -> Result<Vec<u8>, AskError> {
+    ask(url, &format!("DELETE {path}"), None, patience)
 }
 
 fn ask(url: &str, line: &str, json: Option<&str>, patience: Duration) -> Result<Vec<u8>, AskError> {
@@ -91,7 +96,7 @@ fn ask(url: &str, line: &str, json: Option<&str>, patience: Duration) -> Result<
     if length.is_some_and(|length| body.len() < length) {
         return Err(cut());
     }
-    if matches!(status.split(' ').nth(1), Some("200" | "201")) {
+    if matches!(status.split(' ').nth(1), Some("200" | "201" | "202")) {
         Ok(body.to_vec())
     } else {
         Err(AskError::Status {

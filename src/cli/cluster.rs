@@ -1,8 +1,9 @@
-//! `phalanx cluster ...`: asks a running node about the cluster.
+//! `phalanx cluster ...`: asks a running node about the cluster, or to change its members.
 //!
 //! Refuses to know more than the node says: it renders the answers of `GET /v1/cluster` and
 //! `GET /v1/shards`. Invariant: `--json` prints both as they were received.
 
+mod members;
 mod tour;
 
 use std::fmt::Write as _;
@@ -30,6 +31,10 @@ pub(super) struct Arguments {
 enum Command {
     /// Show the members, the shards and who leads what
     Status(StatusArguments),
+    /// Let a node join: it waits, started with `cluster.bootstrap = false`
+    Join(members::Join),
+    /// Let a member leave, also a dead one: its copies are rebuilt elsewhere first
+    Leave(members::Leave),
     /// Start three nodes here, use them, kill one, go on, and stop them again
     Tour(tour::Arguments),
 }
@@ -53,6 +58,8 @@ impl Arguments {
     pub(super) fn run(self) -> ExitCode {
         match self.command {
             Command::Status(arguments) => arguments.run(),
+            Command::Join(arguments) => arguments.run(),
+            Command::Leave(arguments) => arguments.run(),
             Command::Tour(arguments) => arguments.run(),
         }
     }
@@ -125,6 +132,10 @@ fn members(cluster: &ClusterView) -> String {
             writeln!(text, "node {}: {reason}", member.id).ok();
         }
     }
+    if cluster.pending_moves > 0 {
+        let count = cluster.pending_moves;
+        writeln!(text, "{count} copies of shards are still to be moved").ok();
+    }
     text
 }
 
@@ -135,7 +146,10 @@ fn shard_table(shards: &[ShardView]) -> String {
     ];
     let or_dash = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
     let row = |shard: &ShardView| {
-        let voters: Vec<String> = shard.voters.iter().map(u64::to_string).collect();
+        // A plus marks who gets the log without a vote.
+        let learners = shard.learners.iter().map(|learner| format!("+{learner}"));
+        let voters = shard.voters.iter().map(u64::to_string);
+        let voters: Vec<String> = voters.chain(learners).collect();
         let lag: Vec<String> = shard
             .followers
             .iter()
@@ -182,6 +196,8 @@ fn state(state: MemberState) -> &'static str {
 fn role(role: MemberRole) -> &'static str {
     match role {
         MemberRole::Serving => "serving",
+        MemberRole::Joining => "joining",
+        MemberRole::Leaving => "leaving",
         MemberRole::Draining => "draining",
         MemberRole::Unknown => "unknown",
     }

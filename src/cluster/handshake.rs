@@ -4,7 +4,8 @@
 //! words. Owns the checks and their words; refuses to repair anything. Invariant: the words name
 //! what differs and what to do, and both sides log them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -113,10 +114,23 @@ pub enum Refusal {
         /// Whom it reached.
         me: NodeId,
     },
+    /// It was a member once.
+    #[error(
+        "node {node} was removed from the cluster and is no member any more, says node {me}; stop \
+         it. Its data is of no use to the cluster. A new node may take its place under a new \
+         node.id and with an empty data directory"
+    )]
+    Removed {
+        /// The other node.
+        node: NodeId,
+        /// This node.
+        me: NodeId,
+    },
     /// Nobody knows this node.
     #[error(
         "node {node} is no member that node {me} knows; \
-         name it in [[cluster.peers]] there, or let it join"
+         let it join (phalanx cluster join), or, before the cluster is founded, name it in \
+         [[cluster.peers]] there"
     )]
     Stranger {
         /// The other node.
@@ -151,6 +165,19 @@ pub enum Refusal {
     },
 }
 
+impl Refusal {
+    /// The id of a frame that carries it: 0, unless a program has to know which one it is.
+    pub(crate) fn code(&self) -> u64 {
+        match self {
+            Self::Removed { .. } => REMOVED,
+            _ => 0,
+        }
+    }
+}
+
+/// The code of [`Refusal::Removed`].
+const REMOVED: u64 = 1;
+
 /// This node, as it introduces itself, and whom it accepts.
 #[derive(Debug)]
 pub(crate) struct Identity {
@@ -158,9 +185,48 @@ pub(crate) struct Identity {
     pub(crate) pins: Pins,
     /// Every other member and its address.
     pub(crate) members: RwLock<BTreeMap<NodeId, String>>,
+    /// Who was a member once.
+    pub(crate) removed: RwLock<BTreeSet<NodeId>>,
+    /// A member has said that this node was removed.
+    cast_out: AtomicBool,
 }
 
 impl Identity {
+    pub(crate) fn new(me: Introduction, pins: Pins) -> Self {
+        Self {
+            me,
+            pins,
+            members: RwLock::default(),
+            removed: RwLock::default(),
+            cast_out: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether calls of a node may still be answered; it was a member when it connected.
+    pub(crate) fn admits(&self, node: NodeId) -> Result<(), Refusal> {
+        if self.members.read().contains_key(&node) {
+            return Ok(());
+        }
+        let me = self.me.node;
+        Err(if self.removed.read().contains(&node) {
+            Refusal::Removed { node, me }
+        } else {
+            Refusal::Stranger { node, me }
+        })
+    }
+
+    /// Takes note of what a refusal by another node means.
+    pub(crate) fn refused(&self, code: u64) {
+        if code == REMOVED {
+            self.cast_out.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether a member has said that this node was removed.
+    pub(crate) fn is_cast_out(&self) -> bool {
+        self.cast_out.load(Ordering::Acquire)
+    }
+
     /// Checks the caller of a new connection.
     pub(crate) fn receive(&self, bytes: &[u8]) -> Result<(Hello, Welcome), Refusal> {
         let hello: Hello =
@@ -238,9 +304,7 @@ impl Identity {
 
     fn pin(&self, other: &Introduction) -> Result<(), Refusal> {
         let (node, me) = (other.node, self.me.node);
-        if !self.members.read().contains_key(&node) {
-            return Err(Refusal::Stranger { node, me });
-        }
+        self.admits(node)?;
         let found = Uuid::from_bytes(other.incarnation);
         self.pins.check(node, found).map_err(|error| match error {
             PinError::Other { known } => Refusal::Incarnation {
@@ -273,14 +337,10 @@ mod tests {
     }
 
     fn identity(dir: &std::path::Path) -> Identity {
-        Identity {
-            me: introduction(1),
-            pins: Pins::open(dir).unwrap(),
-            members: RwLock::new(BTreeMap::from([
-                (2, "b:1".to_owned()),
-                (3, "c:1".to_owned()),
-            ])),
-        }
+        let identity = Identity::new(introduction(1), Pins::open(dir).unwrap());
+        *identity.members.write() = BTreeMap::from([(2, "b:1".to_owned()), (3, "c:1".to_owned())]);
+        identity.removed.write().insert(5);
+        identity
     }
 
     fn hello(change: impl FnOnce(&mut Hello)) -> Vec<u8> {
@@ -313,7 +373,17 @@ mod tests {
         let text = refusal(|h| h.to = 3).to_string();
         assert!(text.contains("wanted node 3"), "{text}");
         let text = refusal(|h| h.from.node = 4).to_string();
-        assert!(text.contains("no member"), "{text}");
+        assert!(text.contains("no member that node 1 knows"), "{text}");
+        let removed = refusal(|h| h.from.node = 5);
+        assert!(
+            removed.to_string().contains("was removed from the cluster"),
+            "{removed}"
+        );
+        assert!(!identity.is_cast_out());
+        identity.refused(refusal(|h| h.from.node = 4).code());
+        assert!(!identity.is_cast_out());
+        identity.refused(removed.code());
+        assert!(identity.is_cast_out());
         let text = refusal(|h| h.from.incarnation = [9; 16]).to_string();
         assert!(text.contains("new node.id"), "{text}");
         assert!(matches!(

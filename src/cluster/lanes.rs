@@ -87,6 +87,16 @@ impl LaneLink {
         self.state.lock().clone()
     }
 
+    /// Ends what is on its way: the peer is no member any more.
+    pub(crate) fn end(&self) {
+        let reason = "it is no member any more";
+        let mut state = self.state.lock();
+        if let LaneState::Open(calls) = &*state {
+            calls.end(reason);
+        }
+        *state = LaneState::Refused(reason.to_owned());
+    }
+
     /// Keeps the lane open until it is dropped.
     pub(crate) async fn run(self: Arc<Self>, identity: Arc<Identity>, options: TransportOptions) {
         let mut failures = 0_u32;
@@ -118,7 +128,10 @@ impl LaneLink {
         let mut state = self.state.lock();
         *state = match (ended, &*state) {
             (LaneError::Refused(reason), LaneState::Refused(before)) if *before == reason => return,
-            (LaneError::Refused(reason), _) => {
+            (LaneError::Refused(reason), before) => {
+                if let LaneState::Open(calls) = before {
+                    calls.end(&reason);
+                }
                 tracing::error!(peer = to, ?lane, %reason, "no connection is allowed");
                 LaneState::Refused(reason)
             }
@@ -216,6 +229,7 @@ impl LaneLink {
         loop {
             match frames.message().await {
                 Ok(Some(frame)) if frame.tag == Tag::Refusal => {
+                    identity.refused(frame.id);
                     return LaneError::Refused(text(&frame.payload));
                 }
                 Ok(Some(frame)) => calls.answered(frame),
@@ -242,7 +256,7 @@ impl LaneLink {
                     Err(refusal) => {
                         let reason = refusal.to_string();
                         // The other side has welcomed this one and should learn why nothing comes.
-                        calls.say(Frame::plain(Tag::Refusal, 0, reason.clone()));
+                        calls.say(Frame::plain(Tag::Refusal, refusal.code(), reason.clone()));
                         // Its frame leaves with the task that writes; nobody waits for an answer.
                         let _ended = frames.message().await;
                         Err(LaneError::Refused(reason))
@@ -250,6 +264,7 @@ impl LaneLink {
                 }
             }
             Some(frame) if frame.tag == Tag::Refusal => {
+                identity.refused(frame.id);
                 Err(LaneError::Refused(text(&frame.payload)))
             }
             Some(_) => Err(LaneError::Refused(

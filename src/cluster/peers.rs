@@ -9,6 +9,7 @@ use bytes::Bytes;
 use phalanx_actors::ports::BoxFuture;
 
 use super::NodeId;
+use super::roster::Contacts;
 use super::transport::{CallError, CallKind, Lane, PeerState, Pending, Transport};
 
 /// See the file's description.
@@ -46,6 +47,15 @@ pub trait Peers: Debug + Send + Sync + 'static {
         Box::pin(async move { begun?.answer().await })
     }
 
+    /// Connects to these peers and accepts them, and nobody else, from now on. Networks that know
+    /// all nodes beforehand need not care.
+    fn follow(&self, _contacts: &Contacts) {}
+
+    /// Whether a member has said that this node was removed from the cluster.
+    fn is_cast_out(&self) -> bool {
+        false
+    }
+
     /// Whether a peer can be asked now.
     fn is_connected(&self, peer: NodeId) -> bool {
         matches!(self.state(peer), Some(PeerState::Connected))
@@ -70,6 +80,14 @@ impl Peers for Transport {
         timeout: Duration,
     ) -> Result<Pending, CallError> {
         Self::begin(self, to, lane, kind, request, timeout)
+    }
+
+    fn follow(&self, contacts: &Contacts) {
+        Self::follow(self, contacts);
+    }
+
+    fn is_cast_out(&self) -> bool {
+        Self::is_cast_out(self)
     }
 }
 

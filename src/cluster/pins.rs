@@ -77,6 +77,14 @@ impl Pins {
         Ok(())
     }
 
+    /// Notes what a node has announced to the cluster, unless it is known here already.
+    pub(crate) fn learn(&self, node: NodeId, incarnation: Uuid) {
+        if let Err(error) = self.check(node, incarnation) {
+            // Its connections are refused with the same words.
+            tracing::debug!(node, %error, "an announced incarnation is not taken");
+        }
+    }
+
     /// The incarnation that a node is known by.
     pub(crate) fn of(&self, node: NodeId) -> Option<Uuid> {
         self.known.lock().get(&node).copied().map(Uuid::from_bytes)

@@ -1,11 +1,15 @@
-//! Where the copies of a shard live: a pure function of shard and members, so that every node
-//! computes the same without asking.
+//! Where the copies of a shard live: pure functions, so that every node computes the same without
+//! asking.
 //!
-//! It refuses to look at the running cluster. Invariant: each shard has exactly the requested
-//! number of replicas, on different nodes, and the loads of two nodes differ by at most one.
+//! [`place`] founds a cluster, [`next_moves`] goes on from what there is. Both refuse to look at the
+//! running cluster. Invariant: in the end each shard has exactly the requested number of copies, on
+//! different nodes, and the loads of two nodes differ by at most one.
+
+mod moves;
 
 use phalanx_actors::names::ShardId;
 
+pub use self::moves::{Copies, MOVES_AT_ONCE, Member, Move, next_moves, pending};
 use super::NodeId;
 
 /// The replicas of every shard, by shard. The first of each is the node that should lead it.

@@ -158,7 +158,8 @@ impl Server {
                 if self.told.is_news(&text) {
                     tracing::error!(%refusal, "refused the connection of a peer");
                 }
-                let _gone = out.send(Frame::plain(Tag::Refusal, 0, text)).await;
+                let frame = Frame::plain(Tag::Refusal, refusal.code(), text);
+                let _gone = out.send(frame).await;
                 return;
             }
         };
@@ -178,9 +179,17 @@ impl Server {
         loop {
             match frames.message().await {
                 Ok(Some(frame)) if frame.tag == Tag::Request => {
+                    if let Err(refusal) = self.identity.admits(from) {
+                        tracing::info!(%refusal, "closed the connection of a peer");
+                        let text = refusal.to_string();
+                        let frame = Frame::plain(Tag::Refusal, refusal.code(), text);
+                        let _gone = out.send(frame).await;
+                        return;
+                    }
                     self.call(from, frame, &out, &in_flight).await;
                 }
                 Ok(Some(frame)) if frame.tag == Tag::Refusal => {
+                    self.identity.refused(frame.id);
                     let reason = text(&frame.payload);
                     if self.told.is_news(&reason) {
                         tracing::error!(peer = from, %reason, "a peer refuses this node");

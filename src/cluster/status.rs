@@ -4,14 +4,24 @@
 use serde::{Deserialize, Serialize};
 
 use super::NodeId;
+use super::members::Standing;
 
 /// One shard as a node sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardView {
     /// The shard.
     pub shard: u32,
-    /// Who votes in it.
+    /// Who votes in it; while voters are exchanged, those of before and after.
     pub voters: Vec<NodeId>,
+    /// Who gets its log without a vote: a copy that is being built, or one that is on its way out.
+    #[serde(default)]
+    pub learners: Vec<NodeId>,
+    /// While voters are exchanged, those of after.
+    #[serde(default)]
+    pub becoming: Vec<NodeId>,
+    /// Whether a change of the voters is under way.
+    #[serde(default)]
+    pub changing: bool,
     /// Who leads it, as far as is known.
     pub leader: Option<NodeId>,
     /// The newest term that was heard of.
@@ -61,6 +71,9 @@ pub struct ClusterView {
     pub node: NodeId,
     /// The number of shards.
     pub shards: u32,
+    /// Copies of shards that are still to be moved, as far as this node can see.
+    #[serde(default)]
+    pub pending_moves: u32,
     /// Every member, by id.
     pub members: Vec<MemberView>,
 }
@@ -78,7 +91,7 @@ pub struct MemberView {
     pub state: MemberState,
     /// Why it is not connected.
     pub reason: Option<String>,
-    /// `serving`, `draining` or `unknown`.
+    /// `serving`, `joining`, `leaving`, `draining` or `unknown`.
     pub role: MemberRole,
     /// Shards that it leads.
     pub leads: u32,
@@ -106,6 +119,10 @@ pub enum MemberState {
 pub enum MemberRole {
     /// It leads shards, or may.
     Serving,
+    /// It has been added and is getting its share of copies.
+    Joining,
+    /// Its copies are being rebuilt elsewhere; it is no member after that.
+    Leaving,
     /// It hands over what it leads and takes nothing new until it is restarted.
     Draining,
     /// It cannot be asked.
@@ -145,6 +162,34 @@ pub struct Kept {
     pub shard: u32,
     /// Why.
     pub reason: String,
+}
+
+/// How a step of changing a shard's voters ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reshaped {
+    /// The voters are as they should be, and nobody else gets the log.
+    Done,
+    /// The step is not finished; looking again goes on with it.
+    Unfinished {
+        /// What it waits for.
+        reason: String,
+    },
+    /// The leader is to vote no more, so another voter has to lead first.
+    HandOver {
+        /// Who could.
+        to: Vec<NodeId>,
+    },
+}
+
+/// A member that was asked to be added or removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberChange {
+    /// The member.
+    pub id: NodeId,
+    /// Where the others reach it; unknown for one that was removed.
+    pub address: Option<String>,
+    /// How far it is in or out.
+    pub standing: Standing,
 }
 
 /// Why a leader was not moved.

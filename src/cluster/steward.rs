@@ -1,12 +1,21 @@
-//! The cluster's housekeeping on one node: how it sees members and shards, and moving leaders.
+//! The cluster's housekeeping on one node: how it sees members and shards, moving leaders, and
+//! moving copies.
 //!
-//! It owns the node's resolve to take no more leaderships (draining). It refuses to touch data or
-//! membership. Invariant: a leader is moved only to a connected voter that is not draining and has
-//! nearly all of the log, so a move never waits for somebody to catch up.
+//! It owns the node's resolve to take no more leaderships (draining). It refuses to touch data, and
+//! to remember how far a change of the members is: it looks. Invariant: a leader is moved only to a
+//! connected voter that is not draining and has nearly all of the log, so a move never waits for
+//! somebody to catch up.
+//!
+//! `moves` and `balance` move leaders; `follow` learns who the members are, `conduct` moves copies
+//! accordingly, `change` is asked to add and remove members.
 
 mod balance;
+mod change;
+mod conduct;
+mod follow;
 mod moves;
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,15 +23,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use phalanx_actors::names::ShardId;
 use phalanx_actors::ports::BoxFuture;
 
+pub use self::change::ChangeError;
+pub(crate) use self::moves::MOST_LAG;
 use self::moves::as_asked;
 use super::NodeId;
 use super::leaders::Leaders;
+use super::members::Standing;
 use super::peers::Peers;
+use super::placement::pending;
+use super::roster::Roster;
 use super::status::{
-    ClusterView, MemberRole, MemberState, MemberView, MoveError, NodeView, ShardView,
+    ClusterView, MemberRole, MemberState, MemberView, MoveError, NodeView, Reshaped, ShardView,
 };
 use super::transport::{CallKind, Lane, PeerState};
 use super::wire;
@@ -43,9 +58,24 @@ pub trait Groups: Debug + Send + Sync + 'static {
 
     /// Stands for no election from now on.
     fn stand_aside(&self);
+
+    /// Stands for no election in a shard whose leader counts this node no more, until it does again.
+    fn retire(&self, shard: ShardId, retired: bool);
+
+    /// Goes on towards these voters of a shard that this node leads; `reachable` says who can be
+    /// expected to answer.
+    ///
+    /// # Errors
+    /// When this node does not lead it, or raft refuses for now.
+    fn reshape(
+        &self,
+        shard: ShardId,
+        voters: BTreeSet<NodeId>,
+        reachable: BTreeSet<NodeId>,
+    ) -> BoxFuture<'_, Result<Reshaped, String>>;
 }
 
-/// Who the members are.
+/// Who this node is, and how it learns who the members are.
 #[derive(Debug, Clone)]
 pub struct Membership {
     /// The cluster's name.
@@ -54,8 +84,12 @@ pub struct Membership {
     pub me: NodeId,
     /// Made when this node's data directory was formatted.
     pub incarnation: String,
-    /// Every member with its address, this one included, by id.
-    pub members: Vec<(NodeId, String)>,
+    /// The failure zone of this node.
+    pub zone: String,
+    /// Copies of each shard that are wanted.
+    pub replication_factor: usize,
+    /// What this node knows of the members.
+    pub roster: Arc<Roster>,
 }
 
 /// See the file's description.
@@ -66,6 +100,10 @@ pub struct Steward {
     leaders: Arc<Leaders>,
     groups: Arc<dyn Groups>,
     draining: AtomicBool,
+    /// Shards in which this node stands for no election; see [`Groups::retire`].
+    retired: Mutex<BTreeSet<ShardId>>,
+    /// Wakes [`Steward::follow`]: there may be news.
+    nudge: tokio::sync::Notify,
 }
 
 impl Steward {
@@ -83,6 +121,8 @@ impl Steward {
             leaders,
             groups,
             draining: AtomicBool::new(false),
+            retired: Mutex::default(),
+            nudge: tokio::sync::Notify::new(),
         }
     }
 
@@ -127,9 +167,13 @@ impl Steward {
     pub async fn cluster(&self) -> ClusterView {
         let views = self.views().await;
         let own = self.groups.shards();
+        let survey = self.survey(&views);
+        let factor = self.membership.replication_factor;
+        let left = pending(&survey.members, &survey.copies, factor);
         let member = |(id, address): &(NodeId, String)| {
             let view = views.iter().find(|view| view.node == *id);
             let (state, reason) = self.state_of(*id);
+            let standing = self.membership.roster.standing(*id);
             let count = |leads: bool| {
                 let shards = own.iter().filter(|s| s.voters.contains(id));
                 let some = shards.filter(|s| (s.leader == Some(*id)) == leads).count();
@@ -141,10 +185,12 @@ impl Steward {
                 incarnation: view.map(|view| view.incarnation.clone()),
                 state,
                 reason,
-                role: match view {
-                    Some(view) if view.draining => MemberRole::Draining,
-                    Some(_) => MemberRole::Serving,
-                    None => MemberRole::Unknown,
+                role: match (standing, view) {
+                    (Some(Standing::Leaving), _) => MemberRole::Leaving,
+                    (Some(Standing::Joining), _) => MemberRole::Joining,
+                    (_, Some(view)) if view.draining => MemberRole::Draining,
+                    (_, Some(_)) => MemberRole::Serving,
+                    (_, None) => MemberRole::Unknown,
                 },
                 leads: count(true),
                 follows: count(false),
@@ -154,7 +200,14 @@ impl Steward {
             name: self.membership.name.clone(),
             node: self.membership.me,
             shards: u32::try_from(own.len()).unwrap_or(u32::MAX),
-            members: self.membership.members.iter().map(member).collect(),
+            pending_moves: u32::try_from(left).unwrap_or(u32::MAX),
+            members: self
+                .membership
+                .roster
+                .members()
+                .iter()
+                .map(member)
+                .collect(),
         }
     }
 
@@ -189,6 +242,12 @@ impl Steward {
             let there = view.and_then(|v| v.shards.iter().find(|s| s.shard == shard.shard));
             if let Some(there) = there {
                 shard.followers.clone_from(&there.followers);
+                if there.term >= shard.term {
+                    shard.voters.clone_from(&there.voters);
+                    shard.learners.clone_from(&there.learners);
+                    shard.becoming.clone_from(&there.becoming);
+                    shard.changing = there.changing;
+                }
             }
         }
         shards
@@ -214,6 +273,11 @@ impl Steward {
                 wire::housekeeping(&outcome)
             }
             CallKind::Drain => wire::housekeeping(&self.drain_this().await),
+            CallKind::Reshape => {
+                let (shard, voters): (ShardId, BTreeSet<NodeId>) =
+                    wire::read_housekeeping(request).map_err(|error| error.to_string())?;
+                wire::housekeeping(&self.reshape_here(shard, voters).await)
+            }
             _ => wire::housekeeping(&self.node_view()),
         };
         answer.map_err(|error| error.to_string())

@@ -26,6 +26,7 @@ pub use super::frame::{Frame, Tag};
 use super::handshake::{Identity, Introduction, PROTOCOL_MAX, PROTOCOL_MIN};
 use super::lanes::{LaneLink, LaneState};
 use super::pins::Pins;
+use super::roster::Contacts;
 use super::server::{Server, Told};
 
 /// Which connection a call takes, so that large messages never delay small ones that others wait
@@ -59,6 +60,8 @@ pub enum CallKind {
     Transfer = 6,
     /// Ask a node to hand all that it leads to others.
     Drain = 7,
+    /// Ask a shard's leader to give it other voters.
+    Reshape = 8,
     /// Raft: a vote.
     Vote = 32,
     /// Raft: whether a vote would be given.
@@ -81,6 +84,7 @@ impl CallKind {
             Self::Status,
             Self::Transfer,
             Self::Drain,
+            Self::Reshape,
             Self::Vote,
             Self::PreVote,
             Self::Append,
@@ -190,8 +194,8 @@ pub struct TransportIdentity {
     pub incarnation: Uuid,
     /// Where the incarnations of peers are noted.
     pub data_dir: PathBuf,
-    /// The other members and their addresses, `host:port`.
-    pub members: BTreeMap<NodeId, String>,
+    /// The other members as they are known at the start.
+    pub contacts: Contacts,
 }
 
 /// The way to the other nodes. Cheap to clone; the last clone closes the connections.
@@ -217,6 +221,9 @@ impl Drop for Links {
         for task in &self.tasks {
             task.abort();
         }
+        for lane in &self.lanes {
+            lane.end();
+        }
     }
 }
 
@@ -237,26 +244,21 @@ impl Transport {
     /// # Errors
     /// When the note of the peers' incarnations cannot be read.
     pub fn start(who: TransportIdentity, options: TransportOptions) -> io::Result<Self> {
-        let identity = Identity {
-            me: Introduction {
-                node: who.node,
-                cluster: who.cluster,
-                shards: who.shards,
-                incarnation: who.incarnation.into_bytes(),
-                protocol_min: PROTOCOL_MIN,
-                protocol_max: PROTOCOL_MAX,
-            },
-            pins: Pins::open(&who.data_dir)?,
-            members: RwLock::default(),
+        let me = Introduction {
+            node: who.node,
+            cluster: who.cluster,
+            shards: who.shards,
+            incarnation: who.incarnation.into_bytes(),
+            protocol_min: PROTOCOL_MIN,
+            protocol_max: PROTOCOL_MAX,
         };
+        let identity = Identity::new(me, Pins::open(&who.data_dir)?);
         let transport = Self(Arc::new(Inner {
             identity: Arc::new(identity),
             options,
             links: RwLock::default(),
         }));
-        for (peer, address) in who.members {
-            transport.add_peer(peer, address);
-        }
+        transport.follow(&who.contacts);
         Ok(transport)
     }
 
@@ -282,6 +284,29 @@ impl Transport {
     #[must_use]
     pub fn incarnation_of(&self, peer: NodeId) -> Option<Uuid> {
         self.0.identity.pins.of(peer)
+    }
+
+    /// Connects to these peers and accepts them, and nobody else, from now on.
+    pub fn follow(&self, contacts: &Contacts) {
+        (*self.0.identity.removed.write()).clone_from(&contacts.removed);
+        for peer in self.peers() {
+            if !contacts.peers.contains_key(&peer) {
+                tracing::info!(peer, "it is no member any more");
+                self.remove_peer(peer);
+            }
+        }
+        for (peer, contact) in &contacts.peers {
+            if let Some(incarnation) = contact.incarnation {
+                self.0.identity.pins.learn(*peer, incarnation);
+            }
+            self.add_peer(*peer, contact.address.clone());
+        }
+    }
+
+    /// Whether a member has said that this node was removed from the cluster.
+    #[must_use]
+    pub fn is_cast_out(&self) -> bool {
+        self.0.identity.is_cast_out()
     }
 
     /// Accepts a new member, or follows one to a new address.

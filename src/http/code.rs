@@ -156,6 +156,17 @@ codes! {
          elected. `detail` says which."
         "Choose another member: /v1/shards lists the voters and how far each is, /v1/cluster the \
          members. One that lacks entries catches up by itself.";
+    MembershipRefused "membership-refused" CONFLICT false NotApplied
+        "The members are not changed in this way"
+        "`rejection` says why. `id-taken`: another member has this id, or the member is known at \
+         another address. `id-used`: the id belonged to a member that has left or is leaving; an \
+         id is never used again, because what a node confirmed under it must not be taken for \
+         another's. `address-taken`: another member is reached there. `last-member`: nobody would \
+         be left. `cluster-of-one`: the node that was asked was started without [[cluster.peers]] \
+         and listens to no other node."
+        "Choose an id that was never used and the address of the new node itself; /v1/cluster \
+         lists the members. For a cluster of one, name the new node in [[cluster.peers]] of the \
+         running one, restart that, and ask again.";
     SequenceMismatch "sequence-mismatch" PRECONDITION_FAILED false NotApplied
         "The aggregate is at another sequence number"
         "If-Match or If-None-Match stated a condition that does not hold: somebody else changed \

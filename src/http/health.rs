@@ -26,7 +26,7 @@ pub(crate) fn live(parts: &request::Parts) -> Answered {
 /// Whether the node can take requests.
 pub(crate) fn ready(app: &App, parts: &request::Parts) -> Answered {
     let verbose = verbose(parts)?;
-    let checks = app.router.readiness();
+    let checks = checks(app);
     if checks.iter().all(|(_, result)| result.is_ok()) {
         app.started.store(true, Ordering::Relaxed);
         return Ok(passed("ready", verbose.then_some(checks)));
@@ -37,7 +37,7 @@ pub(crate) fn ready(app: &App, parts: &request::Parts) -> Answered {
 /// Whether the node has been ready once.
 pub(crate) fn started(app: &App, parts: &request::Parts) -> Answered {
     let verbose = verbose(parts)?;
-    let checks = app.router.readiness();
+    let checks = checks(app);
     let ready = checks.iter().all(|(_, result)| result.is_ok());
     if ready {
         app.started.store(true, Ordering::Relaxed);
@@ -56,6 +56,12 @@ pub(crate) fn started(app: &App, parts: &request::Parts) -> Answered {
 pub(crate) fn metrics(app: &App) -> Reply {
     let media_type = "text/plain; version=0.0.4; charset=utf-8";
     typed(StatusCode::OK, media_type, app.prometheus.render())
+}
+
+fn checks(app: &App) -> Checks {
+    let mut checks = app.router.readiness();
+    checks.push(("membership".to_owned(), app.steward.belongs()));
+    checks
 }
 
 fn verbose(parts: &request::Parts) -> Result<bool, Problem> {

@@ -82,6 +82,8 @@ fn general(route: Route) -> Value {
             "responses": events_answers(),
         }}),
         Route::Transfer => transfer(),
+        Route::Nodes => add_node(),
+        Route::Node => remove_node(),
         Route::Drain => drain(),
         Route::Types
         | Route::Type
@@ -213,6 +215,8 @@ fn shown(route: Route) -> Option<Shown> {
         | Route::State
         | Route::History
         | Route::Transfer
+        | Route::Nodes
+        | Route::Node
         | Route::Drain
         | Route::None => return None,
     })
@@ -238,6 +242,55 @@ fn transfer() -> Value {
         "requestBody": body(&fields),
         "responses": responses,
     }})
+}
+
+fn add_node() -> Value {
+    let fields = json!({
+        "type": "object",
+        "required": ["id", "address"],
+        "properties": {
+            "id": {"type": "integer", "minimum": 1, "description": "Its `node.id`, never used before."},
+            "address": {"type": "string", "description": "Where it listens for members, `host:port`."},
+        },
+        "additionalProperties": false,
+    });
+    let answers = &[
+        "400", "408", "409", "413", "415", "500", "503", "504", "507",
+    ];
+    json!({"post": {
+        "operationId": "addNode",
+        "tags": ["operation"],
+        "summary": "Let a node join the cluster",
+        "description": "The node waits for it, started with `cluster.bootstrap = false`. Copies of \
+            shards move to it afterwards; `GET /v1/cluster` shows how many are left. Asking twice \
+            does no harm.",
+        "parameters": path(&[]),
+        "requestBody": body(&fields),
+        "responses": member_answers("It is a member and has its share.", answers),
+    }})
+}
+
+fn remove_node() -> Value {
+    let answers = &["400", "404", "409", "500", "503", "504", "507"];
+    json!({"delete": {
+        "operationId": "removeNode",
+        "tags": ["operation"],
+        "summary": "Let a member leave the cluster, also a dead one",
+        "description": "Its copies are rebuilt elsewhere first; `GET /v1/cluster` lists it until \
+            then. Asking twice does no harm.",
+        "parameters": path(&["node"]),
+        "responses": member_answers("It has left.", answers),
+    }})
+}
+
+/// What a change of the members is answered with.
+fn member_answers(done: &str, others: &[&str]) -> Map<String, Value> {
+    let member = json!({"$ref": "#/components/schemas/MemberChange"});
+    let mut responses = problems(others);
+    responses.insert("200".to_owned(), answer(done, JSON, &member));
+    let begun = answer("Noted; copies of shards are on their way.", JSON, &member);
+    responses.insert("202".to_owned(), begun);
+    responses
 }
 
 fn drain() -> Value {

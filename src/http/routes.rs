@@ -25,6 +25,10 @@ pub(crate) enum Route {
     Shards,
     /// Hands a shard to another member.
     Transfer,
+    /// Lets a node join.
+    Nodes,
+    /// Lets a member leave.
+    Node,
     /// Hands over all that a member leads.
     Drain,
     /// Is the process alive?
@@ -53,10 +57,12 @@ pub(crate) enum Route {
 const GET: &str = "GET, HEAD, OPTIONS";
 /// Methods of routes that change something.
 const POST: &str = "POST, OPTIONS";
+/// Methods of routes that take something away.
+const DELETE: &str = "DELETE, OPTIONS";
 
 impl Route {
     /// Every route, in the order of the variants.
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::Command,
         Self::State,
         Self::History,
@@ -66,6 +72,8 @@ impl Route {
         Self::Cluster,
         Self::Shards,
         Self::Transfer,
+        Self::Nodes,
+        Self::Node,
         Self::Drain,
         Self::Live,
         Self::Ready,
@@ -91,6 +99,8 @@ impl Route {
             Self::Cluster => "/v1/cluster",
             Self::Shards => "/v1/shards",
             Self::Transfer => "/v1/shards/{shard}/transfer",
+            Self::Nodes => "/v1/nodes",
+            Self::Node => "/v1/nodes/{node}",
             Self::Drain => "/v1/nodes/{node}/drain",
             Self::Live => "/livez",
             Self::Ready => "/readyz",
@@ -108,7 +118,8 @@ impl Route {
     /// The methods that it answers: the value of `Allow`.
     pub(crate) fn allow(self) -> &'static str {
         match self {
-            Self::Command | Self::Transfer | Self::Drain => POST,
+            Self::Command | Self::Transfer | Self::Nodes | Self::Drain => POST,
+            Self::Node => DELETE,
             Self::State
             | Self::History
             | Self::Types
@@ -157,6 +168,9 @@ pub(crate) enum Target<'p> {
     Transfer {
         shard: &'p str,
     },
+    Node {
+        node: &'p str,
+    },
     Drain {
         node: &'p str,
     },
@@ -181,8 +195,11 @@ impl<'p> Target<'p> {
             return (!shard.contains('/')).then_some(Self::Transfer { shard });
         }
         if let Some(rest) = path.strip_prefix("/v1/nodes/") {
-            let node = rest.strip_suffix("/drain")?;
-            return (!node.contains('/')).then_some(Self::Drain { node });
+            return match rest.split_once('/') {
+                None => Some(Self::Node { node: rest }),
+                Some((node, "drain")) => Some(Self::Drain { node }),
+                Some(_) => None,
+            };
         }
         if let Some(code) = path.strip_prefix("/problems/") {
             return (!code.contains('/')).then_some(Self::Problem { code });
@@ -191,6 +208,7 @@ impl<'p> Target<'p> {
             "/v1/types" => Route::Types,
             "/v1/cluster" => Route::Cluster,
             "/v1/shards" => Route::Shards,
+            "/v1/nodes" => Route::Nodes,
             "/livez" => Route::Live,
             "/readyz" => Route::Ready,
             "/startupz" => Route::Started,
@@ -245,6 +263,7 @@ impl<'p> Target<'p> {
             Self::Type { .. } => Route::Type,
             Self::EventSchema { .. } => Route::EventSchema,
             Self::Transfer { .. } => Route::Transfer,
+            Self::Node { .. } => Route::Node,
             Self::Drain { .. } => Route::Drain,
             Self::Problem { .. } => Route::Problem,
             Self::Fixed(route) => route,
@@ -287,7 +306,7 @@ mod tests {
             "/v1/events",
             "/v1/shards/1",
             "/v1/shards/1/2/transfer",
-            "/v1/nodes/1",
+            "/v1/nodes/1/2",
             "/v1/nodes/1/drain/",
             "/livez/",
             "/LIVEZ",

@@ -78,6 +78,12 @@ async fn dispatch(
         Some(Target::Transfer { shard }) if parts.method == Method::POST => {
             cluster::transfer(app, connection, parts, shard, body).await
         }
+        Some(Target::Fixed(Route::Nodes)) if parts.method == Method::POST => {
+            cluster::add_node(app, connection, parts, body).await
+        }
+        Some(Target::Node { node }) if parts.method == Method::DELETE => {
+            cluster::remove_node(app, parts, node).await
+        }
         Some(Target::Drain { node }) if parts.method == Method::POST => {
             cluster::drain(app, parts, node).await
         }
@@ -133,6 +139,7 @@ async fn show(
         Target::Command { .. }
         | Target::State { .. }
         | Target::Transfer { .. }
+        | Target::Node { .. }
         | Target::Drain { .. } => Err(Box::new(Problem::method(allow))),
     }
 }
@@ -156,6 +163,8 @@ fn fixed(app: &App, parts: &request::Parts, route: Route) -> Answered {
         | Route::Cluster
         | Route::Shards
         | Route::Transfer
+        | Route::Nodes
+        | Route::Node
         | Route::Drain
         | Route::Problem
         | Route::None => Err(Box::new(Problem::new(Code::NotFound, "no such page"))),

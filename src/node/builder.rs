@@ -102,12 +102,14 @@ impl NodeBuilder {
             source,
         })?;
         let http_address = listener.local_addr().map_err(NodeError::Runtime)?;
-        let members = members::connect(&settings, &journal)?;
+        let roster = Arc::new(members::roster(&settings)?);
+        let members = members::connect(&settings, &journal, &roster)?;
         let ground = Ground {
             types: self.types,
             journal: journal.clone(),
             clock,
             peers: members.peers(),
+            roster,
             key_seed: rand::random(),
         };
         let core = Core::start(&settings, ground).await?;

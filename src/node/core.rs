@@ -20,7 +20,9 @@ use super::NodeError;
 use super::members;
 use super::routing::Routing;
 use crate::cluster::NodeId;
+use crate::cluster::members::Members;
 use crate::cluster::peers::Peers;
+use crate::cluster::roster::Roster;
 use crate::cluster::router::{Receiver, Router};
 use crate::cluster::steward::Steward;
 use crate::cluster::transport;
@@ -42,6 +44,8 @@ pub struct Ground {
     pub clock: Arc<dyn Clock>,
     /// The way to the other members.
     pub peers: Arc<dyn Peers>,
+    /// What it knows of the members.
+    pub roster: Arc<Roster>,
     /// Makes generated idempotency keys unlike those of any other node or start.
     pub key_seed: u64,
 }
@@ -69,17 +73,19 @@ impl Core {
     ///
     /// # Errors
     /// When a shard's actor cannot be started.
-    pub async fn start(settings: &Settings, ground: Ground) -> Result<Self, NodeError> {
+    pub async fn start(settings: &Settings, mut ground: Ground) -> Result<Self, NodeError> {
         let services = Arc::new(Services::new(
             Arc::new(ground.journal.clone()),
-            ground.clock,
+            Arc::clone(&ground.clock),
             residency_limits(settings),
             Admission::new(admission_limits(settings)),
         ));
-        let started = start_shards(settings, &ground.journal, &services, &ground.peers).await?;
+        let mut types = std::mem::take(&mut ground.types);
+        types.register_hidden::<Members>()?;
+        let started = start_shards(settings, &ground, &services).await?;
         let model = CommandModel::new(
             settings.node.id,
-            ground.types,
+            types,
             started.shards.clone(),
             Arc::clone(&services),
             ground.key_seed,
@@ -91,8 +97,14 @@ impl Core {
             &started.shards,
             &started.groups,
             ground.peers,
+            ground.roster,
         );
         let mut background = started.background;
+        if routing.router.has_peers() {
+            let steward = Arc::clone(&routing.steward);
+            let follow = steward.follow(routing.router.clone(), MEMBERS_ROUND);
+            background.push(tokio::spawn(follow));
+        }
         let balance_interval = Duration::from_millis(settings.cluster.balance_interval_ms);
         if !balance_interval.is_zero() && routing.router.has_peers() {
             let steward = Arc::clone(&routing.steward);
@@ -144,29 +156,27 @@ struct Started {
     background: Vec<JoinHandle<()>>,
 }
 
+/// How often a node looks who the members are.
+const MEMBERS_ROUND: Duration = Duration::from_secs(1);
+
 async fn start_shards(
     settings: &Settings,
-    journal: &Journal,
+    ground: &Ground,
     services: &Arc<Services>,
-    peers: &Arc<dyn Peers>,
 ) -> Result<Started, NodeError> {
     let mut started = Started::default();
-    let placed = members::placement(settings);
+    let placed = members::founding_placement(settings, &ground.roster);
     let limits = SequencerLimits {
         batch_commands: settings.raft.max_batch_commands,
         batch_bytes: settings.raft.max_batch_bytes,
         proposals_in_flight: settings.raft.proposals_in_flight,
     };
     for (shard, replicas) in (0..).zip(placed) {
-        let here = replicas.contains(&settings.node.id);
-        let group = if here {
-            Some(start_group(settings, journal, peers, shard, &replicas).await)
-        } else {
-            None
-        };
+        // Also where it has no copy: one may be built here.
+        let group = start_group(settings, ground, shard, &replicas).await;
         let replicator: Arc<dyn Replicator> = match &group {
-            Some(Ok(group)) => Arc::clone(group) as Arc<dyn Replicator>,
-            Some(Err(_)) | None => Arc::new(Refused),
+            Ok(group) => Arc::clone(group) as Arc<dyn Replicator>,
+            Err(_) => Arc::new(Refused),
         };
         let handle = ShardHandle::start(shard, Arc::clone(services), replicator, limits)
             .await
@@ -175,18 +185,16 @@ async fn start_shards(
                 reason: error.to_string(),
             })?;
         match group {
-            Some(Ok(group)) => {
+            Ok(group) => {
                 started.raft.add(Arc::clone(&group));
                 let watch = Arc::clone(&group).watch(handle.clone());
                 started.background.push(tokio::spawn(watch));
                 started.groups.push(group);
             }
-            Some(Err(reason)) => {
+            Err(reason) => {
                 tracing::error!(shard, %reason, "the shard is refused");
                 handle.refuse(reason);
             }
-            // Others keep this shard.
-            None => {}
         }
         started.shards.push(handle);
     }
@@ -196,11 +204,11 @@ async fn start_shards(
 /// Starts a shard's raft group unless its storage is damaged.
 async fn start_group(
     settings: &Settings,
-    journal: &Journal,
-    peers: &Arc<dyn Peers>,
+    ground: &Ground,
     shard: u32,
     replicas: &[NodeId],
 ) -> Result<Arc<Group>, String> {
+    let journal = &ground.journal;
     journal
         .shard_health(shard)
         .map_err(|error| error.to_string())?;
@@ -215,9 +223,9 @@ async fn start_group(
             ReadMode::Lease => openraft::ReadPolicy::LeaseRead,
             ReadMode::ReadIndex => openraft::ReadPolicy::ReadIndex,
         },
-        bootstrap: settings.cluster.bootstrap,
+        bootstrap: replicas.contains(&settings.node.id),
     };
-    Group::start(shard, journal.clone(), Arc::clone(peers), options)
+    Group::start(shard, journal.clone(), Arc::clone(&ground.peers), options)
         .await
         .map_err(|error| error.to_string())
 }

@@ -1,5 +1,6 @@
 //! The raft groups of a node, as the cluster's housekeeping and the router's board see them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,14 +11,14 @@ use phalanx_actors::shard::ShardHandle;
 use crate::cluster::NodeId;
 use crate::cluster::leaders::Leaders;
 use crate::cluster::metrics;
-use crate::cluster::status::ShardView;
+use crate::cluster::status::{Reshaped, ShardView};
 use crate::cluster::steward::Groups;
 use crate::replication::group::Group;
 
 /// How often the groups are looked at.
 const ROUND: Duration = Duration::from_millis(200);
 
-/// Every shard of this node; without a group where its storage is refused or it has no copy here.
+/// Every shard of this node; without a group where its storage is refused.
 #[derive(Debug, Clone)]
 pub(super) struct NodeGroups {
     shards: Arc<[(ShardHandle, Option<Arc<Group>>)]>,
@@ -82,7 +83,8 @@ impl Groups for NodeGroups {
         let view = |(handle, group): &(ShardHandle, Option<Arc<Group>>)| {
             let shard = handle.shard();
             let known = self.leaders.known(shard);
-            match group {
+            // Without a copy, a group knows no more than when it had one.
+            match group.as_ref().filter(|group| group.has_copy()) {
                 Some(group) => {
                     let mut view = group.view(handle);
                     // The news may have come from another node first.
@@ -94,6 +96,9 @@ impl Groups for NodeGroups {
                 None => ShardView {
                     shard,
                     voters: self.leaders.voters(shard).to_vec(),
+                    learners: Vec::new(),
+                    becoming: Vec::new(),
+                    changing: false,
                     leader: known.leader,
                     term: known.term,
                     last_log_index: None,
@@ -111,9 +116,29 @@ impl Groups for NodeGroups {
         Box::pin(async move {
             match self.group(shard) {
                 Some(group) => group.hand_over(to).await,
-                None => Err("the shard has no copy here".to_owned()),
+                None => Err("the shard is refused here".to_owned()),
             }
         })
+    }
+
+    fn reshape(
+        &self,
+        shard: ShardId,
+        voters: BTreeSet<NodeId>,
+        reachable: BTreeSet<NodeId>,
+    ) -> BoxFuture<'_, Result<Reshaped, String>> {
+        Box::pin(async move {
+            match self.group(shard) {
+                Some(group) => group.reshape(&voters, &reachable).await,
+                None => Err("the shard is refused here".to_owned()),
+            }
+        })
+    }
+
+    fn retire(&self, shard: ShardId, retired: bool) {
+        if let Some(group) = self.group(shard) {
+            group.retire(retired);
+        }
     }
 
     fn stand_aside(&self) {

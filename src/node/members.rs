@@ -1,4 +1,4 @@
-//! The other members of the cluster: connections to them, and which shards this node keeps.
+//! The other members of the cluster: connections to them, and which shards this node founds.
 //!
 //! Owns what follows from `[cluster]` and `[transport]`. A cluster of one opens no socket here, so
 //! that nobody can connect to it by mistake.
@@ -15,6 +15,7 @@ use super::builder::listen;
 use crate::cluster::NodeId;
 use crate::cluster::peers::{NoPeers, Peers};
 use crate::cluster::placement::place;
+use crate::cluster::roster::Roster;
 use crate::cluster::transport::{Services, Transport, TransportIdentity, TransportOptions};
 use crate::journal::Journal;
 use crate::settings::Settings;
@@ -43,23 +44,37 @@ impl Members {
     }
 }
 
-/// Whether there are no other members.
-pub(super) fn is_alone(settings: &Settings) -> bool {
-    addresses(settings).len() == 1
+/// Whether there are no other members and none to be looked for.
+pub(super) fn is_alone(settings: &Settings, roster: &Roster) -> bool {
+    let cluster = &settings.cluster;
+    cluster.bootstrap && cluster.peers.is_empty() && roster.members().len() <= 1
+}
+
+/// What this node knows of the members; a new data directory notes the founders.
+pub(super) fn roster(settings: &Settings) -> Result<Roster, NodeError> {
+    Roster::open(
+        &settings.node.data_dir,
+        settings.node.id,
+        addresses(settings),
+        settings.cluster.bootstrap,
+    )
+    .map_err(NodeError::KnownMembers)
 }
 
 /// Begins to connect, and takes the address at which other members connect.
-pub(super) fn connect(settings: &Settings, journal: &Journal) -> Result<Members, NodeError> {
-    let mut others = addresses(settings);
-    others.remove(&settings.node.id);
-    let alone = others.is_empty();
+pub(super) fn connect(
+    settings: &Settings,
+    journal: &Journal,
+    roster: &Roster,
+) -> Result<Members, NodeError> {
+    let alone = is_alone(settings, roster);
     let who = TransportIdentity {
         node: settings.node.id,
         cluster: settings.cluster.name.clone(),
         shards: settings.cluster.shards,
         incarnation: journal.incarnation(),
         data_dir: settings.node.data_dir.clone(),
-        members: others,
+        contacts: roster.contacts(),
     };
     let transport = Transport::start(who, options(settings)).map_err(NodeError::KnownMembers)?;
     let address = settings.cluster.listen;
@@ -74,7 +89,7 @@ pub(super) fn connect(settings: &Settings, journal: &Journal) -> Result<Members,
     })
 }
 
-/// Every member and its address, this node included.
+/// The members of the config file and their addresses, this node included.
 pub(super) fn addresses(settings: &Settings) -> BTreeMap<NodeId, String> {
     let cluster = &settings.cluster;
     let mut all: BTreeMap<NodeId, String> = cluster
@@ -86,11 +101,16 @@ pub(super) fn addresses(settings: &Settings) -> BTreeMap<NodeId, String> {
     all
 }
 
-/// The replicas of every shard, the preferred leader first.
-pub(super) fn placement(settings: &Settings) -> Vec<Vec<NodeId>> {
-    let members: Vec<NodeId> = addresses(settings).into_keys().collect();
-    let factor = settings.cluster.effective_replication_factor();
-    place(settings.cluster.shards, &members, factor)
+/// The replicas of every shard when the cluster is founded, the preferred leader first; none as far
+/// as a node knows that joined later.
+pub(super) fn founding_placement(settings: &Settings, roster: &Roster) -> Vec<Vec<NodeId>> {
+    let founders: Vec<NodeId> = roster.founders().iter().copied().collect();
+    place(settings.cluster.shards, &founders, factor(settings))
+}
+
+/// Copies of each shard that are wanted.
+pub(super) fn factor(settings: &Settings) -> usize {
+    usize::try_from(settings.cluster.replication_factor).unwrap_or(usize::MAX)
 }
 
 fn options(settings: &Settings) -> TransportOptions {

@@ -9,8 +9,10 @@ use tokio::task::JoinHandle;
 
 use super::groups::NodeGroups;
 use super::members;
+use crate::cluster::NodeId;
 use crate::cluster::leaders::Leaders;
 use crate::cluster::peers::Peers;
+use crate::cluster::roster::Roster;
 use crate::cluster::router::{Router, RouterLimits};
 use crate::cluster::steward::{Membership, Steward};
 use crate::journal::Journal;
@@ -33,8 +35,9 @@ impl Routing {
         shards: &[ShardHandle],
         groups: &[Arc<Group>],
         peers: Arc<dyn Peers>,
+        roster: Arc<Roster>,
     ) -> Self {
-        let leaders = Arc::new(Leaders::new(members::placement(settings)));
+        let leaders = Arc::new(Leaders::new(first_voters(settings, &roster)));
         let node_groups = NodeGroups::new(shards, groups, Arc::clone(&leaders));
         let mut background: Vec<JoinHandle<()>> = groups
             .iter()
@@ -43,7 +46,7 @@ impl Routing {
         // A leader hears from its followers once per heartbeat; this is as long as they wait for it.
         let silence = Duration::from_millis(settings.raft.election_timeout_max_ms);
         background.push(tokio::spawn(node_groups.clone().watch(silence)));
-        let router = if members::is_alone(settings) {
+        let router = if members::is_alone(settings, &roster) {
             Router::alone(model)
         } else {
             let limits = RouterLimits {
@@ -55,7 +58,7 @@ impl Routing {
             Router::new(model, Arc::clone(&peers), Arc::clone(&leaders), limits)
         };
         let steward = Arc::new(Steward::new(
-            membership(settings, journal),
+            membership(settings, journal, roster),
             peers,
             leaders,
             Arc::new(node_groups),
@@ -68,11 +71,23 @@ impl Routing {
     }
 }
 
-fn membership(settings: &Settings, journal: &Journal) -> Membership {
+/// The voters of each shard, until its group or another node says who they are now.
+fn first_voters(settings: &Settings, roster: &Roster) -> Vec<Vec<NodeId>> {
+    let mut placed = members::founding_placement(settings, roster);
+    if roster.heard().is_some() {
+        // Copies may have moved since.
+        placed.fill(Vec::new());
+    }
+    placed
+}
+
+fn membership(settings: &Settings, journal: &Journal, roster: Arc<Roster>) -> Membership {
     Membership {
         name: settings.cluster.name.clone(),
         me: settings.node.id,
         incarnation: journal.incarnation().to_string(),
-        members: members::addresses(settings).into_iter().collect(),
+        zone: settings.node.zone.clone(),
+        replication_factor: members::factor(settings),
+        roster,
     }
 }

@@ -4,11 +4,13 @@
 //! A shard serves only in a term of its own leadership, and only after an entry of that very term
 //! is applied: everything older is settled by then.
 
+mod reshape;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -53,7 +55,8 @@ pub struct GroupOptions {
     pub election_timeout_max_ms: u64,
     /// How reads make sure of leadership.
     pub read_policy: ReadPolicy,
-    /// Whether an empty log may be initialized.
+    /// Whether an empty log may be initialized. Only founders with a copy of the shard may; any other
+    /// node waits for a leader to send it something.
     pub bootstrap: bool,
 }
 
@@ -87,6 +90,10 @@ pub struct Group {
     journal: Journal,
     /// Until when this node keeps the promises of the process before it; see [`Group::vote`].
     promised_until: Instant,
+    /// This node lost its copy without hearing of it; see [`Group::retire`].
+    retired: AtomicBool,
+    /// Held while the voters are being changed.
+    reshaping: tokio::sync::Mutex<()>,
 }
 
 impl fmt::Debug for Group {
@@ -131,6 +138,8 @@ impl Group {
             raft,
             journal,
             promised_until: if initialized { now + lease } else { now },
+            retired: AtomicBool::new(false),
+            reshaping: tokio::sync::Mutex::default(),
         });
         group.begin(initialized, lease).await?;
         Ok(group)

@@ -33,6 +33,9 @@ const DEPTH_BYTES: usize = 2 << 20;
 /// A message with more bytes of entries catches up and takes the bulk lane: beside the heartbeats
 /// and new entries of the other shards, not before them.
 const BULK_BYTES: usize = 256 * 1024;
+/// A message with entries that were committed this many entries ago catches up as well: nobody waits
+/// for it, and behind it come thousands like it.
+const OLD_ENTRIES: u64 = 256;
 /// How long the news of a commit waits for entries to go with. Followers apply that much later;
 /// nobody waits for them.
 const NEWS_WAIT: Duration = Duration::from_millis(20);
@@ -198,12 +201,14 @@ where
         use openraft::entry::RaftEntry as _;
         let (bytes, entry_bytes) =
             wire::append_to_bytes(self.way.shard, request).map_err(unreadable)?;
-        let lane = if entry_bytes > BULK_BYTES {
+        let last = request.entries.last().map(|entry| entry.log_id());
+        let committed = request.leader_commit.map_or(0, |log_id| log_id.index());
+        let old = last.is_some_and(|last| last.index() + OLD_ENTRIES < committed);
+        let lane = if entry_bytes > BULK_BYTES || old {
             Lane::Bulk
         } else {
             Lane::Raft
         };
-        let last = request.entries.last().map(|entry| entry.log_id());
         Ok(Ready {
             bytes,
             lane,

@@ -5,6 +5,8 @@
 
 mod cluster;
 
+pub(crate) use self::cluster::is_host_port;
+
 use std::collections::BTreeSet;
 use std::fmt::Display;
 

@@ -6,7 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use phalanx::cluster::members::Members;
 use phalanx::journal::{Journal, LogEntry, LogPayload};
+use phalanx_actors::Aggregate as _;
 use phalanx_actors::names::{ShardId, StreamName};
 use phalanx_actors::record::{Record, hash_key};
 use phalanx_actors::request::Precondition;
@@ -83,6 +85,10 @@ pub(crate) fn history_fits(
                     ));
                 }
                 next_position = record.first_position + u64::from(record.event_count);
+                if record.stream.aggregate_type() == Members::TYPE {
+                    // No client's business: who the members are.
+                    continue;
+                }
                 fold(trace, &mut streams, record, &wishes);
             }
         }

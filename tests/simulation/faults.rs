@@ -16,6 +16,7 @@ pub(crate) struct Mischief {
     pub(crate) pauses: u32,
     pub(crate) slow_disks: u32,
     pub(crate) moves: u32,
+    pub(crate) changes: u32,
 }
 
 /// Something that ends by itself.
@@ -92,11 +93,46 @@ fn harm(
             *world.nodes[at].disk_us.lock() = (20_000, 900_000);
             later.push((until, Later::FastDisk(at)));
         }
-        _ => {
+        90..=94 => {
             mischief.moves += 1;
             move_leader(world, at);
         }
+        _ => change_members(world, mischief, at),
     }
+}
+
+/// Lets the newcomer join, if there is one; once it was asked for, lets one node leave.
+fn change_members(world: &mut World, mischief: &mut Mischief, at: usize) {
+    let (Some(core), Some(newcomer)) = (world.nodes[at].core(), world.newcomer) else {
+        return;
+    };
+    let (steward, router) = (std::sync::Arc::clone(&core.steward), core.router.clone());
+    let trace = std::sync::Arc::clone(&world.trace);
+    let asked = world.nodes[at].id;
+    let ids: Vec<NodeId> = world.nodes.iter().map(|node| node.id).collect();
+    match world.changes_asked {
+        0 => {
+            tokio::spawn(async move {
+                let address = format!("node-{newcomer}:7080");
+                let noted = steward.add_node(&router, newcomer, address).await.is_ok();
+                trace.note(&format!(
+                    "node {asked} was asked to add node {newcomer}: {noted}"
+                ));
+            });
+        }
+        1 => {
+            let leaves = *world.dice.pick(&ids);
+            tokio::spawn(async move {
+                let noted = steward.remove_node(&router, leaves).await.is_ok();
+                trace.note(&format!(
+                    "node {asked} was asked to remove node {leaves}: {noted}"
+                ));
+            });
+        }
+        _ => return,
+    }
+    mischief.changes += 1;
+    world.changes_asked += 1;
 }
 
 async fn undo(world: &mut World, what: Later) {

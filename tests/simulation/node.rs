@@ -1,5 +1,6 @@
 //! A simulated node: the real journal on a simulated disk, and the real core on top.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use phalanx::cluster::NodeId;
 use phalanx::cluster::peers::Peers;
+use phalanx::cluster::roster::Roster;
 use phalanx::cluster::router::Router;
 use phalanx::domain::Account;
 use phalanx::journal::{
@@ -45,6 +47,8 @@ impl Clock for SimulatedClock {
 pub(crate) struct Node {
     pub(crate) id: NodeId,
     settings: Settings,
+    /// Outlives crashes: the product syncs it before it goes by it.
+    roster: Arc<Roster>,
     disk: MemoryDisk,
     network: Arc<Network>,
     trace: Arc<Trace>,
@@ -83,6 +87,7 @@ impl Node {
     ) -> Self {
         Self {
             id: settings.node.id,
+            roster: Arc::new(roster(&settings)),
             settings,
             disk: MemoryDisk::stepped(),
             trace: Arc::clone(&network.trace),
@@ -134,6 +139,7 @@ impl Node {
             journal: journal.clone(),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             peers: lines as Arc<dyn Peers>,
+            roster: Arc::clone(&self.roster),
             key_seed: self.dice.number(),
         };
         let core = Core::start(&self.settings, ground).await.unwrap();
@@ -200,6 +206,15 @@ impl Node {
         running.gone.send_replace(true);
         tokio::spawn(bury(running));
     }
+}
+
+/// Everybody whom the settings name founded the cluster, or nobody whom this node knows of.
+fn roster(settings: &Settings) -> Roster {
+    let peers = settings.cluster.peers.iter();
+    let mut all: BTreeMap<NodeId, String> =
+        peers.map(|peer| (peer.id, peer.address.clone())).collect();
+    all.insert(settings.node.id, settings.cluster.advertised_address());
+    Roster::in_memory(settings.node.id, all, settings.cluster.bootstrap)
 }
 
 /// Removes what is left of a node. It has neither disk nor network any more.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use phalanx::cluster::NodeId;
+use phalanx::cluster::status::{MemberRole, MemberView};
 use phalanx::settings::{Peer, ReadMode, Settings};
 use phalanx_actors::names::StreamName;
 use tokio::time::Instant;
@@ -45,6 +46,10 @@ pub(crate) struct World {
     pub(crate) trace: Arc<Trace>,
     pub(crate) desk: Arc<Desk>,
     pub(crate) dice: Dice,
+    /// A node that did not found the cluster and waits to be added.
+    pub(crate) newcomer: Option<NodeId>,
+    /// Changes of the members that were asked for.
+    pub(crate) changes_asked: u32,
     shards: u32,
 }
 
@@ -91,7 +96,8 @@ pub(crate) async fn run(seed: u64, prints: bool) -> Report {
 impl World {
     fn found(dice: &Dice, trace: Arc<Trace>) -> Self {
         let count = if dice.happens(0.25) { 5 } else { 3 };
-        let members: Vec<NodeId> = (1..=count).collect();
+        let newcomer = (count == 3 && dice.happens(0.4)).then_some(4);
+        let members: Vec<NodeId> = (1..=newcomer.unwrap_or(count)).collect();
         let shards = u32::try_from(dice.between(1, 3)).unwrap();
         let manners = Manners {
             delay_us: *dice.pick(&[(50, 400), (200, 2_000), (1_000, 15_000)]),
@@ -100,8 +106,10 @@ impl World {
             repeats: *dice.pick(&[0.0, 0.005, 0.05]),
             breaks: *dice.pick(&[0.0, 0.0005, 0.005]),
         };
-        let all = settings(&members, shards, dice);
-        trace.note(&format!("{count} nodes, {shards} shards, {manners:?}"));
+        let all = settings(&members, newcomer, shards, dice);
+        trace.note(&format!(
+            "{count} nodes, newcomer {newcomer:?}, {shards} shards, {manners:?}"
+        ));
         let transport = all[0].transport.clone();
         let network = Network::new(members, manners, transport, dice.fork(), Arc::clone(&trace));
         let began = Instant::now();
@@ -123,6 +131,8 @@ impl World {
             trace,
             desk,
             dice: dice.fork(),
+            newcomer,
+            changes_asked: 0,
             shards,
         }
     }
@@ -202,8 +212,34 @@ impl World {
         }
     }
 
+    /// Waits until no change of the members is under way.
+    async fn arrive(&self) {
+        let deadline = Instant::now() + RECOVERY * 2;
+        loop {
+            let mut views = Vec::new();
+            for node in &self.nodes {
+                views.push(node.core().unwrap().steward.cluster().await);
+            }
+            let under_way = views.iter().find(|view| {
+                let changing =
+                    |m: &MemberView| matches!(m.role, MemberRole::Joining | MemberRole::Leaving);
+                view.pending_moves > 0 || view.members.iter().any(changing)
+            });
+            let Some(view) = under_way else {
+                return;
+            };
+            if Instant::now() > deadline {
+                self.trace
+                    .violated(format!("a change of the members does not end: {view:?}"));
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// Waits until all copies are applied to the same end.
     async fn settle(&self) {
+        self.arrive().await;
         let deadline = Instant::now() + RECOVERY;
         for shard in 0..self.shards {
             loop {
@@ -216,8 +252,8 @@ impl World {
                         (last, applied)
                     })
                     .collect();
-                let first = ends[0];
-                if ends.iter().all(|end| *end == first && end.0 == end.1) {
+                let first = ends.first().copied().unwrap_or_default();
+                if !ends.is_empty() && ends.iter().all(|end| *end == first && end.0 == end.1) {
                     break;
                 }
                 if Instant::now() > deadline {
@@ -230,11 +266,21 @@ impl World {
         }
     }
 
+    /// The nodes that vote in a shard, as its leader says: every node runs a group for each shard.
     fn copies(&self, shard: u32) -> impl Iterator<Item = &Node> {
-        self.nodes.iter().filter(move |node| {
-            let core = node.core().unwrap();
-            core.groups.iter().any(|group| group.shard() == shard)
-        })
+        let views = self
+            .nodes
+            .iter()
+            .map(|node| node.core().unwrap().steward.node_view());
+        let leads = views.filter_map(|view| {
+            let at = view.shards.into_iter().find(|at| at.shard == shard)?;
+            (at.leader == Some(view.node) && at.serving).then_some(at)
+        });
+        let voters = leads.max_by_key(|at| at.term).map(|at| at.voters);
+        let voters = voters.unwrap_or_default();
+        self.nodes
+            .iter()
+            .filter(move |node| voters.contains(&node.id))
     }
 
     fn check(&self) {
@@ -257,7 +303,12 @@ impl World {
 }
 
 /// The settings of every node.
-fn settings(members: &[NodeId], shards: u32, dice: &Dice) -> Vec<Settings> {
+fn settings(
+    members: &[NodeId],
+    newcomer: Option<NodeId>,
+    shards: u32,
+    dice: &Dice,
+) -> Vec<Settings> {
     let reads = *dice.pick(&[ReadMode::Lease, ReadMode::Lease, ReadMode::ReadIndex]);
     let resident = usize::try_from(*dice.pick(&[2, 1_000])).unwrap();
     let of = |id: &NodeId| {
@@ -269,12 +320,13 @@ fn settings(members: &[NodeId], shards: u32, dice: &Dice) -> Vec<Settings> {
         settings.cluster.reads = reads;
         settings.cluster.peers = members
             .iter()
-            .filter(|member| *member != id)
+            .filter(|member| *member != id && (newcomer == Some(*id) || newcomer != Some(**member)))
             .map(|member| Peer {
                 id: *member,
                 address: format!("node-{member}:7080"),
             })
             .collect();
+        settings.cluster.bootstrap = newcomer != Some(*id);
         if members.len() == 5 {
             settings.cluster.replication_factor = 5;
         }

@@ -27,7 +27,8 @@ pub(crate) struct NodeSetup {
     pub(crate) data_dir: PathBuf,
     /// Where clients connect.
     pub(crate) address: SocketAddr,
-    cluster_address: SocketAddr,
+    /// Where other members connect.
+    pub(crate) cluster_address: SocketAddr,
     config_file: PathBuf,
     log_file: PathBuf,
     variables: Vec<(String, String)>,

@@ -381,6 +381,13 @@ impl<'a> Course<'a> {
     fn reaches_majority(&self) -> bool {
         let voters = self.cluster.leaders.voters(self.shard);
         let me = self.router.node_id();
+        if voters.is_empty() {
+            // Who votes is not known yet; whoever is connected may know.
+            let peers = self.cluster.peers.peers();
+            return peers
+                .iter()
+                .any(|peer| self.cluster.peers.is_connected(*peer));
+        }
         let reached = voters
             .iter()
             .filter(|voter| **voter == me || self.cluster.peers.is_connected(**voter))

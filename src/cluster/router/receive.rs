@@ -47,7 +47,7 @@ impl Service for Receiver {
                 let router = self.router.clone();
                 Box::pin(async move { router.receive(from, request).await })
             }
-            CallKind::Status | CallKind::Transfer | CallKind::Drain => {
+            CallKind::Status | CallKind::Transfer | CallKind::Drain | CallKind::Reshape => {
                 let steward = Arc::clone(&self.steward);
                 Box::pin(async move { steward.receive(kind, &request).await })
             }

@@ -64,8 +64,9 @@ impl Steward {
     async fn move_some(&self, mut candidates: BTreeSet<NodeId>) {
         let me = self.membership.me;
         for _ in 0..MOVES_AT_ONCE {
-            let members = self.membership.members.iter().map(|(id, _)| *id);
+            let members = self.membership.roster.members().into_iter();
             let led: BTreeMap<NodeId, usize> = members
+                .map(|(node, _)| node)
                 .map(|node| (node, self.leaders.led_by(node).len()))
                 .collect();
             let mine: BTreeMap<ShardId, Vec<NodeId>> = self

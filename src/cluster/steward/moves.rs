@@ -22,7 +22,7 @@ const DRAIN_WAIT: Duration = Duration::from_secs(8);
 /// Leaders that move at the same time.
 pub(super) const MOVES_AT_ONCE: usize = 3;
 /// The most entries that a new leader may lack when it is told to take over.
-const MOST_LAG: u64 = 256;
+pub(crate) const MOST_LAG: u64 = 256;
 
 impl Steward {
     /// Hands a shard to another voter, wherever it is led.
@@ -59,7 +59,8 @@ impl Steward {
         if node == self.membership.me {
             return Ok(self.drain_this().await);
         }
-        if !self.membership.members.iter().any(|(id, _)| *id == node) {
+        let members = self.membership.roster.members();
+        if !members.iter().any(|(id, _)| *id == node) {
             return Err(MoveError::NoMember { node });
         }
         let asked = self.ask(node, CallKind::Drain, Bytes::new(), DRAIN_WAIT);
@@ -75,7 +76,7 @@ impl Steward {
         self.leaders.hear(moved.shard, Led { node, term });
     }
 
-    async fn ask<T: serde::de::DeserializeOwned>(
+    pub(super) async fn ask<T: serde::de::DeserializeOwned>(
         &self,
         node: NodeId,
         kind: CallKind,

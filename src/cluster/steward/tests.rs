@@ -87,6 +87,9 @@ impl Groups for Led {
             ShardView {
                 shard,
                 voters: self.leaders.voters(shard).to_vec(),
+                learners: Vec::new(),
+                becoming: Vec::new(),
+                changing: false,
                 leader: known.leader,
                 term: known.term,
                 last_log_index: Some(1000),
@@ -106,6 +109,17 @@ impl Groups for Led {
         self.leaders.report(shard, Known { term, leader });
         Box::pin(std::future::ready(Ok(())))
     }
+
+    fn reshape(
+        &self,
+        _shard: ShardId,
+        _voters: BTreeSet<NodeId>,
+        _reachable: BTreeSet<NodeId>,
+    ) -> BoxFuture<'_, Result<Reshaped, String>> {
+        Box::pin(std::future::ready(Err("not in this test".to_owned())))
+    }
+
+    fn retire(&self, _shard: ShardId, _retired: bool) {}
 
     fn stand_aside(&self) {
         self.aside.store(true, Ordering::Release);
@@ -130,11 +144,14 @@ fn house(others: Others, lags: &[(NodeId, u64)], elected: Option<NodeId>) -> Hou
         aside: AtomicBool::new(false),
         handed: Mutex::default(),
     });
+    let members = (1..=3).map(|id| (id, format!("host-{id}:1")));
     let membership = Membership {
         name: "phalanx".to_owned(),
         me: 1,
         incarnation: "incarnation 1".to_owned(),
-        members: (1..=3).map(|id| (id, format!("host-{id}:1"))).collect(),
+        zone: "default".to_owned(),
+        replication_factor: 3,
+        roster: Arc::new(Roster::in_memory(1, members.collect(), true)),
     };
     let there = Arc::clone(&groups) as Arc<dyn Groups>;
     House {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::*;
+use crate::cluster::roster::Contact;
 
 const SECOND: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(20);
@@ -76,7 +77,7 @@ fn side(
         shards: 8,
         incarnation: Uuid::from_u128(u128::from(node)),
         data_dir: dir.path().to_owned(),
-        members: BTreeMap::from([peer]),
+        contacts: contacts([peer]),
     };
     change(&mut who);
     let transport = Transport::start(who, options()).unwrap();
@@ -91,6 +92,23 @@ fn side(
         echo,
         server,
         _dir: dir,
+    }
+}
+
+fn contacts(peers: impl IntoIterator<Item = (NodeId, String)>) -> Contacts {
+    let contact = |(id, address)| {
+        let incarnation = None;
+        (
+            id,
+            Contact {
+                address,
+                incarnation,
+            },
+        )
+    };
+    Contacts {
+        peers: peers.into_iter().map(contact).collect(),
+        ..Contacts::default()
     }
 }
 
@@ -255,4 +273,63 @@ async fn a_wiped_disk_under_an_old_id_is_refused_and_told_what_to_do() {
         assert!(reason.contains("new node.id"), "{reason}");
     }
     assert_eq!(wiped.echo.calls.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_removed_peer_is_cut_off_in_the_midst_of_a_connection_and_told() {
+    let (one, two) = pair(|_| ()).await;
+    connected(&one, 2).await;
+    connected(&two, 1).await;
+    let ask = |side: &Side, to: NodeId| {
+        let request = Bytes::from_static(b"x");
+        let transport = side.transport.clone();
+        async move {
+            transport
+                .call(to, Lane::Raft, CallKind::Vote, request, SECOND)
+                .await
+        }
+    };
+    ask(&two, 1).await.unwrap();
+    let before = one.echo.calls.load(Ordering::Relaxed);
+    one.transport.follow(&Contacts {
+        removed: [2].into(),
+        ..Contacts::default()
+    });
+    assert_eq!(one.transport.peer_state(2), None);
+    let refused_here = ask(&one, 2).await.unwrap_err();
+    assert!(matches!(refused_here, CallError::NotSent { .. }));
+    // Its connection is still open; nothing that it sends there is answered.
+    let cut = ask(&two, 1).await.unwrap_err();
+    assert!(!matches!(cut, CallError::Refused(_)), "{cut}");
+    until("it is told", || two.transport.is_cast_out()).await;
+    until("it knows why", || {
+        refused(&two, 1).is_some_and(|reason| reason.contains("was removed from the cluster"))
+    })
+    .await;
+    assert_eq!(one.echo.calls.load(Ordering::Relaxed), before);
+    assert!(!one.transport.is_cast_out());
+}
+
+#[tokio::test]
+async fn a_peer_that_is_added_later_is_connected_to_in_both_directions() {
+    let (one, two) = pair(|_| ()).await;
+    connected(&one, 2).await;
+    let three = listener().await;
+    let address = three.local_addr().unwrap().to_string();
+    let first = two.transport.address_of(1).unwrap();
+    let three = side(3, three, (1, first), |_| ());
+    until("a stranger is refused", || {
+        refused(&three, 1).is_some_and(|reason| reason.contains("let it join"))
+    })
+    .await;
+    let mut all = contacts([(2, one.transport.address_of(2).unwrap()), (3, address)]);
+    // What it has announced to the cluster counts as much as a first contact.
+    let announced = Uuid::from_u128(3);
+    all.peers.get_mut(&3).unwrap().incarnation = Some(announced);
+    one.transport.follow(&all);
+    assert_eq!(one.transport.incarnation_of(3), Some(announced));
+    connected(&one, 3).await;
+    connected(&three, 1).await;
+    connected(&one, 2).await;
+    assert!(!three.transport.is_cast_out());
 }

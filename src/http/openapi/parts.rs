@@ -12,6 +12,7 @@ pub(super) fn components(mut schemas: Map<String, Value>) -> Value {
     schemas.insert("CloudEvent".to_owned(), cloud_event());
     schemas.insert("Moved".to_owned(), moved());
     schemas.insert("Drained".to_owned(), drained());
+    schemas.insert("MemberChange".to_owned(), member_change());
     json!({
         "schemas": schemas,
         "parameters": {"id": {
@@ -339,6 +340,18 @@ fn drained() -> Value {
                 "required": ["shard", "reason"],
                 "properties": {"shard": {"type": "integer"}, "reason": {"type": "string"}},
             }},
+        },
+    })
+}
+
+fn member_change() -> Value {
+    json!({
+        "type": "object",
+        "required": ["id", "address", "standing"],
+        "properties": {
+            "id": {"type": "integer"},
+            "address": {"type": ["string", "null"]},
+            "standing": {"type": "string", "enum": ["joining", "member", "leaving", "removed"]},
         },
     })
 }

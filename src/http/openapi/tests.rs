@@ -31,6 +31,8 @@ fn every_route_appears_with_the_methods_it_answers() {
         let item = &document["paths"][route.template()];
         let method = if route.allow().starts_with("POST") {
             "post"
+        } else if route.allow().starts_with("DELETE") {
+            "delete"
         } else {
             "get"
         };

@@ -1,6 +1,7 @@
 //! How a raft group stands, in words that know no raft library, and handing its leadership over.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::Instant as _;
@@ -8,6 +9,7 @@ use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use phalanx_actors::shard::ShardHandle;
 
+use super::super::types::RaftMembership;
 use super::Group;
 use crate::cluster::NodeId;
 use crate::cluster::leaders::{Known, Leaders};
@@ -24,12 +26,14 @@ impl Group {
                     term: now.vote.leader_id.term,
                     leader: now.current_leader,
                 };
-                let voters: Vec<NodeId> = now.membership_config.voter_ids().collect();
-                // Before the group is initialized nobody votes in it.
-                if !voters.is_empty() {
+                // Before the group is initialized nobody votes in it, and a node that has no copy any
+                // more hears of no changes.
+                let members = now.membership_config.membership();
+                if self.is_in(members) {
+                    let voters: Vec<NodeId> = now.membership_config.voter_ids().collect();
                     leaders.set_voters(self.shard, &voters);
+                    leaders.report(self.shard, known);
                 }
-                leaders.report(self.shard, known);
             }
             if metrics.changed().await.is_err() {
                 return;
@@ -56,9 +60,18 @@ impl Group {
                 }
             })
             .collect();
+        let membership = now.membership_config.membership();
+        let becoming = match membership.get_joint_config().as_slice() {
+            [] | [_] => Vec::new(),
+            [.., last] => last.iter().copied().collect(),
+        };
+        let applied = now.last_applied >= *now.membership_config.log_id();
         ShardView {
             shard: self.shard,
-            voters: now.membership_config.voter_ids().collect(),
+            voters: membership.voter_ids().collect(),
+            learners: membership.learner_ids().collect(),
+            changing: !becoming.is_empty() || !applied,
+            becoming,
             leader: now.current_leader,
             term: now.current_term,
             last_log_index: last,
@@ -67,6 +80,20 @@ impl Group {
             serving: handle.serving().is_some(),
             refusal: handle.refusal(),
         }
+    }
+
+    /// Whether this node has a copy that somebody may send entries to.
+    #[must_use]
+    pub fn has_copy(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let now = metrics.borrow_watched();
+        self.is_in(now.membership_config.membership())
+    }
+
+    /// Whether this node counts in a membership, and that membership is not one of the past.
+    fn is_in(&self, membership: &RaftMembership) -> bool {
+        let retired = self.retired.load(Ordering::Acquire);
+        !retired && membership.get_node(&self.options.node_id).is_some()
     }
 
     /// For how long no majority has answered this leader; `None` when it does not lead or is the
@@ -89,6 +116,15 @@ impl Group {
     pub async fn hand_over(&self, to: NodeId) -> Result<(), String> {
         let handed = self.raft.trigger().transfer_leader(to).await;
         handed.map_err(|error| error.to_string())
+    }
+
+    /// Stands for no election while its copy is none any more, as its leader says. A node that was
+    /// away when its copy moved would ask for votes for ever; nobody sends it the news.
+    pub fn retire(&self, retired: bool) {
+        if self.retired.swap(retired, Ordering::AcqRel) != retired {
+            tracing::info!(shard = self.shard, retired, "whether this node has a copy");
+            self.raft.runtime_config().elect(!retired);
+        }
     }
 
     /// Stands for no election from now on.

@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::cluster::roster::{Contact, Contacts};
 use crate::cluster::transport::{
     CallKind, Service, Services, Transport, TransportIdentity, TransportOptions,
 };
@@ -64,6 +65,21 @@ impl Member {
     }
 }
 
+fn contacts(me: NodeId, addresses: &BTreeMap<NodeId, String>) -> Contacts {
+    let others = addresses.iter().filter(|(id, _)| **id != me);
+    let contact = |(id, address): (&NodeId, &String)| {
+        let contact = Contact {
+            address: address.clone(),
+            incarnation: None,
+        };
+        (*id, contact)
+    };
+    Contacts {
+        peers: others.map(contact).collect(),
+        ..Contacts::default()
+    }
+}
+
 async fn member(id: NodeId, listener: TcpListener, addresses: BTreeMap<NodeId, String>) -> Member {
     let dir = tempfile::tempdir().unwrap();
     let identity = Identity {
@@ -83,7 +99,7 @@ async fn member(id: NodeId, listener: TcpListener, addresses: BTreeMap<NodeId, S
         shards: 1,
         incarnation: journal.incarnation(),
         data_dir: dir.path().to_owned(),
-        members: addresses.clone(),
+        contacts: contacts(id, &addresses),
     };
     let transport = Transport::start(
         who,

@@ -100,7 +100,7 @@ fn unique<T: Eq + Hash + std::fmt::Debug>(
 }
 
 /// Whether a text is `host:port`, with an IPv6 address in brackets and a port from 1.
-fn is_host_port(text: &str) -> bool {
+pub(crate) fn is_host_port(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else {
         return false;
     };

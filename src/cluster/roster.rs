@@ -1,0 +1,331 @@
+//! What this node knows of the members, and who founded the cluster with it.
+//!
+//! Owns the file `data_dir/members`: the founders, written once before anything is founded, and the
+//! members as last heard. Refuses older news, and to take founders from an edited config file.
+//! Invariant: the copy never runs ahead of `_members/cluster`; it may lag, and a node that was away
+//! begins with what it knew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use phalanx_actors::codec::{self, ValueType};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::NodeId;
+use super::members::{Founder, MembersState, Standing};
+
+const FILE: &str = "members";
+const DRAFT: &str = "members.new";
+const SCHEMA: u16 = 1;
+
+/// The members as of some moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heard {
+    /// The aggregate's sequence number then.
+    pub sequence: u64,
+    /// Its state.
+    pub members: MembersState,
+}
+
+/// The file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Stored {
+    founders: BTreeSet<NodeId>,
+    heard: Option<Heard>,
+}
+
+/// Whom the transport should know.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contacts {
+    /// The other members.
+    pub peers: BTreeMap<NodeId, Contact>,
+    /// Who was one once, and is to be told so.
+    pub removed: BTreeSet<NodeId>,
+}
+
+/// How another member is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contact {
+    /// `host:port`.
+    pub address: String,
+    /// The incarnation that it has announced.
+    pub incarnation: Option<Uuid>,
+}
+
+/// See the file's description.
+#[derive(Debug)]
+pub struct Roster {
+    me: NodeId,
+    /// Addresses by the config file, this node's own included.
+    configured: BTreeMap<NodeId, String>,
+    founders: BTreeSet<NodeId>,
+    heard: watch::Sender<Option<Arc<Heard>>>,
+    dir: Option<PathBuf>,
+}
+
+impl Roster {
+    /// Reads what the data directory holds. A new one notes the founders first: everybody in
+    /// `configured` if this node founds, nobody if it waits to be added.
+    ///
+    /// # Errors
+    /// When the file is damaged or cannot be written.
+    pub fn open(
+        dir: &Path,
+        me: NodeId,
+        configured: BTreeMap<NodeId, String>,
+        founds: bool,
+    ) -> io::Result<Self> {
+        let file = dir.join(FILE);
+        let stored = match fs::read(&file) {
+            Ok(bytes) => Some(codec::unseal::<Stored>(ValueType::Members, &bytes).map_err(
+                |error| {
+                    let text = format!("{} is damaged: {error}", file.display());
+                    io::Error::new(io::ErrorKind::InvalidData, text)
+                },
+            )?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let found = stored.is_some();
+        let mut roster = Self::in_memory(me, configured, founds);
+        if let Some(stored) = stored {
+            roster.founders = stored.founders;
+            roster.heard.send_replace(stored.heard.map(Arc::new));
+        }
+        roster.dir = Some(dir.to_owned());
+        if !found {
+            roster.save(None)?;
+        }
+        Ok(roster)
+    }
+
+    /// One that forgets everything with the process.
+    #[must_use]
+    pub fn in_memory(me: NodeId, configured: BTreeMap<NodeId, String>, founds: bool) -> Self {
+        let founders = if founds {
+            configured.keys().copied().collect()
+        } else {
+            BTreeSet::new()
+        };
+        Self {
+            me,
+            configured,
+            founders,
+            heard: watch::Sender::new(None),
+            dir: None,
+        }
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn me(&self) -> NodeId {
+        self.me
+    }
+
+    /// Who founded the cluster with this node; nobody if it joined later.
+    #[must_use]
+    pub fn founders(&self) -> &BTreeSet<NodeId> {
+        &self.founders
+    }
+
+    /// The founders with their addresses, as far as they are known here.
+    #[must_use]
+    pub fn founding(&self) -> Vec<Founder> {
+        let founder = |id: &NodeId| {
+            let address = self.configured.get(id)?.clone();
+            Some(Founder { id: *id, address })
+        };
+        self.founders.iter().filter_map(founder).collect()
+    }
+
+    /// Where the others reach this node, by its own account.
+    #[must_use]
+    pub fn own_address(&self) -> String {
+        self.configured.get(&self.me).cloned().unwrap_or_default()
+    }
+
+    /// What was heard last.
+    #[must_use]
+    pub fn heard(&self) -> Option<Arc<Heard>> {
+        self.heard.borrow().clone()
+    }
+
+    /// Tells of news.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Option<Arc<Heard>>> {
+        self.heard.subscribe()
+    }
+
+    /// Takes news, if they are news. Whether they were.
+    ///
+    /// # Errors
+    /// When they cannot be written down; they are not taken then.
+    pub fn hear(&self, heard: Heard) -> io::Result<bool> {
+        let old = self.heard();
+        if old.is_some_and(|old| old.sequence >= heard.sequence) {
+            return Ok(false);
+        }
+        self.save(Some(&heard))?;
+        self.heard.send_replace(Some(Arc::new(heard)));
+        Ok(true)
+    }
+
+    /// How far a node is in or out; `None` when nothing is known of it.
+    #[must_use]
+    pub fn standing(&self, node: NodeId) -> Option<Standing> {
+        match self.heard() {
+            Some(heard) => heard.members.standing(node),
+            // It has been written down nowhere yet.
+            None => self.founders.contains(&node).then_some(Standing::Member),
+        }
+    }
+
+    /// Every member with its address, this one included, by id. Before anything was heard, whoever
+    /// the config file names.
+    #[must_use]
+    pub fn members(&self) -> Vec<(NodeId, String)> {
+        let Some(heard) = self.heard() else {
+            let all = self.configured.iter();
+            let known =
+                all.filter(|(id, _)| self.founders.is_empty() || self.founders.contains(id));
+            return known.map(|(id, address)| (*id, address.clone())).collect();
+        };
+        let address = |id: &NodeId, announced: &str| {
+            let own = self.configured.get(id);
+            own.map_or_else(|| announced.to_owned(), Clone::clone)
+        };
+        let members = heard.members.nodes.iter();
+        members
+            .map(|(id, member)| (*id, address(id, &member.address)))
+            .collect()
+    }
+
+    /// Whom the transport should know.
+    #[must_use]
+    pub fn contacts(&self) -> Contacts {
+        let heard = self.heard();
+        let incarnation = |id: &NodeId| {
+            let member = heard.as_ref()?.members.nodes.get(id)?;
+            Uuid::parse_str(&member.incarnation).ok()
+        };
+        // Whoever was removed has nobody to talk to.
+        let gone = self.standing(self.me) == Some(Standing::Removed);
+        let others = self.members().into_iter();
+        let others = others.filter(|(id, _)| *id != self.me && !gone);
+        let peers = others
+            .map(|(id, address)| {
+                let incarnation = incarnation(&id);
+                let contact = Contact {
+                    address,
+                    incarnation,
+                };
+                (id, contact)
+            })
+            .collect();
+        let removed = heard.as_ref().map(|heard| heard.members.removed.clone());
+        Contacts {
+            peers,
+            removed: removed.unwrap_or_default(),
+        }
+    }
+
+    fn save(&self, heard: Option<&Heard>) -> io::Result<()> {
+        let Some(dir) = &self.dir else {
+            return Ok(());
+        };
+        let stored = Stored {
+            founders: self.founders.clone(),
+            heard: heard.cloned(),
+        };
+        let bytes = codec::seal(ValueType::Members, SCHEMA, &stored).map_err(io::Error::other)?;
+        let draft = dir.join(DRAFT);
+        let mut file = File::create(&draft)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        fs::rename(&draft, dir.join(FILE))?;
+        File::open(dir)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::members::MemberState;
+
+    fn configured(ids: &[NodeId]) -> BTreeMap<NodeId, String> {
+        ids.iter().map(|id| (*id, format!("host-{id}:1"))).collect()
+    }
+
+    fn heard(sequence: u64, ids: &[NodeId], removed: &[NodeId]) -> Heard {
+        let member = |id: &NodeId| MemberState {
+            address: format!("new-{id}:1"),
+            zone: String::new(),
+            incarnation: String::new(),
+            standing: Standing::Member,
+        };
+        Heard {
+            sequence,
+            members: MembersState {
+                nodes: ids.iter().map(|id| (*id, member(id))).collect(),
+                removed: removed.iter().copied().collect(),
+            },
+        }
+    }
+
+    #[test]
+    fn founders_are_those_of_the_first_start_whatever_the_file_says_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Roster::open(dir.path(), 1, configured(&[1, 2, 3]), true).unwrap();
+        assert_eq!(*first.founders(), BTreeSet::from([1, 2, 3]));
+        let again = Roster::open(dir.path(), 1, configured(&[1, 2, 3, 4]), true).unwrap();
+        assert_eq!(*again.founders(), BTreeSet::from([1, 2, 3]));
+        let ids: Vec<NodeId> = again.members().iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, [1, 2, 3]);
+        let other = tempfile::tempdir().unwrap();
+        let joins = Roster::open(other.path(), 4, configured(&[1, 4]), false).unwrap();
+        assert!(joins.founders().is_empty() && joins.founding().is_empty());
+        let joined = Roster::open(other.path(), 4, configured(&[1, 4]), true).unwrap();
+        assert!(joined.founders().is_empty(), "it never founds");
+    }
+
+    #[test]
+    fn news_are_kept_across_a_restart_and_older_ones_are_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let roster = Roster::open(dir.path(), 1, configured(&[1, 2]), true).unwrap();
+        assert_eq!(roster.standing(2), Some(Standing::Member));
+        assert!(roster.hear(heard(5, &[1, 2, 4], &[3])).unwrap());
+        assert!(!roster.hear(heard(5, &[1], &[])).unwrap());
+        assert!(!roster.hear(heard(4, &[1], &[])).unwrap());
+        drop(roster);
+        let roster = Roster::open(dir.path(), 1, configured(&[1, 2]), true).unwrap();
+        assert_eq!(roster.standing(3), Some(Standing::Removed));
+        assert_eq!(roster.standing(5), None);
+        // The file's addresses stay in force for those whom it names.
+        let contacts = roster.contacts();
+        let addresses: Vec<&str> = contacts
+            .peers
+            .values()
+            .map(|c| c.address.as_str())
+            .collect();
+        assert_eq!(addresses, ["host-2:1", "new-4:1"]);
+        assert_eq!(contacts.removed, BTreeSet::from([3]));
+    }
+
+    #[test]
+    fn a_damaged_file_is_reported_and_not_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Roster::open(dir.path(), 1, configured(&[1]), true).unwrap());
+        let file = dir.path().join(FILE);
+        let mut bytes = fs::read(&file).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        let refused = Roster::open(dir.path(), 1, configured(&[1]), true).unwrap_err();
+        assert!(refused.to_string().contains("damaged"));
+    }
+}

@@ -1,0 +1,218 @@
+//! Moving copies until they are where the members say.
+//!
+//! Done by the node that leads the shard in which the members are written down; everybody else lets
+//! it pass. Refuses to remember anything: each round asks all nodes how it is, plans, and lets the
+//! leaders of the shards concerned take a step. Invariant: two conductors, as there may be for a
+//! moment, do no harm, for each step is decided by the leader of its shard from its own membership.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use phalanx_actors::names::ShardId;
+
+use super::Steward;
+use crate::cluster::NodeId;
+use crate::cluster::members::{Members, MembersCommand, Standing};
+use crate::cluster::placement::{Copies, MOVES_AT_ONCE, Member, Move, next_moves};
+use crate::cluster::router::Router;
+use crate::cluster::status::{NodeView, Reshaped, ShardView};
+use crate::cluster::transport::CallKind;
+use crate::cluster::wire;
+
+/// How long the leader of a shard may take for a step.
+const RESHAPE_WAIT: Duration = Duration::from_secs(12);
+
+/// How members and copies stand.
+pub(super) struct Survey {
+    pub(super) members: Vec<Member>,
+    pub(super) copies: Vec<Copies>,
+    /// Every shard has a leader that could be asked, so nothing in `copies` is hearsay.
+    pub(super) complete: bool,
+}
+
+/// What a round of [`Steward::conduct`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Round {
+    /// Somebody else conducts.
+    NotMine,
+    /// All is as it should be.
+    Settled,
+    /// Something was changed.
+    Progress,
+    /// Something is to be changed, but cannot be now.
+    Stuck,
+}
+
+impl Steward {
+    /// Takes the next steps, if this node conducts.
+    pub(super) async fn conduct(&self, router: &Router) -> Round {
+        let Some(stream) = Members::stream() else {
+            return Round::NotMine;
+        };
+        let me = self.membership.me;
+        if !self.leaders.is_leader(stream.shard(router.shards()), me) {
+            return Round::NotMine;
+        }
+        let views = self.views().await;
+        let survey = self.survey(&views);
+        let factor = self.membership.replication_factor;
+        let moves = next_moves(&survey.members, &survey.copies, factor, MOVES_AT_ONCE);
+        let planned = !moves.is_empty();
+        let steps = join_all(moves.into_iter().map(|step| self.take_step(step))).await;
+        let mut progress = steps.into_iter().any(|moved| moved);
+        let waiting = self.confirm(router, &survey, planned, &mut progress).await;
+        match (progress, planned || waiting || !survey.complete) {
+            (true, _) => Round::Progress,
+            (false, true) => Round::Stuck,
+            (false, false) => Round::Settled,
+        }
+    }
+
+    /// Says which members have arrived or gone. Whether any is still on its way.
+    async fn confirm(
+        &self,
+        router: &Router,
+        survey: &Survey,
+        planned: bool,
+        progress: &mut bool,
+    ) -> bool {
+        let Some(heard) = self.membership.roster.heard() else {
+            return false;
+        };
+        let holds = |id: NodeId| {
+            let mut copies = survey.copies.iter();
+            copies.any(|found| found.voters.contains(&id) || found.learners.contains(&id))
+        };
+        let reachable = |id: NodeId| survey.members.iter().any(|m| m.id == id && m.reachable);
+        let mut waiting = false;
+        for (id, member) in &heard.members.nodes {
+            let id = *id;
+            let command = match member.standing {
+                Standing::Joining if survey.complete && !planned && reachable(id) => {
+                    MembersCommand::ConfirmJoined { id }
+                }
+                Standing::Leaving if survey.complete && !holds(id) => {
+                    MembersCommand::ConfirmRemoved { id }
+                }
+                Standing::Joining | Standing::Leaving => {
+                    waiting = true;
+                    continue;
+                }
+                Standing::Member | Standing::Removed => continue,
+            };
+            match self.command(router, &command).await {
+                Ok(()) => *progress = true,
+                Err(error) => {
+                    waiting = true;
+                    tracing::warn!(node = id, %error, "a change of the members is not confirmed");
+                }
+            }
+        }
+        waiting
+    }
+
+    /// Whether the step changed anything.
+    async fn take_step(&self, step: Move) -> bool {
+        let Move { shard, voters } = step;
+        let Some(led) = self.leaders.known(shard).led() else {
+            return false;
+        };
+        let outcome = if led.node == self.membership.me {
+            self.reshape_here(shard, voters.clone()).await
+        } else {
+            let request = wire::housekeeping(&(shard, &voters)).unwrap_or_default();
+            let asked = self.ask(led.node, CallKind::Reshape, request, RESHAPE_WAIT);
+            asked.await.unwrap_or_else(|error| Err(error.to_string()))
+        };
+        match outcome {
+            Ok(Reshaped::Done) => {
+                tracing::info!(shard, ?voters, "moved a copy");
+                true
+            }
+            Ok(Reshaped::HandOver { .. }) => true,
+            Ok(Reshaped::Unfinished { reason }) => {
+                tracing::info!(shard, ?voters, %reason, "a copy is on its way");
+                false
+            }
+            Err(reason) => {
+                tracing::warn!(shard, ?voters, %reason, "a copy was not moved");
+                false
+            }
+        }
+    }
+
+    /// Takes a step of a shard that this node leads.
+    pub(super) async fn reshape_here(
+        &self,
+        shard: ShardId,
+        voters: BTreeSet<NodeId>,
+    ) -> Result<Reshaped, String> {
+        let me = self.membership.me;
+        let peers = self.peers.peers().into_iter();
+        let reachable = peers.filter(|peer| self.peers.is_connected(*peer));
+        let reachable: BTreeSet<NodeId> = reachable.chain([me]).collect();
+        let outcome = self.groups.reshape(shard, voters, reachable).await?;
+        let Reshaped::HandOver { to } = &outcome else {
+            return Ok(outcome);
+        };
+        let led = self.leaders.known(shard).led();
+        let led = led.filter(|led| led.node == me);
+        let led = led.ok_or("this node does not lead the shard")?;
+        let to = to.iter().min_by_key(|to| self.leaders.led_by(**to).len());
+        let to = *to.ok_or("nobody who stays has caught up")?;
+        let moved = self.move_away(led, shard, to).await;
+        moved.map(|_| outcome).map_err(|error| error.to_string())
+    }
+
+    /// How members and copies stand, by what their leaders say.
+    pub(super) fn survey(&self, views: &[NodeView]) -> Survey {
+        let heard = self.membership.roster.heard();
+        let member = |(id, _): (NodeId, String)| {
+            let noted = heard
+                .as_ref()
+                .and_then(|heard| heard.members.nodes.get(&id));
+            Member {
+                id,
+                zone: noted.map(|noted| noted.zone.clone()).unwrap_or_default(),
+                stays: noted.is_none_or(|noted| noted.standing != Standing::Leaving),
+                reachable: views.iter().any(|view| view.node == id),
+            }
+        };
+        let members = self.membership.roster.members().into_iter().map(member);
+        let mut complete = true;
+        let copies = self.groups.shards().into_iter().map(|own| {
+            let leads = leader_view(views, own.shard);
+            complete &= leads.is_some_and(|view| !view.changing);
+            copies(leads.unwrap_or(&own))
+        });
+        let copies = copies.collect();
+        Survey {
+            members: members.collect(),
+            copies,
+            complete,
+        }
+    }
+}
+
+/// A shard as its leader sees it.
+pub(super) fn leader_view(views: &[NodeView], shard: ShardId) -> Option<&ShardView> {
+    let leads = views.iter().filter_map(|view| {
+        let at = view.shards.iter().find(|found| found.shard == shard)?;
+        (at.leader == Some(view.node) && at.serving).then_some(at)
+    });
+    leads.max_by_key(|at| at.term)
+}
+
+fn copies(view: &ShardView) -> Copies {
+    let voters = if view.becoming.is_empty() {
+        &view.voters
+    } else {
+        &view.becoming
+    };
+    Copies {
+        voters: voters.iter().copied().collect(),
+        learners: view.learners.iter().copied().collect(),
+        changing: view.changing,
+    }
+}

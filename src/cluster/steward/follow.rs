@@ -1,0 +1,223 @@
+//! Learning who the members are, and acting upon it.
+//!
+//! Each node looks every second: it reads the members, connects to them and to nobody else, says
+//! what it is like itself, drains when it is to leave, and lets `conduct` move copies. Refuses to
+//! wait for what does not answer: the next look comes. Invariant: what a node goes by is what it
+//! read last, so that all nodes come to go by the same.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Steward;
+use super::conduct::{Round, leader_view};
+use crate::cluster::leaders::Known;
+use crate::cluster::members::{Members, MembersCommand, Standing};
+use crate::cluster::roster::Heard;
+use crate::cluster::router::Router;
+use crate::cluster::wire::Led;
+
+/// The pause between two looks while copies are being moved.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+/// How often a conductor looks at everybody though nothing has happened.
+const IDLE_ROUND: Duration = Duration::from_secs(10);
+
+impl Steward {
+    /// Looks every `interval`, and sooner while there is something to do, until it is dropped.
+    pub async fn follow(self: Arc<Self>, router: Router, interval: Duration) {
+        let mut settled: Option<(u64, Instant)> = None;
+        let mut waiting = false;
+        loop {
+            self.take_a_look(&router, &mut waiting).await;
+            self.fill_gaps().await;
+            let sequence = self.membership.roster.heard().map(|heard| heard.sequence);
+            let rest = settled
+                .is_some_and(|(at, when)| Some(at) == sequence && when.elapsed() < IDLE_ROUND);
+            let mut pause = interval;
+            if let Some(sequence) = sequence.filter(|_| !rest) {
+                settled = None;
+                match self.conduct(&router).await {
+                    Round::Settled => settled = Some((sequence, Instant::now())),
+                    Round::Progress => pause = BUSY_PAUSE,
+                    Round::NotMine | Round::Stuck => {}
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.nudge.notified() => {}
+            }
+        }
+    }
+
+    /// Whether this node belongs to the cluster.
+    ///
+    /// # Errors
+    /// With the reason, and what to do about it, when it does not.
+    pub fn belongs(&self) -> Result<(), String> {
+        let me = self.membership.me;
+        let standing = self.membership.roster.standing(me);
+        if self.peers.is_cast_out() || standing == Some(Standing::Removed) {
+            return Err(format!(
+                "node {me} was removed from the cluster and is no member any more; stop it"
+            ));
+        }
+        if standing.is_none() {
+            let address = self.membership.roster.own_address();
+            return Err(format!(
+                "node {me} waits to be added to the cluster: phalanx cluster join --id {me} \
+                 --address {address} --url <http address of a member>"
+            ));
+        }
+        Ok(())
+    }
+
+    async fn take_a_look(&self, router: &Router, waiting: &mut bool) {
+        let me = self.membership.me;
+        match self.look(router).await {
+            Ok(Some(_)) => {}
+            Ok(None) => self.found(router).await,
+            Err(failure) => {
+                let reason = failure.detail;
+                tracing::debug!(%reason, "who the members are could not be read");
+            }
+        }
+        let standing = self.membership.roster.standing(me);
+        match standing {
+            Some(Standing::Joining | Standing::Member) => self.announce(router).await,
+            Some(Standing::Leaving) => self.leave().await,
+            Some(Standing::Removed) => {}
+            None if !*waiting => {
+                if let Err(reason) = self.belongs() {
+                    tracing::info!("{reason}");
+                }
+            }
+            None => {}
+        }
+        *waiting = standing.is_none();
+    }
+
+    /// Writes the founders down, if this node may.
+    async fn found(&self, router: &Router) {
+        let nodes = self.membership.roster.founding();
+        let Some(stream) = Members::stream() else {
+            return;
+        };
+        let mine = self
+            .leaders
+            .is_leader(stream.shard(router.shards()), self.membership.me);
+        if nodes.is_empty() || !mine {
+            return;
+        }
+        match self.command(router, &MembersCommand::Found { nodes }).await {
+            Ok(()) => self.nudge.notify_one(),
+            Err(error) => tracing::debug!(%error, "the founders could not be noted"),
+        }
+    }
+
+    /// Goes by these members from now on, if they are news.
+    pub(super) fn hear(&self, heard: Heard) {
+        match self.membership.roster.hear(heard) {
+            Ok(false) => {}
+            Ok(true) => {
+                let members = self.membership.roster.members();
+                tracing::info!(?members, "the members of the cluster");
+                let removed = self.membership.roster.standing(self.membership.me);
+                if removed == Some(Standing::Removed)
+                    && let Err(reason) = self.belongs()
+                {
+                    tracing::error!("{reason}");
+                }
+                self.peers.follow(&self.membership.roster.contacts());
+            }
+            Err(error) => tracing::error!(%error, "failed to note the members of the cluster"),
+        }
+    }
+
+    /// Says what this node is like, where that is not known.
+    async fn announce(&self, router: &Router) {
+        let id = self.membership.me;
+        let Some(heard) = self.membership.roster.heard() else {
+            return;
+        };
+        let Some(noted) = heard.members.nodes.get(&id) else {
+            return;
+        };
+        let address = self.membership.roster.own_address();
+        let (zone, incarnation) = (&self.membership.zone, &self.membership.incarnation);
+        if noted.address == address && noted.zone == *zone && noted.incarnation == *incarnation {
+            return;
+        }
+        let command = MembersCommand::Announce {
+            id,
+            address,
+            zone: zone.clone(),
+            incarnation: incarnation.clone(),
+        };
+        match self.command(router, &command).await {
+            Ok(()) => self.nudge.notify_one(),
+            Err(error) => tracing::warn!(%error, "what this node is like could not be noted"),
+        }
+    }
+
+    /// Hands over what this node leads, for it is to leave.
+    async fn leave(&self) {
+        let before = self.draining.swap(true, Ordering::AcqRel);
+        if !before {
+            tracing::info!("leaves the cluster: hands over and takes nothing new");
+        }
+        if !self.leaders.led_by(self.membership.me).is_empty() {
+            // What cannot be handed over stays, and is tried again with the next look.
+            drop(self.drain_this().await);
+        }
+    }
+
+    fn retire(&self, shard: u32, retire: bool) {
+        if self.draining.load(Ordering::Acquire) {
+            // It stands for no election anyway.
+            return;
+        }
+        self.groups.retire(shard, retire);
+        let mut retired = self.retired.lock();
+        if retire {
+            retired.insert(shard);
+        } else {
+            retired.remove(&shard);
+        }
+    }
+
+    /// Learns of shards that have no copy here, from those who do: nobody else tells.
+    async fn fill_gaps(&self) {
+        let me = self.membership.me;
+        let unknown = |shard: &u32| {
+            let voters = self.leaders.voters(*shard);
+            !voters.contains(&me)
+                || self.leaders.known(*shard).leader.is_none()
+                || self.retired.lock().contains(shard)
+        };
+        let shards = u32::try_from(self.groups.shards().len()).unwrap_or(u32::MAX);
+        let gaps: Vec<u32> = (0..shards).filter(unknown).collect();
+        if gaps.is_empty() {
+            return;
+        }
+        let views = self.views().await;
+        for shard in gaps {
+            let view = leader_view(&views, shard);
+            // Without a leader nobody can say that this node does not count, and its vote may be
+            // the one that is needed.
+            let counts =
+                view.is_none_or(|view| view.voters.contains(&me) || view.learners.contains(&me));
+            self.retire(shard, !counts);
+            let Some(view) = view else {
+                continue;
+            };
+            self.leaders.set_voters(shard, &view.voters);
+            let known: Known = self.leaders.known(shard);
+            if let Some(node) = view.leader.filter(|_| view.term >= known.term) {
+                let term = view.term;
+                self.leaders.hear(shard, Led { node, term });
+            }
+        }
+    }
+}

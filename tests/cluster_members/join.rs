@@ -1,0 +1,190 @@
+//! A fourth node joins three.
+
+use std::time::Duration;
+
+use rand::Rng as _;
+use serde_json::json;
+
+use crate::fixture::SOON;
+use crate::load::{Load, assert_unharmed, audit, summary};
+use crate::support::http::{Http, Request};
+use crate::support::{measured, seeded, temp_dir, wait};
+use crate::{
+    ACCOUNTS, CLIENTS, accounts, assert_spread, cli, finish, members, newcomer, three, wait_ready,
+};
+
+#[test]
+fn a_fourth_node_joins_under_load_and_takes_its_share() {
+    let directory = temp_dir();
+    let mut cluster = three(directory.path());
+    let accounts = accounts(&cluster);
+    let load = Load::start(CLIENTS, &cluster.addresses(), &accounts);
+    let (id, address) = newcomer(&mut cluster, directory.path());
+    cluster.wait_log(id, "waits to be added to the cluster");
+    let why = Http::new(cluster.address(id)).get("/readyz?verbose");
+    assert_eq!(why.status, 503);
+    assert!(
+        why.text().contains("phalanx cluster join --id 4"),
+        "{}",
+        why.text()
+    );
+    wait::let_pass(Duration::from_millis(500));
+    let (id_text, address_text) = (id.to_string(), address.to_string());
+    let join = ["join", "--id", &id_text, "--address", &address_text];
+    let told = finish(&cluster, cli(&cluster, 2, &join));
+    assert!(told.contains("node 4 has joined the cluster"), "{told}");
+    assert!(
+        told.contains("to be moved in the cluster"),
+        "no progress: {told}"
+    );
+    for node in 1..=4 {
+        assert_spread(&cluster, node, &[1, 2, 3, 4], 3);
+        assert_eq!(members(&cluster, node).len(), 4);
+    }
+    wait_ready(&cluster, id);
+    wait::let_pass(Duration::from_millis(500));
+    let deposits = load.stop();
+    measured("join under load", summary(&deposits));
+    assert_unharmed(&deposits, 200);
+    // The new node serves like any other, also after a restart without anybody's help.
+    audit(Http::new(cluster.address(id)), &deposits);
+    cluster.kill(id);
+    cluster.start(id);
+    wait_ready(&cluster, id);
+    audit(Http::new(cluster.address(id)), &deposits);
+    // Asked once more, nothing happens.
+    let told = finish(&cluster, cli(&cluster, 1, &join));
+    assert!(told.contains("node 4 has joined the cluster"), "{told}");
+    assert_spread(&cluster, 1, &[1, 2, 3, 4], 3);
+}
+
+#[test]
+fn leaders_that_die_in_the_midst_of_a_join_hold_it_up_and_lose_nothing() {
+    let mut rng = seeded("kills in a join");
+    let directory = temp_dir();
+    let mut cluster = three(directory.path());
+    let accounts = accounts(&cluster);
+    let (id, address) = newcomer(&mut cluster, directory.path());
+    let everybody = cluster.addresses();
+    let load = Load::start(CLIENTS, &everybody, &accounts);
+    let (id_text, address_text) = (id.to_string(), address.to_string());
+    let join = ["join", "--id", &id_text, "--address", &address_text];
+    let asked = cli(&cluster, 1, &join);
+    wait::until("the node is being added", SOON, || {
+        members(&cluster, 2).contains_key(&id).then_some(())
+    });
+    let mut kills = 0;
+    for victim in [1_u64, 2, 3] {
+        wait::let_pass(Duration::from_millis(rng.random_range(0..400)));
+        cluster.kill(victim);
+        kills += 1;
+        wait::let_pass(Duration::from_millis(rng.random_range(100..1500)));
+        cluster.start(victim);
+        wait_ready(&cluster, victim);
+        // So that the next one leaves a majority of every shard.
+        wait::let_pass(Duration::from_millis(1500));
+    }
+    let told = finish(&cluster, asked);
+    assert!(told.contains("node 4 has joined the cluster"), "{told}");
+    for node in 1..=4 {
+        assert_spread(&cluster, node, &[1, 2, 3, 4], 3);
+    }
+    let deposits = load.stop();
+    measured(
+        "join with kill -9",
+        format!("{kills} kills, {}", summary(&deposits)),
+    );
+    let done = deposits.iter().filter(|deposit| deposit.outcome.is_ok());
+    assert!(
+        done.count() > 100,
+        "too little happened: {}",
+        deposits.len()
+    );
+    audit(cluster.anywhere(), &deposits);
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_the_reason() {
+    let directory = temp_dir();
+    let cluster = three(directory.path());
+    let taken = cluster.setups[0].cluster_address.to_string();
+    let mut http = Http::new(cluster.address(2));
+    let mut ask = |method: &str, target: &str, body: serde_json::Value| {
+        let request = Request::new(method, target);
+        let request = if body.is_null() {
+            request
+        } else {
+            Request::post(target, body.to_string())
+        };
+        // The founders are written down a moment after the start.
+        wait::until("the members are written down", SOON, || {
+            let answer = http.try_send(&request).ok()?;
+            (answer.status != 503).then_some(answer)
+        })
+    };
+    let answer = ask(
+        "POST",
+        "/v1/nodes",
+        json!({"id": 3, "address": "127.0.0.1:9"}),
+    );
+    assert_eq!(
+        (answer.status, answer.code()),
+        (409, "membership-refused".to_owned())
+    );
+    assert_eq!(answer.json()["rejection"], "id-taken");
+    let answer = ask("POST", "/v1/nodes", json!({"id": 4, "address": taken}));
+    assert_eq!(
+        (answer.status, &answer.json()["rejection"]),
+        (409, &json!("address-taken"))
+    );
+    for body in [
+        json!({"id": 4}),
+        json!({"id": 0, "address": "a:1"}),
+        json!({"id": 4, "address": "nowhere"}),
+        json!({"id": 4, "address": "a:1", "zone": "b"}),
+    ] {
+        let answer = ask("POST", "/v1/nodes", body);
+        assert_eq!(
+            (answer.status, answer.code()),
+            (400, "malformed-body".to_owned())
+        );
+    }
+    let answer = ask("DELETE", "/v1/nodes/9", serde_json::Value::Null);
+    assert_eq!(
+        (answer.status, answer.code()),
+        (404, "not-found".to_owned())
+    );
+    let answer = ask("DELETE", "/v1/nodes/x", serde_json::Value::Null);
+    assert_eq!(
+        (answer.status, answer.code()),
+        (404, "not-found".to_owned())
+    );
+    // A member under its own address is what was asked for.
+    let own = cluster.setups[2].cluster_address.to_string();
+    let answer = ask("POST", "/v1/nodes", json!({"id": 3, "address": own}));
+    assert_eq!(
+        (answer.status, &answer.json()["standing"]),
+        (200, &json!("member"))
+    );
+    // The truth is an aggregate, but nobody's business.
+    let types = http.get("/v1/types").text();
+    assert!(!types.contains("_members"), "{types}");
+    for target in [
+        "/v1/aggregates/_members/cluster?at_sequence=1",
+        "/v1/aggregates/_members/cluster/events",
+        "/v1/types/_members",
+    ] {
+        let answer = http.get(target);
+        assert_eq!(
+            (answer.status, answer.code()),
+            (404, "unknown-aggregate-type".to_owned())
+        );
+    }
+    let target = "/v1/aggregates/_members/cluster/commands/RemoveNode";
+    let answer = http.send(&Request::post(target, json!({"id": 1}).to_string()));
+    assert_eq!(
+        (answer.status, answer.code()),
+        (404, "unknown-aggregate-type".to_owned())
+    );
+    assert_eq!(accounts(&cluster).len(), ACCOUNTS);
+}
