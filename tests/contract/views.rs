@@ -254,7 +254,11 @@ fn what_is_wrong_with_a_query_is_said() {
 fn a_view_that_is_behind_says_so_and_one_that_catches_up_answers_at_once() {
     let fixture = Fixture::new();
     let http = &mut fixture.node.client();
-    client::expect_success(http, &client::open("v-1"));
+    let opened = position(&client::expect_success(http, &client::open("v-1")));
+    read(
+        http,
+        &format!("/v1/views/accounts/v-1?after={opened}&wait=5s"),
+    );
     let paused = http.send(&Request::post("/v1/projections/accounts/pause", ""));
     assert_eq!(paused.status, 200, "{}", paused.text());
     assert_eq!(paused.json()["state"], "paused");
