@@ -126,9 +126,7 @@ impl Writer {
 
     /// The second thread: works while a sync takes long.
     pub(crate) fn stand_in(&self, shared: &Shared) {
-        while self.wait_for_long_sync() {
-            self.turn(shared, Some(LONG_SYNC));
-        }
+        while self.wait_for_long_sync() && self.turn(shared, Some(LONG_SYNC)) {}
     }
 
     /// `false` when the first thread has ended.
