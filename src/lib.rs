@@ -20,3 +20,8 @@ pub mod telemetry;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/YOUR_OWN_AGGREGATE.md")]
 mod your_own_aggregate {}
+
+/// So must this one.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/EVOLUTION.md")]
+mod evolution {}

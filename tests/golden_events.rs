@@ -6,7 +6,7 @@
 //!
 //! To add a variant: add a sample of it to the list below and run this test. It fails and prints the
 //! line to append to the file. Never edit or remove an `event` line; the failure says what to do
-//! instead.
+//! instead. Lines of earlier versions must be readable through the aggregate's upcasters.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -22,6 +22,8 @@ use phalanx::domain::{
     Account, AccountEvent, AccountState, Order, OrderEvent, OrderState, Prescription,
     PrescriptionEvent, PrescriptionState, WorkshopDay, WorkshopDayEvent, WorkshopDayState,
 };
+use phalanx_actors::evolution::{Upcast, schema_of};
+use phalanx_actors::record::StoredEvent;
 use phalanx_actors::{Aggregate, codec};
 
 #[test]
@@ -31,7 +33,10 @@ fn the_stored_bytes_of_an_account_are_unchanged() {
             owner: text("Ada Müller"),
             currency: text("EUR"),
         },
-        AccountEvent::MoneyDeposited { amount_cents: 150 },
+        AccountEvent::MoneyDeposited {
+            amount_cents: 150,
+            reference: Some(text("rent")),
+        },
         AccountEvent::MoneyWithdrawn {
             amount_cents: i64::MAX,
         },
@@ -181,13 +186,23 @@ where
     A::State: PartialEq,
 {
     let recorded: BTreeSet<&str> = recorded.lines().filter(|l| !l.is_empty()).collect();
+    let schema = schema_of::<A>();
     let mut report = String::new();
     let mut sampled = BTreeSet::new();
+    let mut compared = BTreeSet::new();
     for event in events {
         let variant = variant_name(event);
-        let kind = format!("event v{} {variant}", A::EVENT_SCHEMA_VERSION);
+        let version = schema.version(&variant);
+        let kind = format!("event v{version} {variant}");
         report += &compare(&recorded, &kind, event, ON_CHANGED_EVENT);
+        for earlier in 1..version {
+            let kind = format!("event v{earlier} {variant} ");
+            if !recorded.iter().any(|line| line.starts_with(&kind)) {
+                let _ = writeln!(report, "the line `{kind}...` is missing. {ON_LOST_LINE}\n");
+            }
+        }
         sampled.insert(variant);
+        compared.insert(kind);
     }
     let kind = format!("state v{}", A::STATE_SCHEMA_VERSION);
     report += &compare(&recorded, &kind, state, ON_CHANGED_STATE);
@@ -195,18 +210,56 @@ where
     for variant in schema_variants::<A::Event>().difference(&sampled) {
         let _ = writeln!(report, "{variant} has no sample: add one to this test.\n");
     }
-    for line in recorded {
-        let variant = line.split(' ').nth(2).unwrap_or_default();
-        if line.starts_with("event ") && !sampled.contains(variant) {
-            let _ = writeln!(report, "{variant} is gone. {ON_CHANGED_EVENT}\n");
+    for line in recorded.iter().filter(|line| line.starts_with("event ")) {
+        let (kind, hex) = line.rsplit_once(' ').unwrap();
+        if compared.contains(kind) {
+            continue;
+        }
+        if let Err(reason) = read_recorded::<A>(kind, hex) {
+            let _ = writeln!(
+                report,
+                "`{kind}` can no longer be read: {reason}. {ON_LOST}\n"
+            );
         }
     }
     assert!(report.is_empty(), "tests/golden/{}.txt:\n{report}", A::TYPE);
 }
 
+/// What the bytes of a recorded line are today.
+fn read_recorded<A: Aggregate>(kind: &str, hex: &str) -> Result<Upcast<A::Event>, String> {
+    let version = kind.split(' ').nth(1).and_then(|v| v.strip_prefix('v'));
+    let version = version.and_then(|v| v.parse().ok());
+    let stored = StoredEvent {
+        version: version.ok_or("the line has no version")?,
+        bytes: &from_hex(hex),
+    };
+    let read = schema_of::<A>().decode(&stored);
+    read.map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_deposit_of_the_first_version_is_one_without_a_reference() {
+    let line = include_str!("golden/account.txt")
+        .lines()
+        .find_map(|line| line.strip_prefix("event v1 MoneyDeposited "));
+    let read = read_recorded::<Account>("event v1 MoneyDeposited", line.unwrap()).unwrap();
+    let expected = AccountEvent::MoneyDeposited {
+        amount_cents: 150,
+        reference: None,
+    };
+    assert_eq!(read, Upcast::One(expected));
+}
+
 const ON_CHANGED_EVENT: &str = "Journals that hold the recorded bytes could no longer be read. \
-    Take the change back and add a new event variant at the end of the enum instead; or, to change \
-    this one, raise EVENT_SCHEMA_VERSION, read the old version as well, and keep the old line.";
+    Either take the change back; or give the event type a new version: keep its old fields as a \
+    struct, add `.event(\"<Variant>\", first::<OldFields>().now(|old| ...))` to `upcasters` of the \
+    aggregate, keep the old line and append the one that this test then prints. docs/EVOLUTION.md \
+    shows it.";
+
+const ON_LOST: &str = "Journals hold such bytes for ever: give the aggregate an upcaster for them, \
+    and keep the place of the variant in the enum, as docs/EVOLUTION.md shows.";
+
+const ON_LOST_LINE: &str = "Take it from the history of this file; lines of events stay for ever.";
 
 const ON_CHANGED_STATE: &str = "Snapshots that hold the recorded bytes would be misread. Raise \
     STATE_SCHEMA_VERSION, so that they are dropped and replayed, and replace the `state` line.";

@@ -12,6 +12,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::evolution::Upcasters;
+
 /// A consistency boundary: one stream of events, one state, one rule book.
 ///
 /// Commands, events and rejections are enums. The runtime takes their names from serde's variant
@@ -33,9 +35,6 @@ pub trait Aggregate: Debug + Send + Sync + Sized + 'static {
     /// The version of [`Self::State`]'s shape. Raise it when the shape changes: snapshots of other
     /// versions are dropped and the stream is replayed.
     const STATE_SCHEMA_VERSION: u16 = 1;
-
-    /// The version of [`Self::Event`]'s shape, stored with each event.
-    const EVENT_SCHEMA_VERSION: u16 = 1;
 
     /// What the aggregate remembers. `Default` is the state before the first event.
     type State: Clone + Debug + Default + DeserializeOwned + JsonSchema + Send + Serialize + Sync;
@@ -62,6 +61,12 @@ pub trait Aggregate: Debug + Send + Sync + Sized + 'static {
 
     /// Folds one event into the state. It must accept every event that `decide` ever produced.
     fn evolve(state: &mut Self::State, event: &Self::Event);
+
+    /// How events that earlier releases stored become events of today: one chain for each event type
+    /// whose fields changed since its first release. An event type without one is in version 1.
+    fn upcasters() -> Upcasters<Self::Event> {
+        Upcasters::default()
+    }
 
     /// The reasons for which clients may read this aggregate's state from the command model.
     fn justifications() -> Vec<Justification> {

@@ -87,13 +87,29 @@ pub enum CodecError {
         /// Over the bytes.
         computed: u32,
     },
-    /// The events are of a schema version that this code does not know.
-    #[error("schema version {found} is not known here (this code knows {known})")]
+    /// An event is of a version that this code does not know.
+    #[error(
+        "`{event}` is stored in version {found}, and this build knows versions 1 to {known}: \
+         a newer build wrote it"
+    )]
     SchemaVersion {
-        /// In the record.
+        /// The event type.
+        event: &'static str,
+        /// As stored.
         found: u16,
-        /// Of this code.
+        /// The newest of this code.
         known: u16,
+    },
+    /// An event is of a type that this code does not know.
+    #[error(
+        "it is of event type number {tag}, and this build knows the {known} types from number 0 on: \
+         a newer build wrote it"
+    )]
+    EventType {
+        /// Its place among the event types, from 0.
+        tag: u32,
+        /// How many this code knows.
+        known: usize,
     },
     /// The bytes are intact but not of the expected shape.
     #[error("failed to decode: {0}")]
@@ -185,13 +201,18 @@ pub fn append<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> Result<(),
     Ok(())
 }
 
-/// Appends a value behind its length (u32 LE), so that a reader can step over it.
+/// Appends `front` and a value behind their length (u32 LE), so that a reader can step over them.
 ///
 /// # Errors
 /// When the type cannot be represented.
-pub fn append_sized<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> Result<(), CodecError> {
+pub fn append_sized_behind<T: Serialize + ?Sized>(
+    out: &mut Vec<u8>,
+    front: &[u8],
+    value: &T,
+) -> Result<(), CodecError> {
     let at = out.len();
     out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(front);
     append(out, value)?;
     let length = u32::try_from(out.len() - at - 4).map_err(|_| {
         CodecError::Encode(bincode::error::EncodeError::Other("a value of over 4 GiB"))
@@ -202,7 +223,7 @@ pub fn append_sized<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> Resu
     Ok(())
 }
 
-/// Reads what [`append_sized`] wrote; gives the value's bytes and the rest.
+/// Reads what [`append_sized_behind`] wrote; gives the value's bytes and the rest.
 ///
 /// # Errors
 /// When the bytes are cut short.

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::aggregate::Aggregate;
 use crate::codec::{self, CodecError, ValueType};
+use crate::evolution::{self, Upcast};
 use crate::names::{ShardId, StreamName};
 use crate::ports::{Journal, JournalError};
 use crate::record::{Record, RecordView};
@@ -147,11 +148,13 @@ impl<A: Aggregate> Folded<A> {
         let view = RecordView::open(&record.bytes).map_err(|e| e.to_string())?;
         let events = decode_events::<A>(&view).map_err(|e| e.to_string())?;
         let numbers = (record.first_sequence..).zip(record.first_position..);
-        for ((sequence, position), event) in numbers.zip(&events) {
+        for ((sequence, position), upcast) in numbers.zip(&events) {
             if sequence > until {
                 break;
             }
-            A::evolve(&mut self.state, event);
+            for event in upcast.events() {
+                A::evolve(&mut self.state, event);
+            }
             self.sequence = sequence;
             self.position = position;
             self.last_time_us = record.time_us;
@@ -256,20 +259,14 @@ async fn fold_from_journal<A: Aggregate>(
     }
 }
 
-/// A record's events in their current form.
+/// What a record's events are today: one entry for each that is stored, in order.
 ///
 /// # Errors
-/// When they are of a newer schema version or of an unknown shape.
-pub fn decode_events<A: Aggregate>(view: &RecordView<'_>) -> Result<Vec<A::Event>, CodecError> {
-    if view.event_schema_version != A::EVENT_SCHEMA_VERSION {
-        return Err(CodecError::SchemaVersion {
-            found: view.event_schema_version,
-            known: A::EVENT_SCHEMA_VERSION,
-        });
-    }
-    view.events()
-        .map(|event| codec::from_bytes(event?))
-        .collect()
+/// When one is of a newer schema version or of an unknown shape.
+pub fn decode_events<A: Aggregate>(
+    view: &RecordView<'_>,
+) -> Result<Vec<Upcast<A::Event>>, CodecError> {
+    evolution::schema_of::<A>().decode_all(view)
 }
 
 /// A state as JSON.

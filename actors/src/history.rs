@@ -18,7 +18,8 @@ pub enum At {
     Time(Timestamp),
 }
 
-/// A stored event.
+/// An event of the past, in its present form. Those that came out of one stored event by a split follow
+/// each other, and share its sequence number and position.
 #[derive(Debug, Clone)]
 pub struct RecordedEvent {
     /// Its name.
@@ -29,7 +30,7 @@ pub struct RecordedEvent {
     pub position: Position,
     /// When it was decided.
     pub time: Timestamp,
-    /// The schema version it was stored with.
+    /// The schema version of this form.
     pub schema_version: u16,
     /// Its fields as JSON.
     pub data: Box<RawValue>,
@@ -48,4 +49,17 @@ pub struct HistoryPage {
     pub events: Vec<RecordedEvent>,
     /// Where the next page begins; `None` at the end of the stream.
     pub next_sequence: Option<u64>,
+}
+
+/// For each event, how many before it have the same sequence number: 0 but for the later parts of a
+/// stored event that was split. The events must be complete in that respect, as pages are.
+pub fn parts(events: &[RecordedEvent]) -> impl Iterator<Item = (usize, &RecordedEvent)> {
+    let mut before = None;
+    let mut part = 0;
+    events.iter().map(move |event| {
+        let of_same = before == Some(event.sequence_number);
+        part = if of_same { part + 1 } else { 0 };
+        before = Some(event.sequence_number);
+        (part, event)
+    })
 }

@@ -8,6 +8,7 @@ mod actor;
 pub mod admission;
 pub mod aggregate;
 pub mod codec;
+pub mod evolution;
 pub mod fold;
 pub mod history;
 pub mod incarnation;

@@ -326,7 +326,8 @@ impl CommandModel {
     }
 
     /// A stream's events from `from_sequence` on: at most `limit`, and no more once their records
-    /// weigh `max_bytes`, but at least one if there is one.
+    /// weigh `max_bytes`, but at least one if there is one. The parts of a stored event that was split
+    /// stay together, if need be beyond the limit.
     ///
     /// # Errors
     /// When the node is overloaded, the shard is not served here or its storage fails.
@@ -362,9 +363,10 @@ impl CommandModel {
                 page.events.extend(read);
                 bytes += record.bytes.len();
                 next = record.first_sequence + u64::from(record.event_count);
-                if let Some(beyond) = page.events.get(limit) {
+                let end = end_of_page(&page.events, limit);
+                if let Some(beyond) = page.events.get(end) {
                     page.next_sequence = Some(beyond.sequence_number);
-                    page.events.truncate(limit);
+                    page.events.truncate(end);
                     return Ok(page);
                 }
             }
@@ -374,7 +376,8 @@ impl CommandModel {
             // Many small records at once, few large ones.
             let usual = (bytes / page.events.len().max(1)).max(1);
             let room = max_bytes.saturating_sub(bytes) / usual;
-            chunk = room.min(limit - page.events.len()).clamp(1, LAST_CHUNK);
+            let missing = limit.saturating_sub(page.events.len());
+            chunk = room.min(missing).clamp(1, LAST_CHUNK);
             tokio::task::yield_now().await;
         }
     }
@@ -419,6 +422,16 @@ impl CommandModel {
             .await;
         Ok((handle.shard(), incarnation.term(), permit))
     }
+}
+
+/// Where a page of about `limit` events ends: never between the parts of one stored event.
+fn end_of_page(events: &[RecordedEvent], limit: usize) -> usize {
+    let sequence = |at: usize| events.get(at).map(|event| event.sequence_number);
+    let mut end = limit;
+    while end > 0 && end < events.len() && sequence(end) == sequence(end - 1) {
+        end += 1;
+    }
+    end
 }
 
 /// Bytes that a command counts for while it is in flight.

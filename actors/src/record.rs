@@ -6,11 +6,16 @@
 //! ```text
 //! | envelope (13) | first position u64 LE | head (bincode) | length, event (bincode) | ... |
 //! ```
+//! The envelope's schema version is that of all events, if they are of the same: one event seldom comes
+//! with others. If not, it is [`MIXED`], and each event begins with its own (u16 LE, counted in the
+//! length).
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::aggregate::Aggregate;
 use crate::codec::{self, CodecError, HEADER_LEN, ValueType};
+use crate::evolution::EventSchema;
 use crate::names::StreamName;
 
 /// Set when the command created the aggregate; its reply was 201.
@@ -19,6 +24,9 @@ pub const FLAG_CREATED: u8 = 1;
 pub const FLAG_REPRESENTATION: u8 = 2;
 /// Set when the entry node made up the idempotency key.
 pub const FLAG_GENERATED_KEY: u8 = 4;
+
+/// In place of a schema version: each event says its own.
+pub const MIXED: u16 = u16::MAX;
 
 /// The metadata of a record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,7 +111,28 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Encodes head and events; the position is filled in by [`Draft::finish`].
+    /// Encodes head and events, each in the version that its type has today.
+    ///
+    /// # Errors
+    /// When an event cannot be represented.
+    pub fn of<A: Aggregate>(
+        head: &RecordHead<'_>,
+        schema: &EventSchema<A::Event>,
+        events: &[A::Event],
+    ) -> Result<Self, CodecError> {
+        let mut versions = events.iter().map(|event| schema.version_of(event));
+        let first = versions.next().unwrap_or(1);
+        if versions.all(|version| version == first) {
+            return Self::new(head, first, events);
+        }
+        Self::build(head, MIXED, events, |out, event| {
+            let version = schema.version_of(event).to_le_bytes();
+            codec::append_sized_behind(out, &version, event)
+        })
+    }
+
+    /// Encodes head and events, all in the same version; the position is filled in by
+    /// [`Draft::finish`].
     ///
     /// # Errors
     /// When an event cannot be represented.
@@ -112,13 +141,21 @@ impl Draft {
         event_schema_version: u16,
         events: &[E],
     ) -> Result<Self, CodecError> {
-        let bytes = codec::draft(ValueType::Record, event_schema_version, 256, |out| {
+        Self::build(head, event_schema_version, events, |out, event| {
+            codec::append_sized_behind(out, &[], event)
+        })
+    }
+
+    fn build<E>(
+        head: &RecordHead<'_>,
+        version: u16,
+        events: &[E],
+        append: impl Fn(&mut Vec<u8>, &E) -> Result<(), CodecError>,
+    ) -> Result<Self, CodecError> {
+        let bytes = codec::draft(ValueType::Record, version, 256, |out| {
             out.extend_from_slice(&[0; 8]);
             codec::append(out, head)?;
-            for event in events {
-                codec::append_sized(out, event)?;
-            }
-            Ok(())
+            events.iter().try_for_each(|event| append(out, event))
         })?;
         Ok(Self {
             bytes,
@@ -149,10 +186,19 @@ impl Draft {
     }
 }
 
+/// An event as it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredEvent<'a> {
+    /// The version of its type.
+    pub version: u16,
+    /// Its bytes.
+    pub bytes: &'a [u8],
+}
+
 /// A record being read.
 #[derive(Debug)]
 pub struct RecordView<'a> {
-    /// Schema version of the events.
+    /// Schema version of the events, or [`MIXED`].
     pub event_schema_version: u16,
     /// Position number of the first event.
     pub first_position: u64,
@@ -181,12 +227,20 @@ impl<'a> RecordView<'a> {
     }
 
     /// The encoded events, in order.
-    pub fn events(&self) -> impl Iterator<Item = Result<&'a [u8], CodecError>> {
+    pub fn events(&self) -> impl Iterator<Item = Result<StoredEvent<'a>, CodecError>> {
         let mut rest = self.events;
+        let common = self.event_schema_version;
         (0..self.head.event_count).map(move |_| {
-            let (event, tail) = codec::take_sized(rest)?;
+            let (bytes, tail) = codec::take_sized(rest)?;
             rest = tail;
-            Ok(event)
+            if common != MIXED {
+                let version = common;
+                return Ok(StoredEvent { version, bytes });
+            }
+            let short = CodecError::Short { len: bytes.len() };
+            let (version, bytes) = bytes.split_first_chunk::<2>().ok_or(short)?;
+            let version = u16::from_le_bytes(*version);
+            Ok(StoredEvent { version, bytes })
         })
     }
 }
@@ -214,7 +268,7 @@ mod tests {
         assert_eq!(view.head, head);
         let events: Vec<String> = view
             .events()
-            .map(|e| codec::from_bytes(e.unwrap()).unwrap())
+            .map(|e| codec::from_bytes(e.unwrap().bytes).unwrap())
             .collect();
         assert_eq!(events, ["one", "two"]);
         let record = Record::from_stored(bytes).unwrap();

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use self::erased::Typed;
 pub(crate) use self::erased::{AnswerReceiver, ErasedType};
 use crate::aggregate::{Aggregate, Justification};
+use crate::evolution::{self, UpcasterError};
 use crate::history::RecordedEvent;
 use crate::names::ShardId;
 use crate::record::Record;
@@ -35,8 +36,6 @@ pub struct TypeDescription {
     pub justifications: Vec<Justification>,
     /// Read models that serve it.
     pub views: Vec<&'static str>,
-    /// The events' schema version.
-    pub event_schema_version: u16,
 }
 
 /// One command, event or rejection.
@@ -48,6 +47,8 @@ pub struct VariantDescription {
     pub description: String,
     /// JSON Schema of its fields: always an object.
     pub schema: Value,
+    /// Of an event: the version of these fields. 1 for everything else.
+    pub version: u16,
 }
 
 /// Every type that this node knows.
@@ -151,6 +152,14 @@ pub enum RegistrationError {
         /// `commands`, `events` or `rejections`.
         what: &'static str,
     },
+    /// Its upcasters fit no event type.
+    #[error("`{name}`: {source}")]
+    Upcasters {
+        /// The type's name.
+        name: &'static str,
+        /// What is wrong with them.
+        source: UpcasterError,
+    },
 }
 
 fn describe<A: Aggregate>() -> Result<TypeDescription, RegistrationError> {
@@ -158,16 +167,26 @@ fn describe<A: Aggregate>() -> Result<TypeDescription, RegistrationError> {
         name: A::TYPE,
         what,
     };
+    let mut events = variants::<A::Event>().ok_or(not_an_enum("events"))?;
+    let schema = evolution::schema_of::<A>();
+    schema
+        .check()
+        .map_err(|source| RegistrationError::Upcasters {
+            name: A::TYPE,
+            source,
+        })?;
+    for event in &mut events {
+        event.version = schema.version(&event.name);
+    }
     Ok(TypeDescription {
         name: A::TYPE,
         description: A::DESCRIPTION,
         commands: variants::<A::Command>().ok_or(not_an_enum("commands"))?,
-        events: variants::<A::Event>().ok_or(not_an_enum("events"))?,
+        events,
         rejections: variants::<A::Rejection>().ok_or(not_an_enum("rejections"))?,
         state: schemars::schema_for!(A::State).to_value(),
         justifications: A::justifications(),
         views: A::views(),
-        event_schema_version: A::EVENT_SCHEMA_VERSION,
     })
 }
 
@@ -197,6 +216,7 @@ fn variants<T: JsonSchema>() -> Option<Vec<VariantDescription>> {
                 name: name.clone(),
                 description,
                 schema: self_contained(schema, definitions.as_ref()),
+                version: 1,
             });
         }
     }
@@ -208,6 +228,7 @@ fn bare(name: &str) -> VariantDescription {
         name: name.to_owned(),
         description: String::new(),
         schema: json!({"type": "object", "properties": {}, "additionalProperties": false}),
+        version: 1,
     }
 }
 

@@ -5,7 +5,8 @@
 
 use serde::de::value::StrDeserializer;
 use serde::de::{
-    DeserializeOwned, DeserializeSeed, EnumAccess, IntoDeserializer, VariantAccess, Visitor,
+    Deserialize, DeserializeOwned, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess,
+    VariantAccess, Visitor,
 };
 use serde::ser::{self, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -19,7 +20,41 @@ pub fn variant_name<T: Serialize + ?Sized>(value: &T) -> Option<&'static str> {
     }
 }
 
-/// A variant's fields as a JSON object.
+/// The names of an enum's variants as serde knows them, in order; `None` when the type is not an enum.
+pub fn variant_names<T: DeserializeOwned>() -> Option<&'static [&'static str]> {
+    let mut names = None;
+    // It fails on purpose, once it has heard the names.
+    let _failed = T::deserialize(NamesFinder(&mut names));
+    names
+}
+
+struct NamesFinder<'a>(&'a mut Option<&'static [&'static str]>);
+
+impl<'de> serde::Deserializer<'de> for NamesFinder<'_> {
+    type Error = serde::de::value::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Self::Error> {
+        Err(serde::de::Error::custom("not an enum"))
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        variants: &'static [&'static str],
+        _visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        *self.0 = Some(variants);
+        Err(serde::de::Error::custom("only the names were wanted"))
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
+        unit unit_struct newtype_struct seq tuple tuple_struct map struct identifier ignored_any
+    }
+}
+
+/// A variant's fields as a JSON object. Optional fields that are absent are left out, so that an event
+/// which does not use a new one looks as it did before.
 ///
 /// # Errors
 /// When the fields cannot be written as JSON.
@@ -35,7 +70,52 @@ pub fn variant_fields<T: Serialize>(
         .and_then(|s| s.strip_prefix("\":"))
         .and_then(|s| s.strip_suffix('}'))
         .unwrap_or("{}");
-    RawValue::from_string(inner.to_owned())
+    without_nulls(inner.to_owned())
+}
+
+/// A JSON object without those of its members that are null.
+pub(crate) fn without_nulls(json: String) -> Result<Box<RawValue>, serde_json::Error> {
+    if !json.contains(":null") {
+        return RawValue::from_string(json);
+    }
+    let members: Members<'_> = serde_json::from_str(&json)?;
+    let mut out = String::with_capacity(json.len());
+    for (name, value) in members.0.iter().filter(|(_, value)| value.get() != "null") {
+        out.push(if out.is_empty() { '{' } else { ',' });
+        out.push_str(&serde_json::to_string(name)?);
+        out.push(':');
+        out.push_str(value.get());
+    }
+    if out.is_empty() {
+        out.push('{');
+    }
+    out.push('}');
+    RawValue::from_string(out)
+}
+
+/// The members of an object in their order.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Vec<(String, &'de RawValue)>;
+
+            fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                out.write_str("an object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(members)
+            }
+        }
+        deserializer.deserialize_map(Collect).map(Members)
+    }
 }
 
 /// A rejection's code and fields.

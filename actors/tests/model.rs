@@ -123,7 +123,7 @@ impl Sequential {
             let view = phalanx_actors::record::RecordView::open(&record.bytes).unwrap();
             let id = record.stream.id().parse().unwrap();
             let events = phalanx_actors::fold::decode_events::<Tally>(&view).unwrap();
-            let json = serde_json::to_value(&events[0]).unwrap();
+            let json = serde_json::to_value(&events[0].events()[0]).unwrap();
             let (kind, fields) = json.as_object().unwrap().iter().next().unwrap();
             let amount = fields["amount"].as_i64().unwrap();
             let signed = if kind == "Added" { amount } else { -amount };

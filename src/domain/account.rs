@@ -10,6 +10,7 @@
 //!   history with a late payment inserted before it derives another amount from the same rate.
 //! - Owner and currency are taken as they are given.
 
+use phalanx_actors::evolution::{Upcasters, first};
 use phalanx_actors::{Aggregate, Context, Justification};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -65,6 +66,9 @@ pub enum AccountCommand {
     Deposit {
         /// How much, in cents, above 0.
         amount_cents: i64,
+        /// What it is for, in the words of whoever pays.
+        #[serde(default)]
+        reference: Option<String>,
     },
     /// Pays money out, at most the balance.
     Withdraw {
@@ -99,6 +103,8 @@ pub enum AccountEvent {
     MoneyDeposited {
         /// How much, in cents.
         amount_cents: i64,
+        /// What it is for.
+        reference: Option<String>,
     },
     /// Money was paid out.
     MoneyWithdrawn {
@@ -119,6 +125,12 @@ pub enum AccountEvent {
     },
     /// The account was closed.
     AccountClosed {},
+}
+
+/// `MoneyDeposited` as it was first released.
+#[derive(Serialize, Deserialize)]
+struct MoneyDepositedV1 {
+    amount_cents: i64,
 }
 
 /// Why an account refuses a command.
@@ -184,7 +196,7 @@ impl Aggregate for Account {
                 state.status = AccountStatus::Open;
             }
             // `decide` lets no amount through that saturates; a hypothetical history may.
-            AccountEvent::MoneyDeposited { amount_cents }
+            AccountEvent::MoneyDeposited { amount_cents, .. }
             | AccountEvent::PremiumReceived { amount_cents }
             | AccountEvent::InterestCredited { amount_cents, .. } => {
                 state.balance_cents = state.balance_cents.saturating_add(*amount_cents);
@@ -194,6 +206,16 @@ impl Aggregate for Account {
             }
             AccountEvent::AccountClosed {} => state.status = AccountStatus::Closed,
         }
+    }
+
+    fn upcasters() -> Upcasters<AccountEvent> {
+        Upcasters::default().event(
+            "MoneyDeposited",
+            first::<MoneyDepositedV1>().now(|old| AccountEvent::MoneyDeposited {
+                amount_cents: old.amount_cents,
+                reference: None,
+            }),
+        )
     }
 
     fn justifications() -> Vec<Justification> {
@@ -226,9 +248,15 @@ fn decide_open(
 ) -> Result<AccountEvent, AccountRejection> {
     match command {
         AccountCommand::OpenAccount { .. } => Err(AccountRejection::AccountAlreadyOpen),
-        AccountCommand::Deposit { amount_cents } => {
+        AccountCommand::Deposit {
+            amount_cents,
+            reference,
+        } => {
             check_credit(balance_cents, amount_cents)?;
-            Ok(AccountEvent::MoneyDeposited { amount_cents })
+            Ok(AccountEvent::MoneyDeposited {
+                amount_cents,
+                reference,
+            })
         }
         AccountCommand::ReceivePremium { amount_cents } => {
             check_credit(balance_cents, amount_cents)?;

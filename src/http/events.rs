@@ -16,7 +16,7 @@ use futures_util::future::select_all;
 use futures_util::stream::unfold;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Method, Response, request};
-use phalanx_actors::history::RecordedEvent;
+use phalanx_actors::history::{RecordedEvent, parts};
 use phalanx_actors::names::Position;
 use phalanx_actors::ports::{Feed, FeedCursor};
 use phalanx_actors::record::Record;
@@ -83,7 +83,7 @@ pub(crate) fn answer(
         feed,
         cursors: (0..)
             .zip(&start)
-            .map(|(shard, number)| FeedCursor::after(shard, *number))
+            .map(|(shard, seen)| FeedCursor::after(shard, seen.whole()))
             .collect(),
         seen: start,
         types,
@@ -126,16 +126,52 @@ fn words(list: Option<&str>) -> Vec<String> {
     words.map(str::to_owned).collect()
 }
 
+/// Up to where a reader has seen a shard.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Seen {
+    /// The last position that it has seen, at least in part.
+    number: u64,
+    /// How many parts of the event there it has seen, if that was split and there are more; else 0.
+    parts: usize,
+}
+
+impl Seen {
+    fn all(number: u64) -> Self {
+        Self { number, parts: 0 }
+    }
+
+    /// The last position that it has seen as a whole.
+    fn whole(self) -> u64 {
+        self.number - u64::from(self.parts > 0)
+    }
+
+    /// Whether it has seen a part, counted from 0, of the event at a position.
+    fn covers(self, number: u64, part: usize) -> bool {
+        let within = number == self.number && (self.parts == 0 || part < self.parts);
+        number < self.number || within
+    }
+
+    /// Reads `shard:number`, or `shard:number.parts`.
+    fn parse(text: &str) -> Option<(u32, Self)> {
+        let (position, parts) = match text.split_once('.') {
+            None => (text, 0),
+            Some((position, parts)) => (position, parts.parse().ok().filter(|parts| *parts > 0)?),
+        };
+        let Position { shard, number } = position.parse().ok()?;
+        (number > 0 || parts == 0).then_some((shard, Self { number, parts }))
+    }
+}
+
 /// Up to where a reader has seen each shard. A shard that is not named has not been seen.
-fn seen(app: &App, feed: &dyn Feed, positions: &str) -> Option<Vec<u64>> {
+fn seen(app: &App, feed: &dyn Feed, positions: &str) -> Option<Vec<Seen>> {
     let shards = app.router.shards();
     match positions {
-        "start" => Some((0..shards).map(|_| 0).collect()),
+        "start" => Some((0..shards).map(|_| Seen::default()).collect()),
         // What this node has answered may be a moment ahead of what the feed shows.
         "now" => {
             let newest = |s| {
-                feed.committed_position(s)
-                    .max(app.router.released_position(s))
+                let committed = feed.committed_position(s);
+                Seen::all(committed.max(app.router.released_position(s)))
             };
             Some((0..shards).map(newest).collect())
         }
@@ -143,12 +179,12 @@ fn seen(app: &App, feed: &dyn Feed, positions: &str) -> Option<Vec<u64>> {
     }
 }
 
-fn seen_in_list(list: &str, shards: u32) -> Option<Vec<u64>> {
-    let mut seen: Vec<Option<u64>> = (0..shards).map(|_| None).collect();
+fn seen_in_list(list: &str, shards: u32) -> Option<Vec<Seen>> {
+    let mut seen: Vec<Option<Seen>> = (0..shards).map(|_| None).collect();
     for position in list.split(',') {
-        let position: Position = position.parse().ok()?;
-        let slot = seen.get_mut(usize::try_from(position.shard).ok()?)?;
-        if slot.replace(position.number).is_some() {
+        let (shard, place) = Seen::parse(position)?;
+        let slot = seen.get_mut(usize::try_from(shard).ok()?)?;
+        if slot.replace(place).is_some() {
             return None;
         }
     }
@@ -161,7 +197,7 @@ struct Reader {
     feed: Arc<dyn Feed>,
     cursors: Vec<FeedCursor>,
     /// What the client has seen, by shard; a cursor may be ahead within its record.
-    seen: Vec<u64>,
+    seen: Vec<Seen>,
     types: Vec<String>,
     events: Vec<String>,
     /// The shard that is read first, so that a busy one does not keep the others waiting.
@@ -259,19 +295,34 @@ impl Reader {
         if wanted && self.app.router.types().get(kind).is_some() {
             let shard_id = u32::try_from(shard).unwrap_or(u32::MAX);
             let events = self.app.router.types().events(shard_id, record)?;
-            for event in events.iter().filter(|e| e.position.number > seen) {
-                self.put(shard, record, event, piece);
+            let mut rest = parts(&events).peekable();
+            while let Some((part, event)) = rest.next() {
+                let more = rest.peek().is_some_and(|(part, _)| *part > 0);
+                if !seen.covers(event.position.number, part) {
+                    self.put(shard, record, (part, event), more, piece);
+                }
             }
         }
         if let Some(seen) = self.seen.get_mut(shard) {
-            *seen = last.max(*seen);
+            *seen = Seen::all(last.max(seen.number));
         }
         Ok(())
     }
 
-    fn put(&mut self, shard: usize, record: &Record, event: &RecordedEvent, piece: &mut BytesMut) {
+    /// Sends one event, if it is wanted. `more` says that further parts of it follow.
+    fn put(
+        &mut self,
+        shard: usize,
+        record: &Record,
+        (part, event): (usize, &RecordedEvent),
+        more: bool,
+        piece: &mut BytesMut,
+    ) {
         if let Some(seen) = self.seen.get_mut(shard) {
-            *seen = event.position.number;
+            *seen = Seen {
+                number: event.position.number,
+                parts: if more { part + 1 } else { 0 },
+            };
         }
         let wanted = self.events.is_empty() || self.events.iter().any(|e| *e == event.event_type);
         if !wanted {
@@ -279,7 +330,7 @@ impl Reader {
         }
         self.put_id(piece);
         piece.put_slice(b"data: ");
-        put_event(piece, &record.stream, event);
+        put_event(piece, &record.stream, event, part);
         piece.put_slice(b"\n\n");
         self.app.metrics.streamed.increment(1);
     }
@@ -288,13 +339,17 @@ impl Reader {
     fn put_id(&self, out: &mut BytesMut) {
         out.put_slice(b"id: ");
         let mut first = true;
-        for (shard, number) in (0..).zip(&self.seen).filter(|(_, number)| **number > 0) {
+        for (shard, seen) in (0..).zip(&self.seen).filter(|(_, seen)| seen.number > 0) {
             if !std::mem::take(&mut first) {
                 out.put_u8(b',');
             }
             put_number(out, shard);
             out.put_u8(b':');
-            put_number(out, *number);
+            put_number(out, seen.number);
+            if seen.parts > 0 {
+                out.put_u8(b'.');
+                put_number(out, seen.parts as u64);
+            }
         }
         out.put_u8(b'\n');
     }
@@ -303,7 +358,7 @@ impl Reader {
     fn heartbeat(&self) -> Bytes {
         let mut out = BytesMut::new();
         out.put_slice(b": alive\n");
-        if self.seen.iter().any(|number| *number > 0) {
+        if self.seen.iter().any(|seen| seen.number > 0) {
             self.put_id(&mut out);
         }
         out.put_u8(b'\n');
@@ -333,12 +388,36 @@ mod tests {
 
     #[test]
     fn a_list_names_each_shard_at_most_once_and_only_those_that_exist() {
-        assert_eq!(seen_in_list("2:17,0:4", 3), Some(vec![4, 0, 17]));
+        let part_of = |number, parts| Seen { number, parts };
+        let seen = |list| seen_in_list(list, 3);
+        assert_eq!(
+            seen("2:17,0:4"),
+            Some(vec![Seen::all(4), Seen::all(0), Seen::all(17)])
+        );
+        assert_eq!(
+            seen("1:9.2"),
+            Some(vec![Seen::all(0), part_of(9, 2), Seen::all(0)])
+        );
         for bad in [
-            "", "x", "0", "0:", "0:1,0:2", "3:1", "0:1,", "-1:2", "0:1;1:2",
+            "", "x", "0", "0:", "0:1,0:2", "3:1", "0:1,", "-1:2", "0:1;1:2", "0:1.0", "0:1.",
+            "0:0.1", "0:1.x", "0:1.2.3",
         ] {
             assert_eq!(seen_in_list(bad, 3), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_place_between_two_parts_covers_those_before_it() {
+        let seen = Seen {
+            number: 9,
+            parts: 2,
+        };
+        assert_eq!(seen.whole(), 8);
+        let covered = [(8, 5), (9, 0), (9, 1)].map(|(number, part)| seen.covers(number, part));
+        assert_eq!(covered, [true; 3]);
+        let ahead = [(9, 2), (10, 0)].map(|(number, part)| seen.covers(number, part));
+        assert_eq!(ahead, [false; 2]);
+        assert!(Seen::all(9).covers(9, 7) && !Seen::all(9).covers(10, 0));
     }
 
     #[test]

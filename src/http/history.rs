@@ -5,7 +5,7 @@
 use bytes::{BufMut, BytesMut};
 use http::header::LINK;
 use http::{HeaderValue, StatusCode, request};
-use phalanx_actors::history::{HistoryPage, RecordedEvent};
+use phalanx_actors::history::{HistoryPage, RecordedEvent, parts};
 use phalanx_actors::names::StreamName;
 
 use super::answers::timed_out;
@@ -94,21 +94,35 @@ fn batch(stream: &StreamName, events: &[RecordedEvent]) -> BytesMut {
     let data: usize = events.iter().map(|event| event.data.get().len()).sum();
     let mut out = BytesMut::with_capacity(data + 512 * (events.len() + 1));
     out.put_u8(b'[');
-    for (at, event) in events.iter().enumerate() {
-        if at > 0 {
+    for (part, event) in parts(events) {
+        if out.len() > 1 {
             out.put_u8(b',');
         }
-        put_event(&mut out, stream, event);
+        put_event(&mut out, stream, event, part);
     }
     out.put_u8(b']');
     out
 }
 
-pub(crate) fn put_event(out: &mut BytesMut, stream: &StreamName, event: &RecordedEvent) {
+/// Renders an event. `part` is above 0 for the later parts of a stored event that was split: they have
+/// its sequence number, and an id of their own.
+pub(crate) fn put_event(
+    out: &mut BytesMut,
+    stream: &StreamName,
+    event: &RecordedEvent,
+    part: usize,
+) {
     let (kind, id) = (stream.aggregate_type(), stream.id());
     let name = &*event.event_type;
+    let (suffix, attribute) = match part {
+        0 => Default::default(),
+        part => (
+            format!(".{}", part + 1),
+            format!(",\"part\":\"{}\"", part + 1),
+        ),
+    };
     let head = format!(
-        "{{\"specversion\":\"1.0\",\"id\":\"{kind}/{id}/{number}\",\
+        "{{\"specversion\":\"1.0\",\"id\":\"{kind}/{id}/{number}{suffix}\",\
          \"source\":\"/v1/aggregates/{kind}/{id}\",\"type\":\"{name}\",\"subject\":\"{id}\",\
          \"time\":\"{time}\",\"datacontenttype\":\"application/json\",\
          \"dataschema\":\"/v1/types/{kind}/events/{name}/{version}\",\"sequence\":\"",
@@ -121,6 +135,7 @@ pub(crate) fn put_event(out: &mut BytesMut, stream: &StreamName, event: &Recorde
     out.put_slice(b"\",\"position\":\"");
     put_position(out, event.position);
     out.put_u8(b'"');
+    out.put_slice(attribute.as_bytes());
     // An attribute must not be empty: one that is unknown is left out.
     for (attribute, value) in [
         ("causationid", &event.causation_id),
@@ -166,8 +181,15 @@ mod tests {
             correlation_id: "c".to_owned(),
             traceparent: String::new(),
         };
-        let rendered = batch(&stream, &[event]);
-        let json: serde_json::Value = serde_json::from_slice(&rendered).unwrap();
+        // As if it were the two parts of one that was split.
+        let rendered = batch(&stream, &[event.clone(), event]);
+        let mut json: serde_json::Value = serde_json::from_slice(&rendered).unwrap();
+        let second = json.as_array_mut().unwrap().pop().unwrap();
+        assert_eq!(second["id"], "account/a-1/3.2");
+        assert_eq!(
+            (&second["sequence"], &second["part"]),
+            (&"3".into(), &"2".into())
+        );
         assert_eq!(
             json,
             serde_json::json!([{

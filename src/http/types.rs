@@ -30,9 +30,8 @@ pub(crate) fn event_schema(app: &App, kind: &str, event: &str, version: &str) ->
     let name = type_name(app, kind)?;
     let schema = app.router.types().get(name).and_then(|description| {
         let event = decode(event)?;
-        let current = description.event_schema_version.to_string();
         let found = description.events.iter().find(|e| e.name == event)?;
-        (version == current).then(|| found.schema.to_string())
+        (version == found.version.to_string()).then(|| found.schema.to_string())
     });
     match schema {
         Some(schema) => Ok(typed(StatusCode::OK, "application/schema+json", schema)),
@@ -54,13 +53,21 @@ fn describe(description: &TypeDescription) -> Value {
         "name": description.name,
         "description": description.description,
         "commands": variants(&description.commands),
-        "events": variants(&description.events),
-        "event_schema_version": description.event_schema_version,
+        "events": events(&description.events),
         "rejections": variants(&description.rejections),
         "state": description.state,
         "justifications": description.justifications,
         "views": description.views,
     })
+}
+
+/// Events have a version besides.
+fn events(events: &[VariantDescription]) -> Vec<Value> {
+    let mut described = variants(events);
+    for (event, json) in events.iter().zip(&mut described) {
+        json["schema_version"] = event.version.into();
+    }
+    described
 }
 
 fn variants(variants: &[VariantDescription]) -> Vec<Value> {

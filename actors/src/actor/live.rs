@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use super::message::{CommandMessage, Key};
 use super::quarantined;
 use crate::aggregate::{Aggregate, Context};
+use crate::evolution::{self, EventSchema};
 use crate::fold::{self, Bound, Folded};
 use crate::incarnation::Incarnation;
 use crate::metrics::CommandMetrics;
@@ -25,6 +26,7 @@ use crate::variant;
 /// A serving aggregate.
 pub(crate) struct Live<A: Aggregate> {
     folded: Folded<A>,
+    schema: &'static EventSchema<A::Event>,
     /// Ticket of the newest record in the state; 0 when all of it was loaded.
     ticket: u64,
     /// Sequence number of the newest snapshot.
@@ -90,6 +92,7 @@ impl<A: Aggregate> Live<A> {
         Ok(Self {
             keys_in_journal: folded.sequence > 0,
             folded,
+            schema: evolution::schema_of::<A>(),
             ticket: 0,
             snapshot_sequence,
             keys: VecDeque::new(),
@@ -271,8 +274,8 @@ impl<A: Aggregate> Live<A> {
             ),
             traceparent: request.traceparent,
         };
-        let draft = Draft::new(&head, A::EVENT_SCHEMA_VERSION, &events)
-            .map_err(|error| error.to_string())?;
+        let draft =
+            Draft::of::<A>(&head, self.schema, &events).map_err(|error| error.to_string())?;
         let record = NewRecord {
             draft,
             stream: stream.clone(),
@@ -418,7 +421,6 @@ fn replay_answer<A: Aggregate>(
     if view.head.fingerprint != message.fingerprint {
         return Ok(Some(Answer::KeyReused));
     }
-    let events = fold::decode_events::<A>(&view).map_err(|error| error.to_string())?;
     let representation = view.head.flags & FLAG_REPRESENTATION != 0;
     Ok(Some(Answer::Accepted(Accepted {
         stream: stream.clone(),
@@ -429,7 +431,7 @@ fn replay_answer<A: Aggregate>(
         },
         created: view.head.flags & FLAG_CREATED != 0,
         replayed: true,
-        events: event_views::<A>(&events, record.first_sequence, representation)?.into(),
+        events: stored_views::<A>(&view, representation)?.into(),
     })))
 }
 
@@ -447,6 +449,32 @@ fn event_views<A: Aggregate>(
                 Some(fields.map_err(|error| error.to_string())?)
             } else {
                 None
+            };
+            Ok(EventView {
+                event_type: event_type.into(),
+                sequence_number,
+                data,
+            })
+        })
+        .collect()
+}
+
+/// The events of a stored record as the first reply showed them, whatever became of their types since.
+fn stored_views<A: Aggregate>(
+    view: &RecordView<'_>,
+    representation: bool,
+) -> Result<Vec<EventView>, String> {
+    let schema = evolution::schema_of::<A>();
+    (view.head.first_sequence..)
+        .zip(view.events())
+        .map(|(sequence_number, stored)| {
+            let stored = stored.map_err(|error| error.to_string())?;
+            let (event_type, data) = if representation {
+                let (event_type, data) = schema.as_stored(&stored)?;
+                (event_type, Some(data))
+            } else {
+                let known = schema.identify(&stored);
+                (known.ok_or("an event of an unknown type")?.0, None)
             };
             Ok(EventView {
                 event_type: event_type.into(),

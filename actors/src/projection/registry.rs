@@ -10,6 +10,7 @@ use super::rows::Rows;
 use super::table::{Table, is_name};
 use super::{EventMeta, Handled, HandlerError, Projection};
 use crate::aggregate::Aggregate;
+use crate::evolution::Upcast;
 use crate::fold::{self, guarded};
 use crate::names::{Position, ShardId, StreamName};
 use crate::record::{Record, RecordView};
@@ -67,20 +68,23 @@ impl<A: Aggregate> Debug for Typed<A> {
 }
 
 impl<A: Aggregate> Typed<A> {
+    /// One for each stored event; those of which no part is wanted are left out.
     fn bodies(&self, record: &Record) -> Result<Vec<Option<Box<dyn Body>>>, String> {
         let view = RecordView::open(&record.bytes).map_err(|e| e.to_string())?;
         let events = fold::decode_events::<A>(&view).map_err(|e| e.to_string())?;
-        let body = |event: A::Event| {
-            let wanted = match &self.only {
-                None => true,
-                Some(only) => variant::variant_name(&event).is_some_and(|n| only.contains(&n)),
+        let wanted = |event: &A::Event| match &self.only {
+            None => true,
+            Some(only) => variant::variant_name(event).is_some_and(|n| only.contains(&n)),
+        };
+        let body = |upcast: Upcast<A::Event>| {
+            let upcast = match upcast {
+                Upcast::One(event) if wanted(&event) => Upcast::One(event),
+                Upcast::Parts(parts) => Upcast::Parts(parts.into_iter().filter(wanted).collect()),
+                Upcast::One(_) | Upcast::Dropped(_) => return None,
             };
-            wanted.then(|| {
-                Box::new(TypedBody::<A> {
-                    event,
-                    handler: self.handler,
-                }) as Box<dyn Body>
-            })
+            let handler = self.handler;
+            let any = !upcast.events().is_empty();
+            any.then(|| Box::new(TypedBody::<A> { upcast, handler }) as Box<dyn Body>)
         };
         Ok(events.into_iter().map(body).collect())
     }
@@ -122,24 +126,26 @@ trait Body: Debug + Send + Sync {
     fn name(&self) -> Option<&'static str>;
 }
 
+/// What one stored event is today. Its parts are handled together or not at all.
 struct TypedBody<A: Aggregate> {
-    event: A::Event,
+    upcast: Upcast<A::Event>,
     handler: HandlerFn<A>,
 }
 
 impl<A: Aggregate> Debug for TypedBody<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.event.fmt(f)
+        self.upcast.fmt(f)
     }
 }
 
 impl<A: Aggregate> Body for TypedBody<A> {
     fn apply(&self, meta: &EventMeta<'_>, rows: &mut Rows<'_>) -> Handled {
-        (self.handler)(&self.event, meta, rows)
+        let mut events = self.upcast.events().iter();
+        events.try_for_each(|event| (self.handler)(event, meta, rows))
     }
 
     fn name(&self) -> Option<&'static str> {
-        variant::variant_name(&self.event)
+        variant::variant_name(self.upcast.events().first()?)
     }
 }
 
@@ -173,7 +179,8 @@ impl DecodedEvent {
         body.apply(&meta, rows)
     }
 
-    /// The event's name; `None` when it could not be decoded.
+    /// The event's name, that of the first part of one that was split; `None` when it could not be
+    /// decoded.
     #[must_use]
     pub fn event_type(&self) -> Option<&'static str> {
         self.body.as_ref().ok().and_then(|body| body.name())

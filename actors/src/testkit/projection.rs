@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
 use crate::aggregate::Aggregate;
+use crate::evolution::schema_of;
 use crate::names::StreamName;
 use crate::projection::{
     DecodedEvent, Key, Loaded, Projection, ProjectionDefinition, Row, Run, Value, Workspace,
@@ -81,7 +82,7 @@ impl<P: Projection> Projecting<P> {
             flags: 0,
             traceparent: "",
         };
-        let record = Draft::new(&head, A::EVENT_SCHEMA_VERSION, &[event])
+        let record = Draft::of::<A>(&head, schema_of::<A>(), &[event])
             .and_then(|draft| Record::from_stored(draft.finish(position)));
         self.records
             .push(record.unwrap_or_else(|error| panic!("{error}")));

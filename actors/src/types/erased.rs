@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::actor::{AggregateMessage, CommandMessage, Key};
 use crate::aggregate::Aggregate;
+use crate::evolution;
 use crate::fold::{self, Bound, LoadError};
 use crate::history::{At, RecordedEvent};
 use crate::incarnation::Incarnation;
@@ -174,10 +175,12 @@ fn recorded_events<A: Aggregate>(
 ) -> Result<Vec<RecordedEvent>, String> {
     let view = RecordView::open(&record.bytes).map_err(|e| e.to_string())?;
     let events = fold::decode_events::<A>(&view).map_err(|e| e.to_string())?;
+    let schema = evolution::schema_of::<A>();
     let numbered = (record.first_sequence..).zip(record.first_position..);
     numbered
         .zip(&events)
         .filter(|((sequence, _), _)| *sequence >= from)
+        .flat_map(|(numbers, upcast)| upcast.events().iter().map(move |event| (numbers, event)))
         .map(|((sequence_number, number), event)| {
             let event_type = variant::variant_name(event).ok_or("an event must be an enum")?;
             let data = variant::variant_fields(event, event_type).map_err(|e| e.to_string())?;
@@ -186,7 +189,7 @@ fn recorded_events<A: Aggregate>(
                 sequence_number,
                 position: Position { shard, number },
                 time: Timestamp::from_microsecond(view.head.time_us).unwrap_or_default(),
-                schema_version: view.event_schema_version,
+                schema_version: schema.version(event_type),
                 data,
                 causation_id: view.head.key.to_owned(),
                 correlation_id: correlation(view.head.traceparent, view.head.key),

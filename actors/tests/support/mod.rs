@@ -18,7 +18,6 @@ mod tally;
 use std::sync::Arc;
 use std::time::Duration;
 
-use phalanx_actors::CommandModel;
 use phalanx_actors::admission::{Admission, AdmissionLimits};
 use phalanx_actors::incarnation::{ResidencyLimits, Services};
 use phalanx_actors::model::TypeRegistry;
@@ -27,6 +26,7 @@ use phalanx_actors::passivation;
 use phalanx_actors::request::{Accepted, Answer, CommandRequest, FailureKind, Precondition};
 use phalanx_actors::sequencer::SequencerLimits;
 use phalanx_actors::shard::ShardHandle;
+use phalanx_actors::{Aggregate, CommandModel};
 use tokio::task::JoinHandle;
 
 pub use self::doubles::{ManualClock, MemoryJournal, ScriptedReplicator};
@@ -87,6 +87,21 @@ impl World {
 
     /// A node of its own, which leads nothing yet.
     pub async fn as_node(node: u64, journal: Arc<MemoryJournal>, options: Options) -> Self {
+        Self::build_of::<Tally>(node, journal, options).await
+    }
+
+    /// A build in which the type of [`stream`] is another one; serves in term 1.
+    pub async fn of<A: Aggregate>(journal: Arc<MemoryJournal>) -> Self {
+        let world = Self::build_of::<A>(1, journal, Options::default()).await;
+        world.lead(1).await;
+        world
+    }
+
+    async fn build_of<A: Aggregate>(
+        node: u64,
+        journal: Arc<MemoryJournal>,
+        options: Options,
+    ) -> Self {
         let clock = Arc::new(ManualClock::default());
         let replicator = Arc::new(ScriptedReplicator::new(Arc::clone(&journal)));
         let services = Arc::new(Services::new(
@@ -104,7 +119,7 @@ impl World {
         .await
         .unwrap();
         let mut types = TypeRegistry::default();
-        types.register::<Tally>().unwrap();
+        types.register::<A>().unwrap();
         let model = CommandModel::new(
             node,
             types,

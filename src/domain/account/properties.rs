@@ -30,7 +30,9 @@ fn command() -> impl Strategy<Value = AccountCommand> {
     prop_oneof![
         2 => (text(), text())
             .prop_map(|(owner, currency)| AccountCommand::OpenAccount { owner, currency }),
-        6 => amount_cents().prop_map(|amount_cents| AccountCommand::Deposit { amount_cents }),
+        6 => (amount_cents(), proptest::option::of("[a-z]{1,3}")).prop_map(
+            |(amount_cents, reference)| AccountCommand::Deposit { amount_cents, reference }
+        ),
         6 => amount_cents().prop_map(|amount_cents| AccountCommand::Withdraw { amount_cents }),
         2 => amount_cents()
             .prop_map(|amount_cents| AccountCommand::ReceivePremium { amount_cents }),
@@ -48,14 +50,14 @@ fn expected(balance: i128, command: &AccountCommand) -> Result<i128, AccountReje
         _ => Ok(amount),
     };
     match command {
-        AccountCommand::Deposit { amount_cents }
+        AccountCommand::Deposit { amount_cents, .. }
         | AccountCommand::Withdraw { amount_cents }
         | AccountCommand::ReceivePremium { amount_cents }
             if *amount_cents <= 0 =>
         {
             Err(AccountRejection::AmountNotPositive)
         }
-        AccountCommand::Deposit { amount_cents }
+        AccountCommand::Deposit { amount_cents, .. }
         | AccountCommand::ReceivePremium { amount_cents } => limited((*amount_cents).into()),
         AccountCommand::Withdraw { amount_cents } if i128::from(*amount_cents) > balance => {
             Err(AccountRejection::InsufficientFunds {
@@ -110,7 +112,7 @@ proptest! {
         random_commands::run::<Account>(commands, |_, _, answer, after| {
             for event in answer.iter().flatten() {
                 sum += match event {
-                    AccountEvent::MoneyDeposited { amount_cents }
+                    AccountEvent::MoneyDeposited { amount_cents, .. }
                     | AccountEvent::PremiumReceived { amount_cents }
                     | AccountEvent::InterestCredited { amount_cents, .. } => {
                         i128::from(*amount_cents)

@@ -35,6 +35,20 @@ fn credit_interest(text: &str) -> AccountCommand {
     }
 }
 
+fn deposit(amount_cents: i64) -> AccountCommand {
+    Deposit {
+        amount_cents,
+        reference: None,
+    }
+}
+
+fn deposited(amount_cents: i64) -> AccountEvent {
+    MoneyDeposited {
+        amount_cents,
+        reference: None,
+    }
+}
+
 fn nothing() -> Given<Account> {
     given([])
 }
@@ -44,7 +58,7 @@ fn open() -> Given<Account> {
 }
 
 fn open_with(amount_cents: i64) -> Given<Account> {
-    given([opened(), MoneyDeposited { amount_cents }])
+    given([opened(), deposited(amount_cents)])
 }
 
 fn closed() -> Given<Account> {
@@ -54,7 +68,7 @@ fn closed() -> Given<Account> {
 /// Every command but `OpenAccount`, with fields that an open account would accept.
 fn commands_for_an_open_account() -> [AccountCommand; 5] {
     [
-        Deposit { amount_cents: 1 },
+        deposit(1),
         Withdraw { amount_cents: 1 },
         ReceivePremium { amount_cents: 1 },
         credit_interest("1"),
@@ -108,10 +122,22 @@ fn a_closed_account_takes_no_other_command() {
 
 #[test]
 fn a_deposit_raises_the_balance() {
-    let after = open_with(100)
-        .when(Deposit { amount_cents: 50 })
-        .then([MoneyDeposited { amount_cents: 50 }]);
+    let after = open_with(100).when(deposit(50)).then([deposited(50)]);
     assert_eq!(after.state().balance_cents, 150);
+}
+
+#[test]
+fn a_deposit_keeps_what_it_is_for() {
+    let reference = || Some("rent, May".to_owned());
+    open()
+        .when(Deposit {
+            amount_cents: 50,
+            reference: reference(),
+        })
+        .then([MoneyDeposited {
+            amount_cents: 50,
+            reference: reference(),
+        }]);
 }
 
 #[test]
@@ -144,7 +170,7 @@ fn a_withdrawal_of_more_than_the_balance_is_refused() {
 fn an_amount_of_zero_or_less_is_refused() {
     for amount_cents in [0, -1, i64::MIN] {
         for command in [
-            Deposit { amount_cents },
+            deposit(amount_cents),
             Withdraw { amount_cents },
             ReceivePremium { amount_cents },
         ] {
@@ -167,7 +193,7 @@ fn a_rate_of_zero_or_less_is_refused() {
 #[test]
 fn a_balance_that_does_not_fit_is_refused() {
     for command in [
-        Deposit { amount_cents: 1 },
+        deposit(1),
         ReceivePremium { amount_cents: 1 },
         credit_interest("0.01"),
         credit_interest("999999999999999999"),
@@ -177,12 +203,8 @@ fn a_balance_that_does_not_fit_is_refused() {
             .then_rejected(AccountRejection::AmountTooLarge);
     }
     open()
-        .when(Deposit {
-            amount_cents: i64::MAX,
-        })
-        .then([MoneyDeposited {
-            amount_cents: i64::MAX,
-        }])
+        .when(deposit(i64::MAX))
+        .then([deposited(i64::MAX)])
         .when(Withdraw {
             amount_cents: i64::MAX,
         })
@@ -251,7 +273,7 @@ fn a_client_sees_the_events_of_the_contract() {
     assert_eq!(
         serde_json::to_value([
             opened(),
-            MoneyDeposited { amount_cents: 1 },
+            deposited(1),
             MoneyWithdrawn { amount_cents: 2 },
             PremiumReceived { amount_cents: 3 },
             InterestCredited {
@@ -263,7 +285,7 @@ fn a_client_sees_the_events_of_the_contract() {
         .unwrap(),
         json!([
             {"AccountOpened": {"owner": "ada", "currency": "EUR"}},
-            {"MoneyDeposited": {"amount_cents": 1}},
+            {"MoneyDeposited": {"amount_cents": 1, "reference": null}},
             {"MoneyWithdrawn": {"amount_cents": 2}},
             {"PremiumReceived": {"amount_cents": 3}},
             {"InterestCredited": {"rate_percent": "0.25", "amount_cents": 4}},
@@ -306,10 +328,7 @@ fn commands_are_read_as_the_contract_writes_them() {
             json!({"OpenAccount": {"owner": "ada", "currency": "EUR"}}),
             open_account(),
         ),
-        (
-            json!({"Deposit": {"amount_cents": 1}}),
-            Deposit { amount_cents: 1 },
-        ),
+        (json!({"Deposit": {"amount_cents": 1}}), deposit(1)),
         (
             json!({"Withdraw": {"amount_cents": 1}}),
             Withdraw { amount_cents: 1 },

@@ -60,7 +60,7 @@ fn handle(event: &AccountEvent, meta: &EventMeta<'_>, rows: &mut Rows<'_>) -> Ha
 /// What an event adds to the balance.
 pub(super) fn change_cents(event: &AccountEvent) -> i64 {
     match event {
-        AccountEvent::MoneyDeposited { amount_cents }
+        AccountEvent::MoneyDeposited { amount_cents, .. }
         | AccountEvent::PremiumReceived { amount_cents }
         | AccountEvent::InterestCredited { amount_cents, .. } => *amount_cents,
         AccountEvent::MoneyWithdrawn { amount_cents } => amount_cents.saturating_neg(),

@@ -15,7 +15,10 @@ fn opened(owner: &str, currency: &str) -> AccountEvent {
 }
 
 fn deposited(amount_cents: i64) -> AccountEvent {
-    AccountEvent::MoneyDeposited { amount_cents }
+    AccountEvent::MoneyDeposited {
+        amount_cents,
+        reference: None,
+    }
 }
 
 fn withdrawn(amount_cents: i64) -> AccountEvent {
@@ -173,7 +176,10 @@ mod folds {
             2 => prop_oneof![Just("EUR"), Just("CHF")].prop_map(|currency| {
                 AccountCommand::OpenAccount { owner: "ada".to_owned(), currency: currency.to_owned() }
             }),
-            6 => (0_i64..1_000).prop_map(|amount_cents| AccountCommand::Deposit { amount_cents }),
+            6 => (0_i64..1_000).prop_map(|amount_cents| AccountCommand::Deposit {
+            amount_cents,
+            reference: None,
+        }),
             4 => (0_i64..1_000).prop_map(|amount_cents| AccountCommand::Withdraw { amount_cents }),
             2 => (0_i64..500).prop_map(|amount_cents| AccountCommand::ReceivePremium { amount_cents }),
             1 => Just(AccountCommand::CreditInterest { rate_percent: "1.5".parse().unwrap() }),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use phalanx_actors::Aggregate;
+use phalanx_actors::evolution::schema_of;
 use phalanx_actors::names::{Position, ShardId, StreamName};
 use phalanx_actors::ports::SystemClock;
 use phalanx_actors::projection::ProjectionRegistry;
@@ -70,7 +71,7 @@ impl World {
             flags: 0,
             traceparent: "",
         };
-        let draft = Draft::new(&head, A::EVENT_SCHEMA_VERSION, events).unwrap();
+        let draft = Draft::of::<A>(&head, schema_of::<A>(), events).unwrap();
         let record = Record::from_stored(draft.finish(*position + 1)).unwrap();
         *sequence += events.len() as u64;
         *position += events.len() as u64;
@@ -108,7 +109,11 @@ impl World {
     }
 
     pub(super) fn deposit(&mut self, id: &str, amount_cents: i64) -> Position {
-        self.commit::<Account>(id, &[AccountEvent::MoneyDeposited { amount_cents }])
+        let deposited = AccountEvent::MoneyDeposited {
+            amount_cents,
+            reference: None,
+        };
+        self.commit::<Account>(id, &[deposited])
     }
 
     pub(super) fn options(&self) -> ProjectionOptions {

@@ -33,7 +33,7 @@ impl Projection for Deposits {
 }
 
 fn count(event: &AccountEvent, meta: &EventMeta<'_>, rows: &mut Rows<'_>) -> Handled {
-    let AccountEvent::MoneyDeposited { amount_cents } = event else {
+    let AccountEvent::MoneyDeposited { amount_cents, .. } = event else {
         return Err(HandlerError::refused("not asked for"));
     };
     let before = rows.get("deposits", meta.aggregate_id)?;
