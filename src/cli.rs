@@ -1,7 +1,7 @@
 //! The command line: its commands, its help and its exit codes.
 //!
 //! Owns the way from arguments to a call and back to an exit code. Refuses to know how a node runs:
-//! `serve` is handed in, so that a program with aggregates of its own has the same command line. A
+//! it is handed in, so that a program with aggregates of its own has the same command line. A
 //! further command is one variant of `Command`, one module and one arm in [`run`].
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong arguments or settings. Invariant: results go to standard
@@ -13,12 +13,14 @@ mod cluster;
 mod completions;
 mod output;
 mod serve;
+mod verify;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::node::NodeBuilder;
 use crate::settings::Settings;
 
 /// Exit code for arguments or settings that cannot be used.
@@ -55,6 +57,8 @@ enum Command {
     Serve(serve::Arguments),
     /// Check the settings and print every key, its value and where it came from
     CheckConfig(check_config::Arguments),
+    /// Find out whether this build understands a data directory as the one did that wrote it
+    Verify(verify::Arguments),
     /// Ask a running node about its cluster
     Cluster(cluster::Arguments),
     /// Drive a server with commands and fresh reads, and measure it
@@ -65,9 +69,22 @@ enum Command {
 
 /// Runs the command that the arguments name. The first argument is the name of the program.
 ///
-/// `serve` runs a node with valid settings, the log being set up, and returns the exit code of the
-/// process.
-pub fn run<I, T>(arguments: I, serve: impl FnOnce(Settings) -> ExitCode) -> ExitCode
+/// `node` tells what the node consists of: `serve` runs it, `verify` reads a journal with its types.
+pub fn run<I, T>(arguments: I, node: impl FnOnce() -> NodeBuilder) -> ExitCode
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    run_with(arguments, node, NodeBuilder::run)
+}
+
+/// The same; `serve` runs a node with valid settings, the log being set up, and returns the exit code
+/// of the process.
+fn run_with<I, T>(
+    arguments: I,
+    node: impl FnOnce() -> NodeBuilder,
+    serve: impl FnOnce(NodeBuilder, Settings) -> ExitCode,
+) -> ExitCode
 where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
@@ -77,8 +94,9 @@ where
         Err(answer) => return output::answer(&answer),
     };
     match cli.command {
-        Command::Serve(arguments) => arguments.run(serve),
+        Command::Serve(arguments) => arguments.run(|settings| serve(node(), settings)),
         Command::CheckConfig(arguments) => arguments.run(),
+        Command::Verify(arguments) => arguments.run(node()),
         Command::Cluster(arguments) => arguments.run(),
         Command::Bench(arguments) => crate::bench::run(*arguments),
         Command::Completions(arguments) => arguments.run::<Cli>(),
@@ -103,9 +121,10 @@ mod tests {
         std::fs::write(&file, "[node]\nid = 7\n").unwrap();
         let mut seen = None;
 
-        let code = run(
+        let code = run_with(
             ["phalanx", "serve", "--config", file.to_str().unwrap()],
-            |settings| {
+            NodeBuilder::default,
+            |_, settings| {
                 seen = Some(settings.node.id);
                 ExitCode::from(9)
             },

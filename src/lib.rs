@@ -15,6 +15,7 @@ pub mod projection;
 pub mod replication;
 pub mod settings;
 pub mod telemetry;
+pub mod verify;
 
 /// The program in this page must compile.
 #[cfg(doctest)]

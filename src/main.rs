@@ -10,7 +10,5 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let _armed = phalanx::failpoints::arm();
-    phalanx::cli::run(std::env::args_os(), |settings| {
-        Node::builder().samples().run(settings)
-    })
+    phalanx::cli::run(std::env::args_os(), || Node::builder().samples())
 }

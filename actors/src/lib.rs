@@ -22,9 +22,11 @@ pub mod record;
 pub mod request;
 pub mod sequencer;
 pub mod shard;
+pub mod state_hash;
 pub mod testkit;
 pub mod types;
 pub mod variant;
+pub mod verify;
 
 pub use aggregate::{Aggregate, Context, Justification};
 pub use model::CommandModel;

@@ -4,11 +4,11 @@
 //! the same bytes. Its position is patched in by the sequencer, which hands positions out in order.
 //!
 //! ```text
-//! | envelope (13) | first position u64 LE | head (bincode) | length, event (bincode) | ... |
+//! | envelope (13) | first position u64 LE | head (bincode) | length, event (bincode) | ... | state hash |
 //! ```
 //! The envelope's schema version is that of all events, if they are of the same: one event seldom comes
 //! with others. If not, it is [`MIXED`], and each event begins with its own (u16 LE, counted in the
-//! length).
+//! length). The hash of the state that the events led to is there if [`FLAG_STATE_HASH`] is set.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,7 @@ use crate::aggregate::Aggregate;
 use crate::codec::{self, CodecError, HEADER_LEN, ValueType};
 use crate::evolution::EventSchema;
 use crate::names::StreamName;
+use crate::state_hash::StateHash;
 
 /// Set when the command created the aggregate; its reply was 201.
 pub const FLAG_CREATED: u8 = 1;
@@ -24,6 +25,8 @@ pub const FLAG_CREATED: u8 = 1;
 pub const FLAG_REPRESENTATION: u8 = 2;
 /// Set when the entry node made up the idempotency key.
 pub const FLAG_GENERATED_KEY: u8 = 4;
+/// Set when a [`StateHash`] stands behind the events.
+pub const FLAG_STATE_HASH: u8 = 8;
 
 /// In place of a schema version: each event says its own.
 pub const MIXED: u16 = u16::MAX;
@@ -111,7 +114,8 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Encodes head and events, each in the version that its type has today.
+    /// Encodes head and events, each in the version that its type has today, and the hash of the state
+    /// that they led to, which must be there if the head's flags say so.
     ///
     /// # Errors
     /// When an event cannot be represented.
@@ -119,13 +123,17 @@ impl Draft {
         head: &RecordHead<'_>,
         schema: &EventSchema<A::Event>,
         events: &[A::Event],
+        state: Option<StateHash>,
     ) -> Result<Self, CodecError> {
+        debug_assert_eq!(state.is_some(), head.flags & FLAG_STATE_HASH != 0);
         let mut versions = events.iter().map(|event| schema.version_of(event));
         let first = versions.next().unwrap_or(1);
         if versions.all(|version| version == first) {
-            return Self::new(head, first, events);
+            return Self::build(head, first, events, state, |out, event| {
+                codec::append_sized_behind(out, &[], event)
+            });
         }
-        Self::build(head, MIXED, events, |out, event| {
+        Self::build(head, MIXED, events, state, |out, event| {
             let version = schema.version_of(event).to_le_bytes();
             codec::append_sized_behind(out, &version, event)
         })
@@ -141,7 +149,7 @@ impl Draft {
         event_schema_version: u16,
         events: &[E],
     ) -> Result<Self, CodecError> {
-        Self::build(head, event_schema_version, events, |out, event| {
+        Self::build(head, event_schema_version, events, None, |out, event| {
             codec::append_sized_behind(out, &[], event)
         })
     }
@@ -150,12 +158,17 @@ impl Draft {
         head: &RecordHead<'_>,
         version: u16,
         events: &[E],
+        state: Option<StateHash>,
         append: impl Fn(&mut Vec<u8>, &E) -> Result<(), CodecError>,
     ) -> Result<Self, CodecError> {
         let bytes = codec::draft(ValueType::Record, version, 256, |out| {
             out.extend_from_slice(&[0; 8]);
             codec::append(out, head)?;
-            events.iter().try_for_each(|event| append(out, event))
+            events.iter().try_for_each(|event| append(out, event))?;
+            if let Some(state) = state {
+                state.append(out);
+            }
+            Ok(())
         })?;
         Ok(Self {
             bytes,
@@ -224,6 +237,14 @@ impl<'a> RecordView<'a> {
             head,
             events,
         })
+    }
+
+    /// The hash of the state that the events led to, if it was taken.
+    #[must_use]
+    pub fn state_hash(&self) -> Option<StateHash> {
+        let present = self.head.flags & FLAG_STATE_HASH != 0;
+        let last = self.events.last_chunk().filter(|_| present)?;
+        Some(StateHash::read(last))
     }
 
     /// The encoded events, in order.

@@ -14,8 +14,10 @@ pub(crate) use self::erased::{AnswerReceiver, ErasedType};
 use crate::aggregate::{Aggregate, Justification};
 use crate::evolution::{self, UpcasterError};
 use crate::history::RecordedEvent;
-use crate::names::ShardId;
+use crate::names::{ShardId, StreamName};
+use crate::ports::{Journal, JournalError};
 use crate::record::Record;
+use crate::verify::StreamCheck;
 
 /// A type's description, derived from its code.
 #[derive(Debug, Clone)]
@@ -121,6 +123,28 @@ impl TypeRegistry {
             Some(known) => known.events(shard, record, 0),
             None => Ok(Vec::new()),
         }
+    }
+
+    /// Whether this build understands a stored stream as the one did that wrote it; `None` when its
+    /// type is not registered. Takes as long as replaying it.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub fn verify(
+        &self,
+        journal: &dyn Journal,
+        shard: ShardId,
+        stream: &StreamName,
+    ) -> Option<Result<StreamCheck, JournalError>> {
+        let known = self.erased(stream.aggregate_type())?;
+        Some(known.verify(journal, shard, stream))
+    }
+
+    /// The version in which events of a type are stored now; 0 when the type is not registered.
+    #[must_use]
+    pub fn event_version(&self, aggregate_type: &str, event: &str) -> u16 {
+        let known = self.erased(aggregate_type);
+        known.map_or(0, |known| known.event_version(event))
     }
 
     pub(crate) fn erased(&self, name: &str) -> Option<&Arc<dyn ErasedType>> {

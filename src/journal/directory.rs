@@ -55,6 +55,15 @@ impl Format {
         }
     }
 
+    /// Whose the directory is.
+    pub(crate) fn identity(&self) -> Identity {
+        Identity {
+            cluster_name: self.cluster_name.clone(),
+            node_id: self.node_id,
+            shards: self.shards,
+        }
+    }
+
     pub(crate) fn incarnation(&self) -> Uuid {
         Uuid::from_bytes(self.incarnation)
     }
@@ -150,6 +159,45 @@ impl Directory {
         })
     }
 
+    /// Takes a directory to read it, whoever's it is. Changes nothing in it; as long as it is taken, no
+    /// node can use it.
+    pub(crate) fn open_read_only(path: &Path) -> Result<Self, OpenError> {
+        let bytes = fs::read(path.join(FORMAT)).map_err(|error| io(&path.join(FORMAT), error))?;
+        let lock_path = path.join(LOCK);
+        let mut lock = File::open(&lock_path).map_err(|error| io(&lock_path, error))?;
+        take(
+            path,
+            lock_path,
+            &mut lock,
+            FlockOperation::NonBlockingLockShared,
+        )?;
+        let nobody = Identity {
+            cluster_name: String::new(),
+            node_id: 0,
+            shards: 0,
+        };
+        let format = Format::open(&bytes);
+        let format = format.map_err(|error| damaged(&path.join(FORMAT), &nobody, &error))?;
+        let identity = format.identity();
+        format.check(&identity, path)?;
+        let file = path.join(mark::FILE_NAME);
+        let bytes = fs::read(&file).map_err(|error| io(&file, error))?;
+        let marks = mark::load(mark::split(&bytes, identity.shards), identity.shards)
+            .map_err(|error| damaged(&file, &identity, &error))?;
+        Ok(Self {
+            path: path.to_owned(),
+            _lock: lock,
+            format,
+            marks,
+        })
+    }
+
+    /// Opens the mark file for reading, which is all that can be done with it then.
+    pub(crate) fn mark_file_read_only(&self) -> Result<File, OpenError> {
+        let path = self.path.join(mark::FILE_NAME);
+        File::open(&path).map_err(|error| io(&path, error))
+    }
+
     /// Opens the mark file for writing.
     pub(crate) fn mark_file(&self) -> Result<File, OpenError> {
         let path = self.path.join(mark::FILE_NAME);
@@ -173,8 +221,21 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
         .truncate(false)
         .clone();
     let mut file = options.open(&path).map_err(|error| io(&path, error))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
+    take(
+        dir,
+        path.clone(),
+        &mut file,
+        FlockOperation::NonBlockingLockExclusive,
+    )?;
+    file.set_len(0).map_err(|error| io(&path, error))?;
+    writeln!(file, "{}", std::process::id()).map_err(|error| io(&path, error))?;
+    Ok(file)
+}
+
+/// Locks the lock file, or says who has it.
+fn take(dir: &Path, path: PathBuf, file: &mut File, how: FlockOperation) -> Result<(), OpenError> {
+    match rustix::fs::flock(&*file, how) {
+        Ok(()) => Ok(()),
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut holder = String::new();
             // The holder's number is a courtesy; the refusal stands without it.
@@ -184,17 +245,14 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
                 }
                 _ => String::new(),
             };
-            return Err(OpenError::Locked {
+            Err(OpenError::Locked {
                 data_dir: dir.to_owned(),
                 lock: path,
                 holder,
-            });
+            })
         }
-        Err(error) => return Err(io(&path, error.into())),
+        Err(error) => Err(io(&path, error.into())),
     }
-    file.set_len(0).map_err(|error| io(&path, error))?;
-    writeln!(file, "{}", std::process::id()).map_err(|error| io(&path, error))?;
-    Ok(file)
 }
 
 /// Formats an empty directory.

@@ -26,6 +26,7 @@ mod memory;
 mod open;
 mod port;
 mod queue;
+mod read_only;
 mod rocks;
 mod rocks_options;
 mod rows;

@@ -72,6 +72,38 @@ impl RocksDisk {
         })
     }
 
+    /// Opens the database under `dir` to read it. RocksDB's own log of what it does, which it would
+    /// write there even then, goes to a place that is thrown away.
+    pub(crate) fn open_read_only(
+        options: &JournalOptions,
+        dir: PathBuf,
+        mark: File,
+        scratch: &Path,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, OpenError> {
+        if let Some(file) = wal::damaged_manifest(&dir) {
+            return Err(OpenError::Damaged {
+                file,
+                shards: format!("0 to {}", options.identity.shards.saturating_sub(1)),
+                reason: "a checksum does not fit".to_owned(),
+            });
+        }
+        let mut database = rocks_options::database(options);
+        database.create_if_missing(false);
+        database.create_missing_column_families(false);
+        database.set_db_log_dir(scratch);
+        let tables = rocks_options::tables(options, clock);
+        let db = DB::open_cf_descriptors_read_only(&database, &dir, tables, false)
+            .map_err(|error| open_error(&dir, options.identity.shards, &error))?;
+        Ok(Self {
+            db,
+            dir,
+            mark,
+            logged: WriteOptions::default(),
+            lazy: WriteOptions::default(),
+        })
+    }
+
     fn table(&self, table: Table) -> Result<&ColumnFamily, DiskError> {
         let missing = || DiskError::Corrupt(format!("table {} is missing", table.name()));
         self.db.cf_handle(table.name()).ok_or_else(missing)

@@ -53,6 +53,25 @@ pub(crate) fn parse_log_key(key: &[u8]) -> Option<(ShardId, u64, u32)> {
     Some(((packed >> 96) as u32, (packed >> 32) as u64, packed as u32))
 }
 
+/// Where a shard's rows of the index begin.
+pub(crate) fn shard_start(shard: ShardId) -> [u8; INDEX_HEAD] {
+    shard.to_be_bytes()
+}
+
+/// Behind all rows of a stream, before those of the next one.
+pub(crate) fn behind_stream(shard: ShardId, stream: &StreamName) -> Vec<u8> {
+    let mut key = Vec::new();
+    index_prefix(&mut key, shard, u8::MAX, stream);
+    key
+}
+
+/// The stream that a row of the index belongs to.
+pub(crate) fn parse_stream_name(key: &[u8]) -> Option<StreamName> {
+    let end = stream_prefix_len(key)?;
+    let name = key.get(INDEX_HEAD..end.checked_sub(1)?)?;
+    StreamName::from_stored(std::str::from_utf8(name).ok()?)
+}
+
 /// Key of a shard's applied mark.
 pub(crate) fn applied_key(shard: ShardId) -> [u8; INDEX_HEAD + 1] {
     let [a, b, c, d] = shard.to_be_bytes();

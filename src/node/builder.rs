@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use super::core::{Core, Ground};
 use super::members;
 use super::{Node, NodeError, read_side, shutdown};
+use crate::cluster::members::Members;
 use crate::domain::views::{AccountTotals, Accounts, MaintenanceJobs, Orders, Prescriptions};
 use crate::domain::{Account, Order, Prescription, WorkshopDay};
 use crate::http::{self, HttpApp, HttpLimits};
@@ -67,6 +68,19 @@ impl NodeBuilder {
             .projection::<Orders>()
             .projection::<Prescriptions>()
             .projection::<MaintenanceJobs>()
+    }
+
+    /// The types of the node, and those of the runtime, for reading a journal without running it.
+    ///
+    /// # Errors
+    /// When one of them was refused.
+    pub fn types_for_reading(self) -> Result<TypeRegistry, NodeError> {
+        if let Some(error) = self.refused {
+            return Err(error.into());
+        }
+        let mut types = self.types;
+        types.register_hidden::<Members>()?;
+        Ok(types)
     }
 
     /// Runs the node until SIGTERM or SIGINT. This is a program's last call: it starts the runtime,

@@ -146,11 +146,10 @@ impl Projection for Guests {
 }
 
 fn main() -> ExitCode {
-    phalanx::cli::run(std::env::args_os(), |settings| {
+    phalanx::cli::run(std::env::args_os(), || {
         Node::builder()
             .aggregate::<GuestList>()
             .projection::<Guests>()
-            .run(settings)
     })
 }
 

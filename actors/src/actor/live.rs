@@ -17,16 +17,19 @@ use crate::incarnation::Incarnation;
 use crate::metrics::CommandMetrics;
 use crate::names::{Position, StreamName};
 use crate::record::{
-    Draft, FLAG_CREATED, FLAG_GENERATED_KEY, FLAG_REPRESENTATION, Record, RecordHead, RecordView,
+    Draft, FLAG_CREATED, FLAG_GENERATED_KEY, FLAG_REPRESENTATION, FLAG_STATE_HASH, Record,
+    RecordHead, RecordView,
 };
 use crate::request::{Accepted, Answer, EventView, Failure, FailureKind, Precondition, StateView};
 use crate::sequencer::{NewRecord, Reply};
+use crate::state_hash::Hasher;
 use crate::variant;
 
 /// A serving aggregate.
 pub(crate) struct Live<A: Aggregate> {
     folded: Folded<A>,
     schema: &'static EventSchema<A::Event>,
+    hasher: Hasher,
     /// Ticket of the newest record in the state; 0 when all of it was loaded.
     ticket: u64,
     /// Sequence number of the newest snapshot.
@@ -93,6 +96,7 @@ impl<A: Aggregate> Live<A> {
             keys_in_journal: folded.sequence > 0,
             folded,
             schema: evolution::schema_of::<A>(),
+            hasher: Hasher::default(),
             ticket: 0,
             snapshot_sequence,
             keys: VecDeque::new(),
@@ -259,6 +263,10 @@ impl<A: Aggregate> Live<A> {
         if !store {
             return Ok(Plan::Answer(Answer::Accepted(accepted)));
         }
+        for event in &events {
+            A::evolve(&mut self.folded.state, event);
+        }
+        let state = self.hasher.next::<A>(&self.folded.state);
         let head = RecordHead {
             stream: stream.as_str(),
             first_sequence: before + 1,
@@ -271,11 +279,12 @@ impl<A: Aggregate> Live<A> {
                 accepted.created,
                 request.representation,
                 !request.key.remembered,
+                state.is_some(),
             ),
             traceparent: request.traceparent,
         };
         let draft =
-            Draft::of::<A>(&head, self.schema, &events).map_err(|error| error.to_string())?;
+            Draft::of::<A>(&head, self.schema, &events, state).map_err(|e| e.to_string())?;
         let record = NewRecord {
             draft,
             stream: stream.clone(),
@@ -284,9 +293,6 @@ impl<A: Aggregate> Live<A> {
             key_hash: request.key.hash,
             flags: head.flags,
         };
-        for event in &events {
-            A::evolve(&mut self.folded.state, event);
-        }
         self.folded.sequence = accepted.sequence_number;
         self.folded.last_time_us = now_us;
         Ok(Plan::Store(record, accepted))
@@ -504,9 +510,10 @@ fn holds(precondition: Precondition, sequence: u64) -> bool {
     }
 }
 
-fn flags(created: bool, representation: bool, generated: bool) -> u8 {
+fn flags(created: bool, representation: bool, generated: bool, hashed: bool) -> u8 {
     let bit = |set: bool, flag: u8| if set { flag } else { 0 };
     bit(created, FLAG_CREATED)
         | bit(representation, FLAG_REPRESENTATION)
         | bit(generated, FLAG_GENERATED_KEY)
+        | bit(hashed, FLAG_STATE_HASH)
 }

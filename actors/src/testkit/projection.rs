@@ -82,7 +82,7 @@ impl<P: Projection> Projecting<P> {
             flags: 0,
             traceparent: "",
         };
-        let record = Draft::of::<A>(&head, schema_of::<A>(), &[event])
+        let record = Draft::of::<A>(&head, schema_of::<A>(), &[event], None)
             .and_then(|draft| Record::from_stored(draft.finish(position)));
         self.records
             .push(record.unwrap_or_else(|error| panic!("{error}")));

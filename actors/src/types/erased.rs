@@ -13,11 +13,12 @@ use crate::history::{At, RecordedEvent};
 use crate::incarnation::Incarnation;
 use crate::metrics::CommandMetrics;
 use crate::names::{Position, ShardId, StreamName};
-use crate::ports::{BoxFuture, Journal};
+use crate::ports::{BoxFuture, Journal, JournalError};
 use crate::record::RecordView;
 use crate::request::{Answer, CommandRequest, Failure, FailureKind, StateView};
 use crate::sequencer::Reply;
 use crate::variant;
+use crate::verify::{self, StreamCheck};
 
 /// What the model asks of a type that it does not know statically.
 pub(crate) trait ErasedType: std::fmt::Debug + Send + Sync {
@@ -50,6 +51,17 @@ pub(crate) trait ErasedType: std::fmt::Debug + Send + Sync {
         stream: &'a StreamName,
         at: At,
     ) -> BoxFuture<'a, Result<Option<StateView>, LoadError>>;
+
+    /// Whether the stream is understood as it was when it was stored.
+    fn verify(
+        &self,
+        journal: &dyn Journal,
+        shard: ShardId,
+        stream: &StreamName,
+    ) -> Result<StreamCheck, JournalError>;
+
+    /// The version in which events of this type are stored now.
+    fn event_version(&self, event: &str) -> u16;
 }
 
 #[derive(Debug)]
@@ -126,6 +138,19 @@ impl<A: Aggregate> ErasedType for Typed<A> {
         from: u64,
     ) -> Result<Vec<RecordedEvent>, String> {
         fold::guarded(|| recorded_events::<A>(shard, record, from))
+    }
+
+    fn verify(
+        &self,
+        journal: &dyn Journal,
+        shard: ShardId,
+        stream: &StreamName,
+    ) -> Result<StreamCheck, JournalError> {
+        verify::check::<A>(journal, shard, stream)
+    }
+
+    fn event_version(&self, event: &str) -> u16 {
+        evolution::schema_of::<A>().version(event)
     }
 
     fn state_at<'a>(

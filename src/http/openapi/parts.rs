@@ -407,7 +407,7 @@ fn cloud_event() -> Value {
         "required": ["specversion", "id", "source", "type", "time", "sequence", "position", "data"],
         "properties": {
             "specversion": {"const": "1.0"},
-            "id": {"type": "string", "description": "`type/id/sequence`."},
+            "id": {"type": "string", "description": "`type/id/sequence`, with `.part` behind it for later parts."},
             "source": text,
             "type": text,
             "subject": text,
@@ -416,6 +416,8 @@ fn cloud_event() -> Value {
             "dataschema": {"type": "string", "description": "Answers with the JSON Schema."},
             "sequence": {"type": "string", "description": "The sequence number in decimal."},
             "position": text,
+            "part": {"type": "string", "description": "Of the later parts of a stored event that was \
+                split on reading: which part it is. They share its sequence number and position."},
             "causationid": text,
             "correlationid": text,
             "traceparent": text,

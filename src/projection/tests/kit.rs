@@ -71,7 +71,7 @@ impl World {
             flags: 0,
             traceparent: "",
         };
-        let draft = Draft::of::<A>(&head, schema_of::<A>(), events).unwrap();
+        let draft = Draft::of::<A>(&head, schema_of::<A>(), events, None).unwrap();
         let record = Record::from_stored(draft.finish(*position + 1)).unwrap();
         *sequence += events.len() as u64;
         *position += events.len() as u64;
