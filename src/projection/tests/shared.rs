@@ -241,10 +241,11 @@ async fn a_database_that_takes_no_writes_still_answers_and_goes_on_later() {
     world.deposit("a-1", 5);
     let stale = node.views().row("accounts", "a-1", &at_once()).await;
     assert_eq!(stale.unwrap().lag.events, 1);
-    world.sql(&format!(
-        "SET default_transaction_read_only = off; \
-         ALTER DATABASE {database} SET default_transaction_read_only = off"
-    ));
+    // From elsewhere: no session of this database may write.
+    let (server, _) = world.postgres.as_ref().unwrap();
+    let again = format!("ALTER DATABASE {database} SET default_transaction_read_only = off");
+    server.sql("postgres", &again);
+    world.sql(cut);
     let rows = until_rows(&node, &world).await;
     assert_eq!(rows[0]["balance_cents"], 5);
     node.stop().await;
