@@ -176,6 +176,7 @@ impl Projections {
             batch_bytes: options.batch_bytes,
             standing: standing.clone(),
             is_shared: server.is_some(),
+            interval: options.commit_interval,
         };
         let (supervisor, _joined) = Actor::spawn(None, Supervisor, context)
             .await

@@ -168,6 +168,30 @@ impl Postgres {
         assert!(TcpStream::connect(address).is_err(), "it still listens");
     }
 
+    /// Has the server speak TLS with this certificate and key, in PEM.
+    pub(crate) fn secure(&self, certificate: &str, key: &str) {
+        self.down();
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let path = self.home.join("data").join(name);
+            fs::write(&path, text).expect("the file can be written");
+            let closed = fs::Permissions::from_mode(0o600);
+            fs::set_permissions(&path, closed).expect("it can be closed");
+            if is_root() {
+                let given = Command::new("chown").arg("postgres:").arg(&path).status();
+                assert!(given.expect("chown runs").success());
+            }
+        }
+        let settings = self.home.join("data/postgresql.conf");
+        let mut settings = fs::File::options()
+            .append(true)
+            .open(settings)
+            .expect("it is there");
+        settings
+            .write_all(b"\nssl = on\n")
+            .expect("it can be written");
+        self.up();
+    }
+
     /// Makes a database; gives its name.
     pub(crate) fn database(&self) -> String {
         let number = self.databases.fetch_add(1, Ordering::Relaxed);
