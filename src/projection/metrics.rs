@@ -6,6 +6,7 @@ use metrics::{Histogram, counter, describe_counter, describe_gauge, describe_his
 use metrics::{gauge, histogram};
 
 use super::lag::Lag;
+use super::standing::Part;
 
 /// Committed events that a view does not show yet.
 const LAG_EVENTS: &str = "phalanx_projection_lag_events";
@@ -17,6 +18,10 @@ const EVENTS_TOTAL: &str = "phalanx_projection_events_total";
 const DEAD_LETTERS: &str = "phalanx_projection_dead_letters";
 /// How much of a rebuild is done, from 0 to 1.
 const REBUILD_RATIO: &str = "phalanx_projection_rebuild_ratio";
+/// Whether the store of read models can be read.
+const STORE_UP: &str = "phalanx_projection_store_up";
+/// Whether this node fills the read models.
+const STORE_WRITING: &str = "phalanx_projection_store_writing";
 /// Seconds of one transaction of the writer.
 const COMMIT_SECONDS: &str = "phalanx_projection_commit_duration_seconds";
 
@@ -33,6 +38,8 @@ impl Default for WriterMetrics {
         describe_counter!(EVENTS_TOTAL, "Events that a projection handled");
         describe_gauge!(DEAD_LETTERS, "Aggregates of which something was set aside");
         describe_gauge!(REBUILD_RATIO, "How much of a rebuild is done, from 0 to 1");
+        describe_gauge!(STORE_UP, "Whether the store of read models can be read");
+        describe_gauge!(STORE_WRITING, "Whether this node fills the read models");
         describe_histogram!(COMMIT_SECONDS, "Seconds of one transaction of read models");
         Self {
             commit_seconds: histogram!(COMMIT_SECONDS),
@@ -48,6 +55,13 @@ impl WriterMetrics {
     pub(crate) fn handled(&self, projection: &str, events: u64) {
         counter!(EVENTS_TOTAL, "projection" => projection.to_owned()).increment(events);
     }
+}
+
+/// Sets the gauges of the store.
+pub(crate) fn show_store(part: Part) {
+    let up = !matches!(part, Part::Away | Part::Starting);
+    gauge!(STORE_UP).set(f64::from(u8::from(up)));
+    gauge!(STORE_WRITING).set(f64::from(u8::from(part == Part::Writing)));
 }
 
 /// Sets the gauges of one projection.

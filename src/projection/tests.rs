@@ -1,7 +1,12 @@
-//! The read side over a real journal on a simulated disk, and a real store on a file.
+//! The read side over a real journal on a simulated disk, and a real store: most of it twice, with a
+//! file and with a PostgreSQL database.
 
 mod kit;
 mod poison;
 mod queries;
 mod rebuilds;
 mod restarts;
+#[path = "../../tests/support/postgres.rs"]
+#[expect(clippy::panic, reason = "a test fails by panicking")]
+mod server;
+mod shared;
