@@ -17,6 +17,7 @@ mod moves;
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -56,8 +57,8 @@ pub trait Groups: Debug + Send + Sync + 'static {
     /// When the group does not run.
     fn hand_over(&self, shard: ShardId, to: NodeId) -> BoxFuture<'_, Result<(), String>>;
 
-    /// Stands for no election from now on.
-    fn stand_aside(&self);
+    /// Stands for no election in a shard from now on, or does again.
+    fn stand_aside(&self, shard: ShardId, aside: bool);
 
     /// Stands for no election in a shard whose leader counts this node no more, until it does again.
     fn retire(&self, shard: ShardId, retired: bool);
@@ -145,6 +146,11 @@ impl Steward {
         let shards = self.groups.shards().into_iter();
         let elsewhere = shards.filter(|shard| !kept(shard));
         elsewhere.map(|shard| shard.shard).collect()
+    }
+
+    /// The numbers of all shards.
+    fn every_shard(&self) -> Range<ShardId> {
+        0..u32::try_from(self.groups.shards().len()).unwrap_or(u32::MAX)
     }
 
     /// Every member that can be asked, this one included.

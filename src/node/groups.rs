@@ -141,11 +141,9 @@ impl Groups for NodeGroups {
         }
     }
 
-    fn stand_aside(&self) {
-        for (_, group) in &*self.shards {
-            if let Some(group) = group {
-                group.stand_aside();
-            }
+    fn stand_aside(&self, shard: ShardId, aside: bool) {
+        if let Some(group) = self.group(shard) {
+            group.stand_aside(aside);
         }
     }
 }

@@ -30,7 +30,7 @@ impl Steward {
     /// # Errors
     /// See [`MoveError`].
     pub async fn transfer(&self, shard: ShardId, to: NodeId) -> Result<Moved, MoveError> {
-        let shards = u32::try_from(self.groups.shards().len()).unwrap_or(u32::MAX);
+        let shards = self.every_shard().end;
         if shard >= shards {
             return Err(MoveError::NoShard { shard, shards });
         }
@@ -107,11 +107,11 @@ impl Steward {
                 kept,
             };
         }
+        self.every_shard()
+            .for_each(|shard| self.groups.stand_aside(shard, true));
         let deadline = Instant::now() + DRAIN_WAIT - MOVE_WAIT;
         let mut moved = Vec::new();
         loop {
-            // Each time: a group that has just started lets itself be elected a moment later.
-            self.groups.stand_aside();
             let views = self.views().await;
             let mut moves = FuturesUnordered::new();
             let mut outcomes = Vec::new();
