@@ -403,6 +403,7 @@ impl Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::wire::golden::Golden;
 
     fn introduction(node: NodeId) -> Introduction {
         Introduction {
@@ -434,6 +435,27 @@ mod tests {
         };
         change(&mut hello);
         codec::to_bytes(&hello).unwrap()
+    }
+
+    #[test]
+    fn every_version_introduces_itself_alike() {
+        let mut golden = Golden::version(1);
+        let from = Introduction {
+            protocol_min: 1,
+            protocol_max: 1,
+            ..introduction(2)
+        };
+        let hello = Hello {
+            from: from.clone(),
+            to: 1,
+            lane: 1,
+        };
+        let stored = golden.check("hello", &codec::to_bytes(&hello).unwrap());
+        assert_eq!(codec::from_bytes::<Hello>(&stored).unwrap(), hello);
+        let welcome = Welcome { from, protocol: 1 };
+        let stored = golden.check("welcome", &codec::to_bytes(&welcome).unwrap());
+        assert_eq!(codec::from_bytes::<Welcome>(&stored).unwrap(), welcome);
+        golden.end();
     }
 
     #[test]

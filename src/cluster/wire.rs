@@ -281,4 +281,6 @@ fn seal(
 }
 
 #[cfg(test)]
+pub(crate) mod golden;
+#[cfg(test)]
 mod tests;
