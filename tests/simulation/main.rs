@@ -91,7 +91,7 @@ fn one_seed() {
     let report = simulate(seed, prints);
     println!(
         "SEED {seed} hash={:016x} steps={} acknowledged={} reads={} unknown={} crashes={} cuts={} \
-         pauses={} slow_disks={} moves={} changes={} simulated_ms={} real_ms={}",
+         pauses={} slow_disks={} full_disks={} moves={} changes={} simulated_ms={} real_ms={}",
         report.hash,
         report.steps,
         report.acknowledged,
@@ -101,6 +101,7 @@ fn one_seed() {
         report.mischief.cuts,
         report.mischief.pauses,
         report.mischief.slow_disks,
+        report.mischief.full_disks,
         report.mischief.moves,
         report.mischief.changes,
         report.simulated.as_millis(),

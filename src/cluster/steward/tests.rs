@@ -14,6 +14,7 @@ use crate::cluster::transport::{CallError, Pending};
 struct Others {
     draining: Vec<NodeId>,
     away: Vec<NodeId>,
+    full: Vec<NodeId>,
 }
 
 /// The other nodes, and which shards they lead.
@@ -67,8 +68,10 @@ impl Peers for There {
             incarnation: format!("incarnation {to}"),
             draining: self.others.draining.contains(&to),
             shards: led.map(|shard| view(&self.leaders, shard, to)).collect(),
+            full: self.others.full.contains(&to),
         };
-        Box::pin(async move { Ok(wire::housekeeping(&view).unwrap()) })
+        let protocol = self.protocol(to);
+        Box::pin(async move { Ok(wire::node_view(&view, protocol).unwrap()) })
     }
 }
 
@@ -100,6 +103,7 @@ struct Led {
     elected: Option<NodeId>,
     aside: Mutex<BTreeSet<ShardId>>,
     retired: Mutex<Vec<(ShardId, bool)>>,
+    full: AtomicBool,
     handed: Mutex<Vec<(ShardId, NodeId)>>,
 }
 
@@ -140,6 +144,10 @@ impl Groups for Led {
         self.retired.lock().push((shard, retired));
     }
 
+    fn is_full(&self) -> bool {
+        self.full.load(Ordering::Acquire)
+    }
+
     fn stand_aside(&self, shard: ShardId, aside: bool) {
         let mut all = self.aside.lock();
         if aside {
@@ -167,6 +175,7 @@ fn house(others: Others, lags: &[(NodeId, u64)], elected: Option<NodeId>) -> Hou
         elected,
         aside: Mutex::default(),
         retired: Mutex::default(),
+        full: AtomicBool::new(false),
         handed: Mutex::default(),
     });
     let members = (1..=3).map(|id| (id, format!("host-{id}:1")));
@@ -192,6 +201,7 @@ fn house(others: Others, lags: &[(NodeId, u64)], elected: Option<NodeId>) -> Hou
 const ALL_THERE: Others = Others {
     draining: Vec::new(),
     away: Vec::new(),
+    full: Vec::new(),
 };
 
 #[tokio::test]
@@ -215,6 +225,7 @@ async fn nobody_gets_a_shard_that_could_not_lead_it_now() {
     let others = Others {
         draining: vec![3],
         away: vec![2],
+        ..ALL_THERE
     };
     let absent = house(others, &[(2, 0), (3, 0)], None);
     for (to, reason) in [
@@ -268,8 +279,8 @@ async fn a_drain_spreads_what_it_hands_over_and_stands_aside() {
 #[tokio::test]
 async fn a_drain_passes_by_whoever_is_away_or_far_behind() {
     let others = Others {
-        draining: Vec::new(),
         away: vec![3],
+        ..ALL_THERE
     };
     let house = house(others, &[(2, 0), (3, 0)], None);
     let drained = house.steward.drain_this().await;
@@ -293,8 +304,8 @@ async fn a_member_that_leaves_learns_that_its_copy_is_back() {
 #[tokio::test]
 async fn a_member_that_leaves_stands_for_election_where_nobody_leads() {
     let others = Others {
-        draining: Vec::new(),
         away: vec![3],
+        ..ALL_THERE
     };
     let house = house(others, &[(2, 0), (3, 0)], None);
     // Node 3 led shard 0, and cannot be reached any more.
@@ -303,4 +314,44 @@ async fn a_member_that_leaves_stands_for_election_where_nobody_leads() {
     house.steward.leave().await;
     assert_eq!(house.groups.leaders.led_by(2), [1, 2, 3]);
     assert_eq!(*house.groups.aside.lock(), BTreeSet::from([1, 2, 3]));
+}
+
+#[tokio::test]
+async fn a_node_without_space_hands_over_to_those_with_space_only() {
+    let others = Others {
+        full: vec![2],
+        ..ALL_THERE
+    };
+    let house = house(others, &[(2, 0), (3, 0)], None);
+    house.steward.hand_over_for_space().await;
+    assert!(house.groups.handed.lock().is_empty(), "there is space");
+    let refused = house.steward.transfer(0, 2).await.unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .ends_with("has no space for commands on its disk")
+    );
+    house.groups.full.store(true, Ordering::Release);
+    house.steward.hand_over_for_space().await;
+    assert_eq!(house.groups.leaders.led_by(3), [0, 1, 2, 3]);
+    let view = house.steward.cluster().await;
+    let full: Vec<bool> = view.members.iter().map(|m| m.disk_full).collect();
+    assert_eq!(full, [true, true, false]);
+    // It leads where it is needed, and it does not take a leave for that.
+    assert!(house.groups.aside.lock().is_empty());
+    assert!(view.members.iter().all(|m| m.role == MemberRole::Serving));
+}
+
+#[tokio::test]
+async fn without_any_space_shards_stay_until_their_leader_has_to_go() {
+    let others = Others {
+        full: vec![2, 3],
+        ..ALL_THERE
+    };
+    let house = house(others, &[(2, 0), (3, 0)], None);
+    house.groups.full.store(true, Ordering::Release);
+    house.steward.hand_over_for_space().await;
+    assert!(house.groups.handed.lock().is_empty());
+    let drained = house.steward.drain_this().await;
+    assert_eq!((drained.moved.len(), drained.kept.len()), (4, 0));
 }

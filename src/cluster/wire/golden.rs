@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::*;
+use crate::cluster::handshake::{PROTOCOL_MAX, PROTOCOL_WITH_SPACE};
 use crate::cluster::status::{
     Drained, FollowerView, Kept, MoveError, Moved, NodeView, Reshaped, ShardView,
 };
@@ -33,6 +34,7 @@ impl Golden {
     pub(crate) fn version(version: u32) -> Self {
         let lines = match version {
             1 => include_str!("../../../tests/golden/protocol_1.txt"),
+            2 => include_str!("../../../tests/golden/protocol_2.txt"),
             _ => panic!("version {version} has no file"),
         };
         Self {
@@ -74,7 +76,7 @@ fn raw(json: &str) -> Box<RawValue> {
     RawValue::from_string(json.to_owned()).unwrap()
 }
 
-pub(crate) fn node_view() -> NodeView {
+fn sample() -> NodeView {
     let led = ShardView {
         shard: 0,
         voters: vec![1, 2, 3, 4],
@@ -119,18 +121,13 @@ pub(crate) fn node_view() -> NodeView {
         incarnation: "0198c0de".to_owned(),
         draining: true,
         shards: vec![led, elsewhere],
+        full: false,
     }
 }
 
 #[test]
 fn housekeeping_of_version_1() {
     let mut golden = Golden::version(1);
-    golden.housekeeping("status.answer", &node_view());
-    let takes_shards = NodeView {
-        draining: false,
-        ..node_view()
-    };
-    golden.housekeeping("status.answer.takes_shards", &takes_shards);
     golden.housekeeping("transfer.ask", &(3_u32, 2_u64));
     let moved = Moved {
         shard: 3,
@@ -326,4 +323,37 @@ fn answers_of_version_1() {
         assert_eq!((node, format!("{read:?}")), (3, format!("{answer:?}")));
     }
     golden.end();
+}
+
+#[test]
+fn how_a_node_is_in_every_version() {
+    for version in 1..=PROTOCOL_MAX {
+        let mut golden = Golden::version(version);
+        for (draining, full) in [(true, false), (false, false), (false, true)] {
+            let view = NodeView {
+                draining,
+                full,
+                ..sample()
+            };
+            let name = match (draining, full) {
+                (false, false) => "status.answer.takes_shards",
+                (_, true) => "status.answer.full",
+                _ => "status.answer",
+            };
+            let knows = version >= PROTOCOL_WITH_SPACE;
+            if full && !knows {
+                // It has no word for it, so it says the next best.
+                let written = node_view(&view, version).unwrap();
+                let read = read_node_view(&written, version).unwrap();
+                assert_eq!((read.draining, read.full), (true, false));
+                continue;
+            }
+            let stored = golden.check(name, &node_view(&view, version).unwrap());
+            assert_eq!(read_node_view(&stored, version).unwrap(), view);
+            // No version takes another one's bytes for its own.
+            let other = if knows { 1 } else { PROTOCOL_WITH_SPACE };
+            assert!(read_node_view(&stored, other).is_err());
+        }
+        golden.end();
+    }
 }
