@@ -132,6 +132,14 @@ fn members(cluster: &ClusterView) -> String {
             writeln!(text, "node {}: {reason}", member.id).ok();
         }
     }
+    for member in cluster.members.iter().filter(|m| m.disk_full) {
+        let id = member.id;
+        writeln!(
+            text,
+            "node {id}: its disk is full; it leads nothing that others have space for"
+        )
+        .ok();
+    }
     if cluster.pending_moves > 0 {
         let count = cluster.pending_moves;
         writeln!(text, "{count} copies of shards are still to be moved").ok();
@@ -231,7 +239,7 @@ mod tests {
         {"id":1,"address":"127.0.0.1:7081","incarnation":null,"state":"unreachable",
          "reason":"connection refused (for 3 s)","role":"unknown","leads":0,"follows":1},
         {"id":2,"address":"127.0.0.1:7082","incarnation":"6f9d","state":"this","reason":null,
-         "role":"draining","leads":1,"follows":0}]}"#;
+         "role":"draining","leads":1,"follows":0,"disk_full":true}]}"#;
     const SHARDS: &str = r#"{"shards":[{"shard":0,"voters":[1,2],"leader":2,"term":7,
         "last_log_index":41,"applied_index":40,
         "followers":[{"node":1,"matched_index":30,"lag":11}],
@@ -248,6 +256,7 @@ mod tests {
              1     127.0.0.1:7081  unreachable  unknown   0      1        -\n\
              2     127.0.0.1:7082  this         draining  1      0        6f9d\n\
              node 1: connection refused (for 3 s)\n\
+             node 2: its disk is full; it leads nothing that others have space for\n\
              \n\
              SHARD  LEADER  TERM  VOTERS  LOG  APPLIED  LAG   HERE\n\
              0      2       7     1,2     41   40       1:11  serves\n"

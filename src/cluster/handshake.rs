@@ -21,7 +21,9 @@ use super::tls::{Proof, Security, lacks, member_name};
 pub const PROTOCOL_MIN: u32 = 1;
 /// The newest. Two neighbouring releases share at least one version, so that nodes can be replaced
 /// one at a time.
-pub const PROTOCOL_MAX: u32 = 1;
+pub const PROTOCOL_MAX: u32 = 2;
+/// The first version in which a node says whether it has space.
+pub const PROTOCOL_WITH_SPACE: u32 = 2;
 
 /// The oldest and the newest version that this process speaks. Tests make it an older or a newer
 /// release: `FAILPOINTS='cluster::protocol=return(1-2)'`.
@@ -403,6 +405,7 @@ impl Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::wire::golden::Golden;
 
     fn introduction(node: NodeId) -> Introduction {
         Introduction {
@@ -434,6 +437,27 @@ mod tests {
         };
         change(&mut hello);
         codec::to_bytes(&hello).unwrap()
+    }
+
+    #[test]
+    fn every_version_introduces_itself_alike() {
+        let mut golden = Golden::version(1);
+        let from = Introduction {
+            protocol_min: 1,
+            protocol_max: 1,
+            ..introduction(2)
+        };
+        let hello = Hello {
+            from: from.clone(),
+            to: 1,
+            lane: 1,
+        };
+        let stored = golden.check("hello", &codec::to_bytes(&hello).unwrap());
+        assert_eq!(codec::from_bytes::<Hello>(&stored).unwrap(), hello);
+        let welcome = Welcome { from, protocol: 1 };
+        let stored = golden.check("welcome", &codec::to_bytes(&welcome).unwrap());
+        assert_eq!(codec::from_bytes::<Welcome>(&stored).unwrap(), welcome);
+        golden.end();
     }
 
     #[test]

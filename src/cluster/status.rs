@@ -60,6 +60,20 @@ pub struct NodeView {
     pub draining: bool,
     /// Every shard of the cluster.
     pub shards: Vec<ShardView>,
+    /// Whether its disk has no space for commands.
+    pub full: bool,
+}
+
+impl NodeView {
+    /// Why the node should not be given a shard to lead now, if there is a reason.
+    #[must_use]
+    pub fn declines(&self) -> Option<&'static str> {
+        match (self.draining, self.full) {
+            (true, _) => Some("is draining"),
+            (false, true) => Some("has no space for commands on its disk"),
+            (false, false) => None,
+        }
+    }
 }
 
 /// `GET /v1/cluster`.
@@ -97,6 +111,9 @@ pub struct MemberView {
     pub leads: u32,
     /// Shards in which it votes without leading.
     pub follows: u32,
+    /// Whether its disk is full up to the reserve, so that it stores no commands.
+    #[serde(default)]
+    pub disk_full: bool,
 }
 
 /// How a member is reached.

@@ -6,17 +6,19 @@
 //! connected voter that is not draining and has nearly all of the log, so a move never waits for
 //! somebody to catch up.
 //!
-//! `moves` and `balance` move leaders; `follow` learns who the members are, `conduct` moves copies
-//! accordingly, `change` is asked to add and remove members.
+//! `moves`, `balance` and `space` move leaders; `follow` learns who the members are, `conduct` moves
+//! copies accordingly, `change` is asked to add and remove members.
 
 mod balance;
 mod change;
 mod conduct;
 mod follow;
 mod moves;
+mod space;
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -56,8 +58,11 @@ pub trait Groups: Debug + Send + Sync + 'static {
     /// When the group does not run.
     fn hand_over(&self, shard: ShardId, to: NodeId) -> BoxFuture<'_, Result<(), String>>;
 
-    /// Stands for no election from now on.
-    fn stand_aside(&self);
+    /// Whether this node's disk has no space for commands.
+    fn is_full(&self) -> bool;
+
+    /// Stands for no election in a shard from now on, or does again.
+    fn stand_aside(&self, shard: ShardId, aside: bool);
 
     /// Stands for no election in a shard whose leader counts this node no more, until it does again.
     fn retire(&self, shard: ShardId, retired: bool);
@@ -134,6 +139,7 @@ impl Steward {
             incarnation: self.membership.incarnation.clone(),
             draining: self.draining.load(Ordering::Acquire),
             shards: self.groups.shards(),
+            full: self.groups.is_full(),
         }
     }
 
@@ -145,6 +151,11 @@ impl Steward {
         let shards = self.groups.shards().into_iter();
         let elsewhere = shards.filter(|shard| !kept(shard));
         elsewhere.map(|shard| shard.shard).collect()
+    }
+
+    /// The numbers of all shards.
+    fn every_shard(&self) -> Range<ShardId> {
+        0..u32::try_from(self.groups.shards().len()).unwrap_or(u32::MAX)
     }
 
     /// Every member that can be asked, this one included.
@@ -170,7 +181,8 @@ impl Steward {
             Bytes::new(),
             STATUS_WAIT,
         );
-        wire::read_housekeeping(&call.await.ok()?).ok()
+        let answer = call.await.ok()?;
+        wire::read_node_view(&answer, self.peers.protocol(peer)).ok()
     }
 
     /// The members, as this node sees them.
@@ -204,6 +216,7 @@ impl Steward {
                 },
                 leads: count(true),
                 follows: count(false),
+                disk_full: view.is_some_and(|view| view.full),
             }
         };
         ClusterView {
@@ -267,7 +280,12 @@ impl Steward {
     ///
     /// # Errors
     /// When the request cannot be read.
-    pub async fn receive(&self, kind: CallKind, request: &[u8]) -> Result<Bytes, String> {
+    pub async fn receive(
+        &self,
+        from: NodeId,
+        kind: CallKind,
+        request: &[u8],
+    ) -> Result<Bytes, String> {
         let answer = match kind {
             CallKind::Transfer => {
                 let (shard, to): (ShardId, NodeId) =
@@ -275,7 +293,7 @@ impl Steward {
                 let led = self.leaders.known(shard).led();
                 let outcome = match led.filter(|led| led.node == self.membership.me) {
                     Some(led) => self
-                        .move_away(led, shard, to)
+                        .move_away(led, shard, to, false)
                         .await
                         .and_then(|moved| as_asked(moved, to)),
                     None => Err(MoveError::NoLeader { shard }),
@@ -288,7 +306,7 @@ impl Steward {
                     wire::read_housekeeping(request).map_err(|error| error.to_string())?;
                 wire::housekeeping(&self.reshape_here(shard, voters).await)
             }
-            _ => wire::housekeeping(&self.node_view()),
+            _ => wire::node_view(&self.node_view(), self.peers.protocol(from)),
         };
         answer.map_err(|error| error.to_string())
     }

@@ -12,6 +12,7 @@
 
 mod answer;
 mod question;
+mod status;
 
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use phalanx_actors::request::{Answer, CommandRequest, Failure, FailureKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use self::status::{node_view, read_node_view};
 use super::NodeId;
 use super::transport::{CallKind, Lane};
 
@@ -280,5 +282,7 @@ fn seal(
     Ok(message.into())
 }
 
+#[cfg(test)]
+pub(crate) mod golden;
 #[cfg(test)]
 mod tests;

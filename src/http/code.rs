@@ -162,7 +162,7 @@ codes! {
     TransferRefused "transfer-refused" CONFLICT true NotApplied
         "The member does not lead the shard"
         "The member in `to` cannot lead the shard now: it is not one of its voters, is draining, \
-         cannot be asked, or lacks too much of the log; or another member was quicker to be \
+         has a full disk, cannot be asked, or lacks too much of the log; or another member was quicker to be \
          elected. `detail` says which."
         "Choose another member: /v1/shards lists the voters and how far each is, /v1/cluster the \
          members. One that lacks entries catches up by itself.";

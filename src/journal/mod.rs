@@ -326,6 +326,11 @@ impl Journal {
         self.0.shared.is_full()
     }
 
+    /// Looks whether there is space, as the writer does by itself where it is a thread.
+    pub fn look_for_space(&self) {
+        self.0.shared.writer.look_for_space(&self.0.shared);
+    }
+
     /// Does what is queued on a [stepped](MemoryDisk::stepped) disk.
     pub fn step(&self) {
         if self.0.shared.inline {

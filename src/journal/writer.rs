@@ -203,6 +203,13 @@ impl Writer {
         }
     }
 
+    /// Looks whether there is space, if it is time to.
+    pub(crate) fn look_for_space(&self, shared: &Shared) {
+        let now = shared.clock.monotonic_ns();
+        let mut writing = self.writing.lock();
+        writing.space.check(&*shared.disk, now, &shared.full);
+    }
+
     /// Writes the log work that was taken; `true` when the caller must sync it.
     fn write_log(&self, shared: &Shared, writing: &mut Writing) -> bool {
         let now = shared.clock.monotonic_ns();

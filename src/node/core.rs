@@ -104,6 +104,8 @@ impl Core {
             let steward = Arc::clone(&routing.steward);
             let follow = steward.follow(routing.router.clone(), MEMBERS_ROUND);
             background.push(tokio::spawn(follow));
+            let steward = Arc::clone(&routing.steward);
+            background.push(tokio::spawn(steward.make_room(SPACE_ROUND)));
         }
         let balance_interval = Duration::from_millis(settings.cluster.balance_interval_ms);
         if !balance_interval.is_zero() && routing.router.has_peers() {
@@ -159,6 +161,8 @@ struct Started {
 
 /// How often a node looks who the members are.
 const MEMBERS_ROUND: Duration = Duration::from_secs(1);
+/// How often a node looks whether it has space for what it leads.
+const SPACE_ROUND: Duration = Duration::from_millis(500);
 
 async fn start_shards(
     settings: &Settings,

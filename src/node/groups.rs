@@ -13,6 +13,7 @@ use crate::cluster::leaders::Leaders;
 use crate::cluster::metrics;
 use crate::cluster::status::{Reshaped, ShardView};
 use crate::cluster::steward::Groups;
+use crate::journal::Journal;
 use crate::replication::group::Group;
 
 /// How often the groups are looked at.
@@ -23,6 +24,7 @@ const ROUND: Duration = Duration::from_millis(200);
 pub(super) struct NodeGroups {
     shards: Arc<[(ShardHandle, Option<Arc<Group>>)]>,
     leaders: Arc<Leaders>,
+    journal: Journal,
 }
 
 impl NodeGroups {
@@ -30,6 +32,7 @@ impl NodeGroups {
         handles: &[ShardHandle],
         groups: &[Arc<Group>],
         leaders: Arc<Leaders>,
+        journal: Journal,
     ) -> Self {
         let group_of = |handle: &ShardHandle| {
             let group = groups.iter().find(|group| group.shard() == handle.shard());
@@ -38,6 +41,7 @@ impl NodeGroups {
         Self {
             shards: handles.iter().map(group_of).collect(),
             leaders,
+            journal,
         }
     }
 
@@ -141,11 +145,13 @@ impl Groups for NodeGroups {
         }
     }
 
-    fn stand_aside(&self) {
-        for (_, group) in &*self.shards {
-            if let Some(group) = group {
-                group.stand_aside();
-            }
+    fn is_full(&self) -> bool {
+        self.journal.is_full()
+    }
+
+    fn stand_aside(&self, shard: ShardId, aside: bool) {
+        if let Some(group) = self.group(shard) {
+            group.stand_aside(aside);
         }
     }
 }

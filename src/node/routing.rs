@@ -38,7 +38,7 @@ impl Routing {
         roster: Arc<Roster>,
     ) -> Self {
         let leaders = Arc::new(Leaders::new(first_voters(settings, &roster)));
-        let node_groups = NodeGroups::new(shards, groups, Arc::clone(&leaders));
+        let node_groups = NodeGroups::new(shards, groups, Arc::clone(&leaders), journal.clone());
         let mut background: Vec<JoinHandle<()>> = groups
             .iter()
             .map(|group| tokio::spawn(Arc::clone(group).report(Arc::clone(&leaders))))

@@ -4,13 +4,13 @@
 //! A shard serves only in a term of its own leadership, and only after an entry of that very term
 //! is applied: everything older is settled by then.
 
+mod candidacy;
 mod reshape;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use phalanx_actors::ports::{Batch, BoxFuture, ProposedCallback, Replicator};
 use phalanx_actors::shard::ShardHandle;
 use tokio::time::Instant;
 
+use self::candidacy::Candidacy;
 use super::log_store::ShardLog;
 use super::network::Network;
 use super::responder::ProposalResponder;
@@ -91,8 +92,8 @@ pub struct Group {
     journal: Journal,
     /// Until when this node keeps the promises of the process before it; see [`Group::vote`].
     promised_until: Instant,
-    /// This node lost its copy without hearing of it; see [`Group::retire`].
-    retired: AtomicBool,
+    /// Whether it stands for elections.
+    candidacy: Candidacy,
     /// Held while the voters are being changed.
     reshaping: tokio::sync::Mutex<()>,
 }
@@ -139,7 +140,7 @@ impl Group {
             raft,
             journal,
             promised_until: if initialized { now + lease } else { now },
-            retired: AtomicBool::new(false),
+            candidacy: Candidacy::new(),
             reshaping: tokio::sync::Mutex::default(),
         });
         group.begin(initialized, lease).await?;
@@ -166,14 +167,14 @@ impl Group {
                     tokio::spawn(Arc::clone(self).initialize_later(lease * 2));
                 }
             }
-            self.raft.runtime_config().elect(true);
+            self.candidacy.promises_are_over(&self.raft);
             return Ok(());
         }
         let me = self.options.node_id;
         let voters: BTreeSet<NodeId> = self.raft.voter_ids().collect();
         if voters == BTreeSet::from([me]) {
             // The only voter has made no promise to anybody and need not wait for silence.
-            self.raft.runtime_config().elect(true);
+            self.candidacy.promises_are_over(&self.raft);
             self.raft
                 .trigger()
                 .elect(false)
@@ -184,7 +185,7 @@ impl Group {
         let this = Arc::clone(self);
         tokio::spawn(async move {
             tokio::time::sleep_until(this.promised_until).await;
-            this.raft.runtime_config().elect(true);
+            this.candidacy.promises_are_over(&this.raft);
         });
         Ok(())
     }

@@ -295,6 +295,7 @@ mod tests {
     use phalanx_actors::record::{Draft, RecordHead};
 
     use super::*;
+    use crate::cluster::wire::golden::Golden;
 
     fn record(sequence: u64) -> Record {
         let stream = StreamName::new("account", "a-1").unwrap();
@@ -400,5 +401,43 @@ mod tests {
             let bytes = append_answer_to_bytes(&answer).unwrap();
             assert_eq!(append_answer_from_bytes(&bytes).unwrap(), answer);
         }
+    }
+    #[test]
+    fn raft_of_version_1() {
+        let mut golden = Golden::version(1);
+        let request = request();
+        let mut append = golden.check("append.ask", &append_to_bytes(9, &request).unwrap().0);
+        assert_eq!(take_shard(&mut append).unwrap(), 9);
+        assert_eq!(append_from_bytes(append).unwrap().entries, request.entries);
+
+        let last = Some(RaftLogId::new_term_index(4, 17));
+        let mut ask = VoteRequest::<TypeConfig>::new(RaftVote::new(5, 3), last);
+        ask.leadership_transfer = true;
+        let stored = golden.check("vote.ask", &vote_ask_to_bytes(2, &ask).unwrap());
+        assert_eq!(vote_ask_from_bytes(&stored.slice(4..)).unwrap(), ask);
+        let answer = VoteResponse::<TypeConfig>::new(RaftVote::new(5, 3), last, true);
+        let stored = golden.check("vote.answer", &vote_answer_to_bytes(&answer).unwrap());
+        assert_eq!(vote_answer_from_bytes(&stored).unwrap(), answer);
+
+        let ask = TransferLeaderRequest::<TypeConfig>::new(RaftVote::new_committed(4, 1), 3, last);
+        let stored = golden.check("take_over.ask", &take_over_to_bytes(2, &ask).unwrap());
+        assert_eq!(take_over_from_bytes(&stored.slice(4..)).unwrap(), ask);
+        for (at, refusal) in [None, Some("why".to_owned())].into_iter().enumerate() {
+            let written = take_over_answer_to_bytes(refusal.clone()).unwrap();
+            let stored = golden.check(&format!("take_over.answer.{at}"), &written);
+            assert_eq!(take_over_answer_from_bytes(&stored).unwrap(), refusal);
+        }
+        let answers = [
+            AppendEntriesResponse::Success,
+            AppendEntriesResponse::PartialSuccess(last),
+            AppendEntriesResponse::Conflict,
+            AppendEntriesResponse::HigherVote(RaftVote::new_committed(6, 2)),
+        ];
+        for (at, answer) in answers.into_iter().enumerate() {
+            let written = append_answer_to_bytes(&answer).unwrap();
+            let stored = golden.check(&format!("append.answer.{at}"), &written);
+            assert_eq!(append_answer_from_bytes(&stored).unwrap(), answer);
+        }
+        golden.end();
     }
 }

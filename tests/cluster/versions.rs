@@ -6,7 +6,7 @@ use super::support::http::Request;
 use super::support::{skipped, temp_dir, wait};
 
 /// Versions that this release speaks, from and to.
-const OURS: (u32, u32) = (1, 1);
+const OURS: (u32, u32) = (1, 2);
 
 /// Lets a node speak these versions instead.
 fn speaking(cluster: &mut Cluster, node: u64, (least, most): (u32, u32)) {
@@ -35,8 +35,9 @@ fn neighbouring_versions_run_together_in_the_newest_that_both_speak() {
         return;
     }
     let (least, most) = OURS;
-    // The release before this one, and the one behind it.
-    for neighbour in [(least - 1, most), (least, most + 1)] {
+    // Older releases, and the one behind this one.
+    for neighbour in [(least - 1, most), (least, most - 1), (least, most + 1)] {
+        let common = most.min(neighbour.1);
         let directory = temp_dir();
         let mut cluster = Cluster::new(directory.path());
         speaking(&mut cluster, 2, neighbour);
@@ -53,8 +54,32 @@ fn neighbouring_versions_run_together_in_the_newest_that_both_speak() {
             }
         }
         for (node, other) in [(1, 2), (1, 3), (2, 1), (3, 1)] {
-            wait_spoken(&cluster, node, other, most);
+            wait_spoken(&cluster, node, other, common);
         }
+        // They understand one another's answers about how they are, and move leaders.
+        for node in 1..=3 {
+            wait::until("all are seen to serve", SOON, || {
+                let view = cluster.node(node).send(&Request::get("/v1/cluster")).json();
+                let mut members = view["members"].as_array()?.iter();
+                members.all(|m| m["role"] == "serving").then_some(())
+            });
+        }
+        for (asked, drained) in [(1, 3), (3, 1)] {
+            let drain = Request::post(&format!("/v1/nodes/{drained}/drain"), String::new());
+            let answer = cluster.node(asked).send(&drain);
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            assert_eq!(
+                answer.json()["kept"],
+                serde_json::json!([]),
+                "{}",
+                answer.text()
+            );
+        }
+        let view = cluster.node(2).send(&Request::get("/v1/cluster")).json();
+        let roles: Vec<_> = (0..3)
+            .map(|at| view["members"][at]["role"].clone())
+            .collect();
+        assert_eq!(roles, ["draining", "serving", "draining"]);
         // Among themselves the neighbours speak their newest.
         wait_spoken(&cluster, 2, 3, neighbour.1);
         wait_spoken(&cluster, 3, 2, neighbour.1);

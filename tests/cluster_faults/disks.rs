@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::net::NODES;
 use super::sentries::{Said, Seen};
 use super::site::{Load, Moment, SHARDS, Site, assert_short, assert_within, spread};
+use crate::support::http::{Http, Request};
 use crate::support::scratch_disk::{LoopDisk, MemoryDisk};
 use crate::support::{measured, skipped, temp_dir, wait};
 
@@ -198,40 +199,52 @@ fn is_full(seen: &Seen) -> bool {
     matches!(&seen.said, Said::Refused { status: 507, .. })
 }
 
-/// The disk is full up to the reserve: what the node leads is refused, everything else goes on.
-fn refuses_what_it_leads(site: &Site, load: &Load, disk: &MemoryDisk, ballast: &Path) {
-    let filled = Instant::now();
-    fill(disk, ballast, RESERVE_BYTES / 2);
-    wait::until("the leader refuses with 507", BACK_WITHIN, || {
-        load.sentries
-            .since(filled)
-            .iter()
-            .any(is_full)
-            .then_some(())
-    });
-    let refused = Moment::now();
-    let rest = site.outages(load, &REST, &NODES, refused);
-    assert_short("shards led elsewhere, while one disk is full", &rest);
-    wait::let_pass(Duration::from_secs(1));
-    for seen in load.sentries.since(refused.done) {
-        assert!(!is_full(&seen) || seen.shard == LED, "{seen:?}");
-        let stored = seen.is_write() && seen.is_done();
-        assert!(
-            !(stored && seen.shard == LED),
-            "stored in the reserve: {seen:?}"
-        );
-    }
-    // Whoever has space may lead it, and the full node follows on its reserve.
-    let moved = Moment::of(|| site.transfer(LED, 1));
-    let elsewhere = site.outages(load, &[LED], &NODES, moved);
-    assert_within("a shard that left the full disk", &elsewhere, BACK_WITHIN);
-    site.transfer(LED, ILL);
-    let freed = Moment::of(|| fs::remove_file(ballast).expect("the ballast goes"));
-    let back = site.outages(load, &[LED], &NODES, freed);
-    assert_within("a disk that has space again", &back, BACK_WITHIN);
+/// Whether each node's disk is full, as a node sees it.
+fn full_disks(site: &Site, at: u64) -> Option<Vec<bool>> {
+    let mut http = Http::new(site.cluster.address(at));
+    let view = http.try_send(&Request::get("/v1/cluster")).ok()?.json();
+    let members = view["members"].as_array()?.iter();
+    members
+        .map(|member| member["disk_full"].as_bool())
+        .collect()
 }
 
-/// Not even raft can write: the process ends, and others lead what it led.
+/// The disk is full up to the reserve: what the node led goes to those who have space, and nobody can
+/// give it back until there is space again.
+fn hands_over_what_it_leads(site: &Site, load: &Load, disk: &MemoryDisk, ballast: &Path) {
+    let filled = Moment::of(|| fill(disk, ballast, RESERVE_BYTES / 2));
+    wait::until("the full node hands over", BACK_WITHIN, || {
+        (site.leaders()[LED] != ILL).then_some(())
+    });
+    let handed = Moment {
+        began: filled.began,
+        done: Instant::now(),
+    };
+    let elsewhere = site.outages(load, &[LED], &NODES, handed);
+    assert_within("a shard that left the full disk", &elsewhere, BACK_WITHIN);
+    let rest = site.outages(load, &REST, &NODES, handed);
+    assert_short("shards led elsewhere, while one disk is full", &rest);
+    let back = Request::post(
+        &format!("/v1/shards/{LED}/transfer"),
+        format!("{{\"to\":{ILL}}}"),
+    );
+    let refused = Http::new(site.cluster.address(1)).send(&back);
+    assert_eq!(refused.status, 409, "{}", refused.text());
+    assert!(refused.text().contains("no space"), "{}", refused.text());
+    assert_eq!(full_disks(site, 1), Some(vec![false, true, false]));
+    wait::let_pass(Duration::from_secs(1));
+    for seen in load.sentries.since(filled.done) {
+        assert!(!is_full(&seen) || seen.shard == LED, "{seen:?}");
+        assert!(!is_full(&seen) || seen.began < handed.done, "{seen:?}");
+    }
+    fs::remove_file(ballast).expect("the ballast goes");
+    let freed = Moment::of(|| site.transfer(LED, ILL));
+    let back = site.outages(load, &[LED], &NODES, freed);
+    assert_within("a disk that has space again", &back, BACK_WITHIN);
+    assert_eq!(full_disks(site, 1), Some(vec![false; 3]));
+}
+
+/// Not even raft can write: the process ends, and the others go on with what it led.
 fn ends_without_any_space(site: &mut Site, load: &Load, disk: &MemoryDisk, ballast: &Path) {
     let filled = Instant::now();
     fill(disk, ballast, 0);
@@ -253,7 +266,7 @@ fn ends_without_any_space(site: &mut Site, load: &Load, disk: &MemoryDisk, balla
 }
 
 #[test]
-fn a_full_disk_of_one_node_stops_what_it_leads_until_there_is_space_or_another_leader() {
+fn what_a_node_with_a_full_disk_leads_goes_to_those_with_space() {
     let test = "full disk of one node";
     let directory = temp_dir();
     let disk = match MemoryDisk::create(directory.path(), DISK_BYTES) {
@@ -263,11 +276,10 @@ fn a_full_disk_of_one_node_stops_what_it_leads_until_there_is_space_or_another_l
     let Some(mut site) = site_with_small_disk(test, &disk) else {
         return;
     };
-    // Tellers would all end up waiting for the shard that is refused.
-    let mut load = site.load_on(&REST);
+    let mut load = site.load();
     wait::let_pass(Duration::from_secs(1));
     let ballast = disk.path().join("ballast");
-    refuses_what_it_leads(&site, &load, &disk, &ballast);
+    hands_over_what_it_leads(&site, &load, &disk, &ballast);
     load.check();
     ends_without_any_space(&mut site, &load, &disk, &ballast);
     load.check();

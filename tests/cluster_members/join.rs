@@ -1,16 +1,19 @@
 //! A fourth node joins three.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand::Rng as _;
 use serde_json::json;
 
-use crate::fixture::SOON;
+use crate::fixture::{Cluster, SOON};
 use crate::load::{Load, assert_unharmed, audit, summary};
 use crate::support::http::{Http, Request};
-use crate::support::{measured, seeded, temp_dir, wait};
+use crate::support::node::NodeSetup;
+use crate::support::{client, measured, ports, seeded, temp_dir, wait};
 use crate::{
-    ACCOUNTS, CLIENTS, accounts, assert_spread, cli, finish, members, newcomer, three, wait_ready,
+    ACCOUNTS, CLIENTS, SHARDS, accounts, assert_spread, cli, finish, members, newcomer, three,
+    wait_ready,
 };
 
 #[test]
@@ -187,4 +190,69 @@ fn what_cannot_be_is_refused_with_the_reason() {
         (404, "unknown-aggregate-type".to_owned())
     );
     assert_eq!(accounts(&cluster).len(), ACCOUNTS);
+}
+
+#[test]
+fn a_cluster_of_one_says_what_it_needs_to_grow_and_then_grows() {
+    let directory = temp_dir();
+    let (first, second) = (ports::free_address(), ports::free_address());
+    let setup = |id, members: &[(u64, SocketAddr)]| {
+        NodeSetup::member(directory.path(), id, members).set("CLUSTER__SHARDS", SHARDS)
+    };
+    let both = [(1, first), (2, second)];
+    let mut cluster = Cluster {
+        setups: vec![
+            setup(1, &[(1, first)]),
+            setup(2, &both).set("CLUSTER__BOOTSTRAP", false),
+        ],
+        nodes: vec![None, None],
+    };
+    cluster.start(1);
+    wait_ready(&cluster, 1);
+    let accounts = accounts(&cluster);
+    cluster.start(2);
+    cluster.wait_log(2, "waits to be added to the cluster");
+
+    let address = second.to_string();
+    let join = ["join", "--id", "2", "--address", &address];
+    let mut asked = cli(&cluster, 1, &join);
+    let ended = wait::until("the command ends", SOON, || {
+        asked.try_wait().expect("a child can be waited for")
+    });
+    let output = asked.wait_with_output().expect("its output can be read");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!ended.success(), "{told}");
+    let advice = "started without [[cluster.peers]] and does not listen for members; name the new \
+                  node there, restart this one, and ask again";
+    assert!(told.contains(advice), "{told}");
+    let mut http = Http::new(cluster.address(1));
+    let body = json!({"id": 2, "address": address}).to_string();
+    for request in [
+        Request::post("/v1/nodes", body),
+        Request::new("DELETE", "/v1/nodes/2"),
+    ] {
+        let answer = http.send(&request);
+        let problem = answer.json();
+        assert_eq!(
+            (answer.status, answer.code()),
+            (409, "membership-refused".to_owned())
+        );
+        assert_eq!(problem["rejection"], "cluster-of-one");
+    }
+
+    // As it was told to.
+    cluster.kill(1);
+    cluster.setups[0] = setup(1, &both);
+    cluster.start(1);
+    wait_ready(&cluster, 1);
+    let told = finish(&cluster, cli(&cluster, 1, &join));
+    assert!(told.contains("node 2 has joined the cluster"), "{told}");
+    wait_ready(&cluster, 2);
+    for node in [1, 2] {
+        assert_spread(&cluster, node, &[1, 2], 2);
+        for id in &accounts {
+            let deposit = client::deposit(id, 5).key(&format!("at-{node}"));
+            cluster.store(&mut Http::new(cluster.address(node)), &deposit);
+        }
+    }
 }

@@ -302,7 +302,8 @@ impl Client {
                     FailureKind::NoLeader
                     | FailureKind::Overloaded
                     | FailureKind::ShuttingDown
-                    | FailureKind::NotReady => Tried::Nothing,
+                    | FailureKind::NotReady
+                    | FailureKind::StorageFull => Tried::Nothing,
                     FailureKind::OutcomeUnknown => Tried::Unknown,
                     other => {
                         let detail = failure.detail;

@@ -15,6 +15,7 @@ pub(crate) struct Mischief {
     pub(crate) cuts: u32,
     pub(crate) pauses: u32,
     pub(crate) slow_disks: u32,
+    pub(crate) full_disks: u32,
     pub(crate) moves: u32,
     pub(crate) changes: u32,
 }
@@ -25,6 +26,7 @@ enum Later {
     Continue(usize),
     Start(usize),
     FastDisk(usize),
+    Space(usize),
 }
 
 /// Harms the cluster for a while; some of it is still in force at the end.
@@ -85,7 +87,12 @@ fn harm(
             world.network.set_paused(node, true);
             later.push((until, Later::Continue(at)));
         }
-        80..=89 => {
+        80..=84 => {
+            mischief.full_disks += 1;
+            world.nodes[at].fill_disk(true);
+            later.push((until, Later::Space(at)));
+        }
+        85..=89 => {
             mischief.slow_disks += 1;
             world
                 .trace
@@ -142,6 +149,7 @@ async fn undo(world: &mut World, what: Later) {
             world.network.mend();
         }
         Later::Continue(at) => world.network.set_paused(world.nodes[at].id, false),
+        Later::Space(at) => world.nodes[at].fill_disk(false),
         Later::FastDisk(at) => *world.nodes[at].disk_us.lock() = DISK_US,
         Later::Start(at) => {
             world.nodes[at].start().await;

@@ -30,6 +30,9 @@ use world::Report;
 
 /// Seeds of a normal test run.
 const SEEDS: u64 = 400;
+/// Seeds that failed once and showed a mistake in the product. A change of the code gives them other
+/// runs, so each has a test of its own besides; `docs/TESTING.md` says what they found.
+const FAILED_ONCE: [u64; 1] = [2_000_021];
 /// Commands acknowledged in a run, on average; about 120 are.
 const FLOOR_ON_AVERAGE: u64 = 40;
 /// A run that takes longer hangs.
@@ -88,7 +91,7 @@ fn one_seed() {
     let report = simulate(seed, prints);
     println!(
         "SEED {seed} hash={:016x} steps={} acknowledged={} reads={} unknown={} crashes={} cuts={} \
-         pauses={} slow_disks={} moves={} changes={} simulated_ms={} real_ms={}",
+         pauses={} slow_disks={} full_disks={} moves={} changes={} simulated_ms={} real_ms={}",
         report.hash,
         report.steps,
         report.acknowledged,
@@ -98,6 +101,7 @@ fn one_seed() {
         report.mischief.cuts,
         report.mischief.pauses,
         report.mischief.slow_disks,
+        report.mischief.full_disks,
         report.mischief.moves,
         report.mischief.changes,
         report.simulated.as_millis(),
@@ -174,6 +178,15 @@ fn the_same_seed_gives_the_same_run() {
     }
     let [a, b] = [1, 2].map(|seed| in_process(seed).unwrap_or_else(|e| panic!("{e}")));
     assert_ne!(summary(&a), summary(&b));
+}
+
+#[test]
+fn seeds_that_failed_once_hold() {
+    for seed in FAILED_ONCE {
+        if let Err(output) = in_process(seed) {
+            panic!("seed {seed} fails again; {}\n{output}", replay(seed));
+        }
+    }
 }
 
 /// `PHALANX_SEEDS` says how many, `PHALANX_FIRST_SEED` where to begin.

@@ -75,6 +75,9 @@ pub(crate) struct Door {
     pub(crate) gone: watch::Receiver<bool>,
 }
 
+/// How often a writer looks for space though it has nothing to write.
+const SPACE_POLL: Duration = Duration::from_millis(100);
+
 /// How long a healthy disk takes, in microseconds.
 pub(crate) const DISK_US: (u64, u64) = (80, 1_500);
 
@@ -118,6 +121,13 @@ impl Node {
 
     pub(crate) fn journal(&self) -> Option<&Journal> {
         self.running.as_ref().map(|running| &running.journal)
+    }
+
+    /// Takes the disk's space for commands away, or gives it back.
+    pub(crate) fn fill_disk(&self, full: bool) {
+        self.trace
+            .note(&format!("the disk of node {} is full: {full}", self.id));
+        self.disk.set_free_bytes(if full { 0 } else { u64::MAX });
     }
 
     /// Starts from what the disk holds.
@@ -234,7 +244,14 @@ async fn bury(running: Running) {
 /// The disk's work: each write takes its time.
 async fn work(disk: MemoryDisk, journal: Journal, dice: Arc<Dice>, pace: Arc<Mutex<(u64, u64)>>) {
     loop {
-        disk.queued().await;
+        tokio::select! {
+            biased;
+            () = disk.queued() => {}
+            () = tokio::time::sleep(SPACE_POLL) => {
+                journal.look_for_space();
+                continue;
+            }
+        }
         let (from, to) = *pace.lock();
         tokio::time::sleep(dice.micros(from, to)).await;
         journal.step();

@@ -159,6 +159,7 @@ impl World {
         self.network.calm_down();
         for node in &mut self.nodes {
             *node.disk_us.lock() = DISK_US;
+            node.fill_disk(false);
             if !node.is_up() {
                 node.start().await;
             }

@@ -29,6 +29,8 @@ pub struct Member {
     pub stays: bool,
     /// Whether it can be reached, so that a copy can be built there now.
     pub reachable: bool,
+    /// Whether its disk has space for another copy.
+    pub roomy: bool,
 }
 
 /// The copies of one shard.
@@ -191,6 +193,7 @@ impl<'a> Plan<'a> {
         let fit = move |node: &NodeId| {
             !voters.contains(node)
                 && self.is_reachable(*node)
+                && self.members.get(node).is_some_and(|m| m.roomy)
                 && learners.is_none_or(|learners| learners.contains(node))
         };
         self.loads.keys().copied().filter(fit)

@@ -49,7 +49,7 @@ impl Service for Receiver {
             }
             CallKind::Status | CallKind::Transfer | CallKind::Drain | CallKind::Reshape => {
                 let steward = Arc::clone(&self.steward);
-                Box::pin(async move { steward.receive(kind, &request).await })
+                Box::pin(async move { steward.receive(from, kind, &request).await })
             }
             CallKind::Vote | CallKind::PreVote | CallKind::Append | CallKind::TakeOver => Box::pin(
                 std::future::ready(Err(format!("{kind:?} is not for the router"))),

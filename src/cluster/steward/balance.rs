@@ -81,7 +81,7 @@ impl Steward {
             let Some(from) = self.leaders.known(shard).led() else {
                 return;
             };
-            match self.move_away(from, shard, to).await {
+            match self.move_away(from, shard, to, false).await {
                 Ok(moved) => {
                     tracing::info!(shard, from = me, to = moved.to, "spread the leaders");
                 }

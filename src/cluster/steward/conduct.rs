@@ -161,7 +161,7 @@ impl Steward {
         let led = led.ok_or("this node does not lead the shard")?;
         let to = to.iter().min_by_key(|to| self.leaders.led_by(**to).len());
         let to = *to.ok_or("nobody who stays has caught up")?;
-        let moved = self.move_away(led, shard, to).await;
+        let moved = self.move_away(led, shard, to, true).await;
         moved.map(|_| outcome).map_err(|error| error.to_string())
     }
 
@@ -169,6 +169,7 @@ impl Steward {
     pub(super) fn survey(&self, views: &[NodeView]) -> Survey {
         let heard = self.membership.roster.heard();
         let member = |(id, _): (NodeId, String)| {
+            let view = views.iter().find(|view| view.node == id);
             let noted = heard
                 .as_ref()
                 .and_then(|heard| heard.members.nodes.get(&id));
@@ -176,7 +177,8 @@ impl Steward {
                 id,
                 zone: noted.map(|noted| noted.zone.clone()).unwrap_or_default(),
                 stays: noted.is_none_or(|noted| noted.standing != Standing::Leaving),
-                reachable: views.iter().any(|view| view.node == id),
+                reachable: view.is_some(),
+                roomy: view.is_some_and(|view| !view.full),
             }
         };
         let members = self.membership.roster.members().into_iter().map(member);

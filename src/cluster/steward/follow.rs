@@ -162,7 +162,7 @@ impl Steward {
     }
 
     /// Hands over what this node leads, for it is to leave.
-    async fn leave(&self) {
+    pub(super) async fn leave(&self) {
         let before = self.draining.swap(true, Ordering::AcqRel);
         if !before {
             tracing::info!("leaves the cluster: hands over and takes nothing new");
@@ -171,13 +171,16 @@ impl Steward {
             // What cannot be handed over stays, and is tried again with the next look.
             drop(self.drain_this().await);
         }
+        // The copies of those who stay may not be enough for a majority, or not be the newest. Rather
+        // than let a shard stand still, this node leads it once more and hands it over then.
+        let views = self.views().await;
+        for shard in self.every_shard() {
+            let is_led = leader_view(&views, shard).is_some();
+            self.groups.stand_aside(shard, is_led);
+        }
     }
 
     fn retire(&self, shard: u32, retire: bool) {
-        if self.draining.load(Ordering::Acquire) {
-            // It stands for no election anyway.
-            return;
-        }
         self.groups.retire(shard, retire);
         let mut retired = self.retired.lock();
         if retire {
@@ -188,7 +191,7 @@ impl Steward {
     }
 
     /// Learns of shards that have no copy here, from those who do: nobody else tells.
-    async fn fill_gaps(&self) {
+    pub(super) async fn fill_gaps(&self) {
         let me = self.membership.me;
         let unknown = |shard: &u32| {
             let voters = self.leaders.voters(*shard);
@@ -196,8 +199,7 @@ impl Steward {
                 || self.leaders.known(*shard).leader.is_none()
                 || self.retired.lock().contains(shard)
         };
-        let shards = u32::try_from(self.groups.shards().len()).unwrap_or(u32::MAX);
-        let gaps: Vec<u32> = (0..shards).filter(unknown).collect();
+        let gaps: Vec<u32> = self.every_shard().filter(unknown).collect();
         if gaps.is_empty() {
             return;
         }

@@ -30,7 +30,7 @@ impl Steward {
     /// # Errors
     /// See [`MoveError`].
     pub async fn transfer(&self, shard: ShardId, to: NodeId) -> Result<Moved, MoveError> {
-        let shards = u32::try_from(self.groups.shards().len()).unwrap_or(u32::MAX);
+        let shards = self.every_shard().end;
         if shard >= shards {
             return Err(MoveError::NoShard { shard, shards });
         }
@@ -39,7 +39,7 @@ impl Steward {
             return Err(MoveError::NoLeader { shard });
         };
         if led.node == self.membership.me {
-            return as_asked(self.move_away(led, shard, to).await?, to);
+            return as_asked(self.move_away(led, shard, to, false).await?, to);
         }
         let request = wire::housekeeping(&(shard, to)).unwrap_or_default();
         let asked = self.ask(led.node, CallKind::Transfer, request, MOVE_WAIT * 2);
@@ -107,33 +107,13 @@ impl Steward {
                 kept,
             };
         }
+        self.every_shard()
+            .for_each(|shard| self.groups.stand_aside(shard, true));
         let deadline = Instant::now() + DRAIN_WAIT - MOVE_WAIT;
         let mut moved = Vec::new();
         loop {
-            // Each time: a group that has just started lets itself be elected a moment later.
-            self.groups.stand_aside();
-            let views = self.views().await;
-            let mut moves = FuturesUnordered::new();
-            let mut outcomes = Vec::new();
-            let mut planned = BTreeMap::new();
-            for shard in self.leaders.led_by(me) {
-                if moves.len() >= MOVES_AT_ONCE {
-                    outcomes.extend(moves.next().await);
-                }
-                let to = self.best_for(shard, &views, &planned);
-                if let Some(to) = to {
-                    *planned.entry(to).or_insert(0) += 1;
-                }
-                moves.push(self.move_somewhere(shard, to));
-            }
-            outcomes.extend(moves.collect::<Vec<_>>().await);
-            let mut kept = Vec::new();
-            for outcome in outcomes {
-                match outcome {
-                    Ok(done) => moved.push(done),
-                    Err(reason) => kept.push(reason),
-                }
-            }
+            let (done, kept) = self.hand_over_all(true).await;
+            moved.extend(done);
             if kept.is_empty() && self.leaders.led_by(me).is_empty() || Instant::now() >= deadline {
                 tracing::info!(moved = moved.len(), kept = kept.len(), "drained");
                 return Drained {
@@ -148,35 +128,71 @@ impl Steward {
         }
     }
 
+    /// Hands over everything that this node leads, once: what was moved and what was not. Whether it
+    /// `must` go, if need be to a node without space.
+    pub(super) async fn hand_over_all(&self, must: bool) -> (Vec<Moved>, Vec<Kept>) {
+        let views = self.views().await;
+        let mut moves = FuturesUnordered::new();
+        let mut outcomes = Vec::new();
+        let mut planned = BTreeMap::new();
+        for shard in self.leaders.led_by(self.membership.me) {
+            if moves.len() >= MOVES_AT_ONCE {
+                outcomes.extend(moves.next().await);
+            }
+            let to = self.best_for(shard, &views, &planned, must);
+            if let Some(to) = to {
+                *planned.entry(to).or_insert(0) += 1;
+            }
+            moves.push(self.move_somewhere(shard, to, must));
+        }
+        outcomes.extend(moves.collect::<Vec<_>>().await);
+        let (mut moved, mut kept) = (Vec::new(), Vec::new());
+        for outcome in outcomes {
+            match outcome {
+                Ok(done) => moved.push(done),
+                Err(reason) => kept.push(reason),
+            }
+        }
+        (moved, kept)
+    }
+
     /// The best of a shard's other voters to lead it. `planned` counts what each node is about to get
-    /// besides.
+    /// besides; see [`Self::hand_over_all`] for `must`.
     fn best_for(
         &self,
         shard: ShardId,
         views: &[NodeView],
         planned: &BTreeMap<NodeId, usize>,
+        must: bool,
     ) -> Option<NodeId> {
         let own = self.groups.shards();
         let view = own.iter().find(|view| view.shard == shard);
         let voters = view.map(|view| view.voters.as_slice()).unwrap_or_default();
         let followers = view.map(|v| v.followers.as_slice()).unwrap_or_default();
-        let candidates = voters.iter().filter(|voter| {
-            let ready = |view: &NodeView| view.node == **voter && !view.draining;
-            **voter != self.membership.me && views.iter().any(ready)
+        let others = voters.iter().filter(|voter| **voter != self.membership.me);
+        let candidates = others.filter_map(|voter| {
+            let view = views.iter().find(|view| view.node == *voter)?;
+            let ready = !view.draining && (must || !view.full);
+            ready.then_some((voter, view.full))
         });
-        let best = candidates.min_by_key(|voter| {
+        let best = candidates.min_by_key(|(voter, full)| {
             let follower = followers.iter().find(|f| f.node == **voter);
             let lag = follower.map_or(u64::MAX, |follower| follower.lag);
             let leads = self.leaders.led_by(**voter).len();
             let more = planned.get(voter).copied().unwrap_or_default();
             // Those that are nearly there are equally good; among them the one with least to do.
-            (lag / MOST_LAG, leads + more)
+            (*full, lag / MOST_LAG, leads + more)
         });
-        best.copied()
+        best.map(|(voter, _)| *voter)
     }
 
     /// Hands a shard that this node leads to the voter that was chosen.
-    async fn move_somewhere(&self, shard: ShardId, to: Option<NodeId>) -> Result<Moved, Kept> {
+    async fn move_somewhere(
+        &self,
+        shard: ShardId,
+        to: Option<NodeId>,
+        must: bool,
+    ) -> Result<Moved, Kept> {
         let kept = |reason: &str| Kept {
             shard,
             reason: reason.to_owned(),
@@ -184,17 +200,19 @@ impl Steward {
         let led = self.leaders.known(shard).led();
         let led = led.ok_or_else(|| kept("it has no leader at the moment"))?;
         let to = to.ok_or_else(|| kept("no other voter can be asked"))?;
-        self.move_away(led, shard, to)
+        self.move_away(led, shard, to, must)
             .await
             .map_err(|error| kept(&error.to_string()))
     }
 
-    /// Hands a shard that this node leads to another voter, and waits until that one leads.
+    /// Hands a shard that this node leads to another voter, and waits until that one leads. Whether
+    /// it `must` go, even if that one has no space.
     pub(super) async fn move_away(
         &self,
         led: Led,
         shard: ShardId,
         to: NodeId,
+        must: bool,
     ) -> Result<Moved, MoveError> {
         let from = led.node;
         let moved = |to, term| Moved {
@@ -206,7 +224,7 @@ impl Steward {
         if to == from {
             return Ok(moved(to, led.term));
         }
-        self.may_take(led, shard, to).await?;
+        self.may_take(led, shard, to, must).await?;
         let Some(mut news) = self.leaders.watch(shard) else {
             return Err(MoveError::NoLeader { shard });
         };
@@ -228,7 +246,13 @@ impl Steward {
     }
 
     /// Whether a node may take a shard over now.
-    async fn may_take(&self, led: Led, shard: ShardId, to: NodeId) -> Result<(), MoveError> {
+    async fn may_take(
+        &self,
+        led: Led,
+        shard: ShardId,
+        to: NodeId,
+        must: bool,
+    ) -> Result<(), MoveError> {
         let refused = |reason: String| MoveError::Refused {
             shard,
             leader: led.node,
@@ -239,10 +263,12 @@ impl Steward {
         if !view.is_some_and(|view| view.voters.contains(&to)) {
             return Err(refused(format!("node {to} is not one of its voters")));
         }
-        match self.ask_view(to).await {
-            None => Err(refused(format!("node {to} cannot be asked"))),
-            Some(there) if there.draining => Err(refused(format!("node {to} is draining"))),
-            Some(_) => {
+        let Some(there) = self.ask_view(to).await else {
+            return Err(refused(format!("node {to} cannot be asked")));
+        };
+        match there.declines() {
+            Some(reason) if there.draining || !must => Err(refused(format!("node {to} {reason}"))),
+            _ => {
                 let follower = view.and_then(|v| v.followers.iter().find(|f| f.node == to));
                 let lag = follower.map_or(u64::MAX, |follower| follower.lag);
                 if lag > MOST_LAG {

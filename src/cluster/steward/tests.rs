@@ -14,15 +14,23 @@ use crate::cluster::transport::{CallError, Pending};
 struct Others {
     draining: Vec<NodeId>,
     away: Vec<NodeId>,
+    full: Vec<NodeId>,
 }
 
-impl Peers for Others {
+/// The other nodes, and which shards they lead.
+#[derive(Debug)]
+struct There {
+    others: Others,
+    leaders: Arc<Leaders>,
+}
+
+impl Peers for There {
     fn peers(&self) -> Vec<NodeId> {
         vec![2, 3]
     }
 
     fn state(&self, peer: NodeId) -> Option<PeerState> {
-        Some(if self.away.contains(&peer) {
+        Some(if self.others.away.contains(&peer) {
             PeerState::Unreachable {
                 since: Instant::now(),
                 reason: "gone".to_owned(),
@@ -54,49 +62,62 @@ impl Peers for Others {
         _timeout: Duration,
     ) -> BoxFuture<'_, Result<Bytes, CallError>> {
         assert_eq!(kind, CallKind::Status);
+        let led = self.leaders.led_by(to).into_iter();
         let view = NodeView {
             node: to,
             incarnation: format!("incarnation {to}"),
-            draining: self.draining.contains(&to),
-            shards: Vec::new(),
+            draining: self.others.draining.contains(&to),
+            shards: led.map(|shard| view(&self.leaders, shard, to)).collect(),
+            full: self.others.full.contains(&to),
         };
-        Box::pin(async move { Ok(wire::housekeeping(&view).unwrap()) })
+        let protocol = self.protocol(to);
+        Box::pin(async move { Ok(wire::node_view(&view, protocol).unwrap()) })
     }
 }
 
-/// Groups of which this node, 1, leads all.
+/// How a node sees a shard.
+fn view(leaders: &Leaders, shard: ShardId, node: NodeId) -> ShardView {
+    let known = leaders.known(shard);
+    ShardView {
+        shard,
+        voters: leaders.voters(shard).to_vec(),
+        learners: Vec::new(),
+        becoming: Vec::new(),
+        changing: false,
+        leader: known.leader,
+        term: known.term,
+        last_log_index: Some(1000),
+        applied_index: Some(1000),
+        followers: Vec::new(),
+        serving: known.leader == Some(node),
+        refusal: None,
+    }
+}
+
+/// Groups of which this node, 1, leads all at first.
 #[derive(Debug)]
 struct Led {
     leaders: Arc<Leaders>,
     lags: Vec<(NodeId, u64)>,
     /// Who is elected when a group is handed over; the one that it is handed to by default.
     elected: Option<NodeId>,
-    aside: AtomicBool,
+    aside: Mutex<BTreeSet<ShardId>>,
+    retired: Mutex<Vec<(ShardId, bool)>>,
+    full: AtomicBool,
     handed: Mutex<Vec<(ShardId, NodeId)>>,
 }
 
 impl Groups for Led {
     fn shards(&self) -> Vec<ShardView> {
         let view = |shard| {
-            let known = self.leaders.known(shard);
             let follower = |(node, lag): &(NodeId, u64)| FollowerView {
                 node: *node,
                 matched_index: Some(1000 - lag),
                 lag: *lag,
             };
             ShardView {
-                shard,
-                voters: self.leaders.voters(shard).to_vec(),
-                learners: Vec::new(),
-                becoming: Vec::new(),
-                changing: false,
-                leader: known.leader,
-                term: known.term,
-                last_log_index: Some(1000),
-                applied_index: Some(1000),
                 followers: self.lags.iter().map(follower).collect(),
-                serving: known.leader == Some(1),
-                refusal: None,
+                ..view(&self.leaders, shard, 1)
             }
         };
         (0..4).map(view).collect()
@@ -119,10 +140,21 @@ impl Groups for Led {
         Box::pin(std::future::ready(Err("not in this test".to_owned())))
     }
 
-    fn retire(&self, _shard: ShardId, _retired: bool) {}
+    fn retire(&self, shard: ShardId, retired: bool) {
+        self.retired.lock().push((shard, retired));
+    }
 
-    fn stand_aside(&self) {
-        self.aside.store(true, Ordering::Release);
+    fn is_full(&self) -> bool {
+        self.full.load(Ordering::Acquire)
+    }
+
+    fn stand_aside(&self, shard: ShardId, aside: bool) {
+        let mut all = self.aside.lock();
+        if aside {
+            all.insert(shard);
+        } else {
+            all.remove(&shard);
+        }
     }
 }
 
@@ -141,7 +173,9 @@ fn house(others: Others, lags: &[(NodeId, u64)], elected: Option<NodeId>) -> Hou
         leaders: Arc::clone(&leaders),
         lags: lags.to_vec(),
         elected,
-        aside: AtomicBool::new(false),
+        aside: Mutex::default(),
+        retired: Mutex::default(),
+        full: AtomicBool::new(false),
         handed: Mutex::default(),
     });
     let members = (1..=3).map(|id| (id, format!("host-{id}:1")));
@@ -154,6 +188,10 @@ fn house(others: Others, lags: &[(NodeId, u64)], elected: Option<NodeId>) -> Hou
         roster: Arc::new(Roster::in_memory(1, members.collect(), true)),
     };
     let there = Arc::clone(&groups) as Arc<dyn Groups>;
+    let others = There {
+        others,
+        leaders: Arc::clone(&leaders),
+    };
     House {
         steward: Steward::new(membership, Arc::new(others), leaders, there),
         groups,
@@ -163,6 +201,7 @@ fn house(others: Others, lags: &[(NodeId, u64)], elected: Option<NodeId>) -> Hou
 const ALL_THERE: Others = Others {
     draining: Vec::new(),
     away: Vec::new(),
+    full: Vec::new(),
 };
 
 #[tokio::test]
@@ -186,6 +225,7 @@ async fn nobody_gets_a_shard_that_could_not_lead_it_now() {
     let others = Others {
         draining: vec![3],
         away: vec![2],
+        ..ALL_THERE
     };
     let absent = house(others, &[(2, 0), (3, 0)], None);
     for (to, reason) in [
@@ -221,7 +261,7 @@ async fn a_drain_spreads_what_it_hands_over_and_stands_aside() {
             .count()
     };
     assert_eq!((to(2), to(3)), (2, 2));
-    assert!(house.groups.aside.load(Ordering::Acquire));
+    assert_eq!(house.groups.aside.lock().len(), 4);
     let view = house.steward.cluster().await;
     let roles: Vec<_> = view.members.iter().map(|m| (m.role, m.leads)).collect();
     assert_eq!(
@@ -239,8 +279,8 @@ async fn a_drain_spreads_what_it_hands_over_and_stands_aside() {
 #[tokio::test]
 async fn a_drain_passes_by_whoever_is_away_or_far_behind() {
     let others = Others {
-        draining: Vec::new(),
         away: vec![3],
+        ..ALL_THERE
     };
     let house = house(others, &[(2, 0), (3, 0)], None);
     let drained = house.steward.drain_this().await;
@@ -249,4 +289,69 @@ async fn a_drain_passes_by_whoever_is_away_or_far_behind() {
     let state = house.steward.cluster().await.members.remove(2);
     assert_eq!(state.state, MemberState::Unreachable);
     assert_eq!((state.role, state.incarnation), (MemberRole::Unknown, None));
+}
+
+#[tokio::test]
+async fn a_member_that_leaves_learns_that_its_copy_is_back() {
+    let house = house(ALL_THERE, &[(2, 0), (3, 0)], None);
+    house.steward.draining.store(true, Ordering::Release);
+    house.steward.retired.lock().insert(2);
+    house.steward.fill_gaps().await;
+    assert_eq!(*house.groups.retired.lock(), [(2, false)]);
+    assert!(house.steward.retired.lock().is_empty());
+}
+
+#[tokio::test]
+async fn a_member_that_leaves_stands_for_election_where_nobody_leads() {
+    let others = Others {
+        away: vec![3],
+        ..ALL_THERE
+    };
+    let house = house(others, &[(2, 0), (3, 0)], None);
+    // Node 3 led shard 0, and cannot be reached any more.
+    let leader = Some(3);
+    house.groups.leaders.report(0, Known { term: 6, leader });
+    house.steward.leave().await;
+    assert_eq!(house.groups.leaders.led_by(2), [1, 2, 3]);
+    assert_eq!(*house.groups.aside.lock(), BTreeSet::from([1, 2, 3]));
+}
+
+#[tokio::test]
+async fn a_node_without_space_hands_over_to_those_with_space_only() {
+    let others = Others {
+        full: vec![2],
+        ..ALL_THERE
+    };
+    let house = house(others, &[(2, 0), (3, 0)], None);
+    house.steward.hand_over_for_space().await;
+    assert!(house.groups.handed.lock().is_empty(), "there is space");
+    let refused = house.steward.transfer(0, 2).await.unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .ends_with("has no space for commands on its disk")
+    );
+    house.groups.full.store(true, Ordering::Release);
+    house.steward.hand_over_for_space().await;
+    assert_eq!(house.groups.leaders.led_by(3), [0, 1, 2, 3]);
+    let view = house.steward.cluster().await;
+    let full: Vec<bool> = view.members.iter().map(|m| m.disk_full).collect();
+    assert_eq!(full, [true, true, false]);
+    // It leads where it is needed, and it does not take a leave for that.
+    assert!(house.groups.aside.lock().is_empty());
+    assert!(view.members.iter().all(|m| m.role == MemberRole::Serving));
+}
+
+#[tokio::test]
+async fn without_any_space_shards_stay_until_their_leader_has_to_go() {
+    let others = Others {
+        full: vec![2, 3],
+        ..ALL_THERE
+    };
+    let house = house(others, &[(2, 0), (3, 0)], None);
+    house.groups.full.store(true, Ordering::Release);
+    house.steward.hand_over_for_space().await;
+    assert!(house.groups.handed.lock().is_empty());
+    let drained = house.steward.drain_this().await;
+    assert_eq!((drained.moved.len(), drained.kept.len()), (4, 0));
 }

@@ -1,7 +1,6 @@
 //! How a raft group stands, in words that know no raft library, and handing its leadership over.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::Instant as _;
@@ -9,7 +8,7 @@ use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use phalanx_actors::shard::ShardHandle;
 
-use super::super::types::RaftMembership;
+use super::super::types::RaftStoredMembership;
 use super::Group;
 use crate::cluster::NodeId;
 use crate::cluster::leaders::{Known, Leaders};
@@ -28,8 +27,8 @@ impl Group {
                 };
                 // Before the group is initialized nobody votes in it, and a node that has no copy any
                 // more hears of no changes.
-                let members = now.membership_config.membership();
-                if self.is_in(members) {
+                if self.is_in(&now.membership_config) {
+                    self.retire(false);
                     let voters: Vec<NodeId> = now.membership_config.voter_ids().collect();
                     leaders.set_voters(self.shard, &voters);
                     leaders.report(self.shard, known);
@@ -87,13 +86,13 @@ impl Group {
     pub fn has_copy(&self) -> bool {
         let metrics = self.raft.metrics();
         let now = metrics.borrow_watched();
-        self.is_in(now.membership_config.membership())
+        self.is_in(&now.membership_config)
     }
 
     /// Whether this node counts in a membership, and that membership is not one of the past.
-    fn is_in(&self, membership: &RaftMembership) -> bool {
-        let retired = self.retired.load(Ordering::Acquire);
-        !retired && membership.get_node(&self.options.node_id).is_some()
+    fn is_in(&self, stored: &RaftStoredMembership) -> bool {
+        let counts = stored.membership().get_node(&self.options.node_id);
+        counts.is_some() && !self.candidacy.is_over(*stored.log_id())
     }
 
     /// For how long no majority has answered this leader; `None` when it does not lead or is the
@@ -119,16 +118,27 @@ impl Group {
     }
 
     /// Stands for no election while its copy is none any more, as its leader says. A node that was
-    /// away when its copy moved would ask for votes for ever; nobody sends it the news.
+    /// away when its copy moved would ask for votes for ever; nobody sends it the news. It ends as
+    /// well when the log brings a membership that counts this node.
     pub fn retire(&self, retired: bool) {
-        if self.retired.swap(retired, Ordering::AcqRel) != retired {
+        let news = if retired {
+            let metrics = self.raft.server_metrics();
+            let now = metrics.borrow_watched();
+            // Whoever says that a leader does not count is behind, or the leader finds out by itself.
+            now.state != ServerState::Leader
+                && self
+                    .candidacy
+                    .retire(&self.raft, *now.membership_config.log_id())
+        } else {
+            self.candidacy.unretire(&self.raft)
+        };
+        if news {
             tracing::info!(shard = self.shard, retired, "whether this node has a copy");
-            self.raft.runtime_config().elect(!retired);
         }
     }
 
-    /// Stands for no election from now on.
-    pub fn stand_aside(&self) {
-        self.raft.runtime_config().elect(false);
+    /// Stands for no election from now on, or does again.
+    pub fn stand_aside(&self, aside: bool) {
+        self.candidacy.stand_aside(&self.raft, aside);
     }
 }

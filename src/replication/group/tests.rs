@@ -10,7 +10,9 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::cluster::leaders::Leaders;
 use crate::cluster::roster::{Contact, Contacts};
+use crate::cluster::status::Reshaped;
 use crate::cluster::tls::Security;
 use crate::cluster::transport::{
     CallKind, Service, Services, Transport, TransportIdentity, TransportOptions,
@@ -318,4 +320,59 @@ async fn a_node_that_just_started_keeps_the_promises_of_the_one_before() {
     });
     kept.await.unwrap();
     again.shutdown().await;
+}
+
+async fn reshaped(leader: &Member, voters: &BTreeSet<NodeId>) {
+    let all = BTreeSet::from([1, 2, 3]);
+    let done = tokio::time::timeout(LONG, async {
+        while leader.group.reshape(voters, &all).await != Ok(Reshaped::Done) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    done.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_copy_is_back_leads_and_says_so_though_nobody_told_it() {
+    let members = three().await;
+    assert_eq!(leader(&members).await.0, 0);
+    let back = &members[2].group;
+    let board = Arc::new(Leaders::new(vec![Vec::new()]));
+    let report = tokio::spawn(Arc::clone(back).report(Arc::clone(&board)));
+    reshaped(&members[0], &BTreeSet::from([1, 2])).await;
+    back.retire(true);
+    assert!(!back.has_copy());
+    reshaped(&members[0], &BTreeSet::from([1, 2, 3])).await;
+    eventually("its copy", || back.has_copy().then_some(())).await;
+    members[0].group.hand_over(3).await.unwrap();
+    eventually("it says that it leads", || {
+        board.is_leader(SHARD, 3).then_some(())
+    })
+    .await;
+    report.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_two_reasons_not_to_stand_for_election_needs_to_lose_both() {
+    let mut members = three().await;
+    let (at, term) = leader(&members).await;
+    assert_eq!(at, 0);
+    let mut dead = members.remove(0);
+    for member in &members {
+        member.group.stand_aside(true);
+        member.group.retire(true);
+    }
+    dead.end().await;
+    for member in &members {
+        member.group.retire(false);
+    }
+    // Four times what an election takes.
+    let until = Instant::now() + Duration::from_millis(2_400);
+    while Instant::now() < until {
+        assert!(members.iter().all(|member| member.term_led().is_none()));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    members[1].group.stand_aside(false);
+    let (at, led) = leader(&members).await;
+    assert!(at == 1 && led > term);
 }

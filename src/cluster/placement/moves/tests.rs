@@ -11,6 +11,7 @@ fn member(id: NodeId, zone: &str) -> Member {
         zone: zone.to_owned(),
         stays: true,
         reachable: true,
+        roomy: true,
     }
 }
 
@@ -298,4 +299,19 @@ fn zones_are_spread_as_soon_as_all_are_known() {
             "{found:?}"
         );
     }
+}
+
+#[test]
+fn no_copy_is_built_where_there_is_no_space_and_none_is_taken_away_for_that() {
+    let mut all = members(&[1, 2, 3, 4]);
+    let mut copies = placed(8, &[1, 2, 3], 3);
+    let before = copies.clone();
+    all[3].roomy = false;
+    assert_eq!(settle(&all, &mut copies, 3), 0);
+    assert_eq!(copies, before);
+    all[0].roomy = false;
+    all[3].roomy = true;
+    settle(&all, &mut copies, 3);
+    assert_settled(&all, &copies, 3);
+    assert_eq!(load(&copies, 1), 6);
 }
