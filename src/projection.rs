@@ -13,8 +13,10 @@
 //! queries, `operate` rebuilds and dead letters, `store` what is in the file.
 
 mod build;
+mod changes;
 mod entry;
 mod error;
+mod follow;
 mod json;
 mod lag;
 mod metrics;
@@ -44,7 +46,9 @@ use ractor::Actor;
 use sqlx::sqlite::SqlitePoolOptions;
 use tokio::task::JoinHandle;
 
+pub use self::changes::RowChanges;
 pub use self::error::{OperationError, StartError, StoreError, ViewError};
+pub use self::follow::{ChangeId, Follower, Reset, Told};
 pub use self::lag::Lag;
 pub use self::operate::DeadLetter;
 pub use self::retry::Retried;
@@ -292,11 +296,24 @@ fn extract<T>(items: &mut Vec<T>, wanted: impl Fn(&T) -> bool) -> Vec<T> {
 /// Sets the gauges until the task is aborted.
 async fn gauges(views: Views) {
     let mut rounds = tokio::time::interval(GAUGES);
+    let mut last = tokio::time::Instant::now();
+    let mut before: BTreeMap<&str, u64> = BTreeMap::new();
     loop {
         rounds.tick().await;
+        let seconds = last.elapsed().as_secs_f64().max(0.001);
+        last = tokio::time::Instant::now();
+        for (name, entry) in &views.0.entries {
+            let handled = entry.handled();
+            let since = handled.saturating_sub(before.insert(name, handled).unwrap_or(handled));
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a rate needs no more than a float holds"
+            )]
+            let rate = since as f64 / seconds;
+            entry.rate.store(rate.to_bits(), Ordering::Relaxed);
+        }
         for status in views.statuses() {
-            let rebuilt = status.rebuild.map(|rebuild| rebuild.percent / 100.0);
-            metrics::show(status.name, status.lag, status.dead_letters, rebuilt);
+            metrics::show(&status);
         }
     }
 }

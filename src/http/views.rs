@@ -62,7 +62,10 @@ pub(crate) async fn row(app: &App, parts: &request::Parts, view: &str, key: &str
 }
 
 /// The read side, if there is one, and the name of the view.
-fn find<'a, 'v>(app: &'a App, view: &'v str) -> Result<(&'a Views, Cow<'v, str>), Problem> {
+pub(crate) fn find<'a, 'v>(
+    app: &'a App,
+    view: &'v str,
+) -> Result<(&'a Views, Cow<'v, str>), Problem> {
     let unknown = || Problem::from(ViewError::Unknown);
     let views = app.views.as_ref().ok_or_else(unknown)?;
     Ok((views, decode(view).ok_or_else(unknown)?))

@@ -14,6 +14,8 @@ use phalanx_actors::projection::{ProjectionDefinition, Table};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::changes::Changes;
+
 /// Names a build in the store.
 pub(crate) type BuildId = i64;
 
@@ -29,6 +31,8 @@ pub(crate) struct Build {
     /// How to fill it; `None` when it was made by another version, whose code is gone.
     pub(crate) definition: Option<Arc<ProjectionDefinition>>,
     pub(crate) shards: Vec<Progress>,
+    /// Which rows have changed lately.
+    pub(crate) changes: Arc<Changes>,
     /// Events handled since the process began.
     pub(crate) handled: AtomicU64,
     /// Aggregates of which something was set aside.

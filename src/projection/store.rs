@@ -19,6 +19,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 
 use super::build::{Build, BuildId, Progress, stored_as};
+use super::changes::Changes;
 use super::error::StoreError;
 use super::sql::{placeholders, query};
 
@@ -308,6 +309,7 @@ impl Store {
             version: stored.version,
             tables: stored.tables,
             definition: same.then(|| Arc::clone(definition)),
+            changes: Arc::new(Changes::new(offsets.clone())),
             shards: offsets.into_iter().map(Progress::new).collect(),
             handled: AtomicU64::new(0),
             letters: AtomicU64::new(0),
@@ -371,6 +373,7 @@ impl Store {
             version: definition.version,
             tables: definition.tables.clone(),
             definition: Some(Arc::clone(definition)),
+            changes: Arc::new(Changes::new((0..self.shards).map(|_| 0).collect())),
             shards: (0..self.shards).map(|_| Progress::new(0)).collect(),
             handled: AtomicU64::new(0),
             letters: AtomicU64::new(0),

@@ -11,6 +11,7 @@
 mod support;
 
 mod cases;
+mod changes;
 mod commands;
 mod description;
 mod directory;
@@ -26,3 +27,4 @@ mod reads;
 mod rejections;
 mod shutdown;
 mod views;
+mod watch;

@@ -13,6 +13,7 @@ pub(crate) mod http;
 pub(crate) mod node;
 pub(crate) mod ports;
 pub(crate) mod scratch_disk;
+pub(crate) mod sse;
 pub(crate) mod wait;
 
 use std::io::Write as _;
