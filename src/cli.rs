@@ -12,6 +12,7 @@ mod check_config;
 mod cluster;
 mod completions;
 mod output;
+mod projections;
 mod serve;
 
 use std::ffi::OsString;
@@ -57,6 +58,8 @@ enum Command {
     CheckConfig(check_config::Arguments),
     /// Ask a running node about its cluster
     Cluster(cluster::Arguments),
+    /// Ask a running node about its projections, or operate them
+    Projections(projections::Arguments),
     /// Drive a server with commands and fresh reads, and measure it
     Bench(Box<crate::bench::Args>),
     /// Print a completion script for a shell
@@ -80,6 +83,7 @@ where
         Command::Serve(arguments) => arguments.run(serve),
         Command::CheckConfig(arguments) => arguments.run(),
         Command::Cluster(arguments) => arguments.run(),
+        Command::Projections(arguments) => arguments.run(),
         Command::Bench(arguments) => crate::bench::run(*arguments),
         Command::Completions(arguments) => arguments.run::<Cli>(),
     }

@@ -23,6 +23,7 @@ mod idempotency;
 mod ids;
 mod overload;
 mod preconditions;
+mod projections_cli;
 mod reads;
 mod rejections;
 mod shutdown;
