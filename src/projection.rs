@@ -16,7 +16,7 @@ mod build;
 mod changes;
 mod entry;
 mod error;
-mod follow;
+mod follower;
 mod json;
 mod lag;
 mod metrics;
@@ -48,7 +48,7 @@ use tokio::task::JoinHandle;
 
 pub use self::changes::RowChanges;
 pub use self::error::{OperationError, StartError, StoreError, ViewError};
-pub use self::follow::{ChangeId, Follower, Reset, Told};
+pub use self::follower::{ChangeId, Follower, Reset, Told};
 pub use self::lag::Lag;
 pub use self::operate::DeadLetter;
 pub use self::retry::Retried;

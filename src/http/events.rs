@@ -14,7 +14,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::select_all;
 use http::{Response, request};
 use phalanx_actors::history::RecordedEvent;
-use phalanx_actors::names::Position;
+use phalanx_actors::names::{Position, ShardId};
 use phalanx_actors::ports::{Feed, FeedCursor};
 use phalanx_actors::record::Record;
 
@@ -54,11 +54,9 @@ pub(crate) fn answer(
         None => seen(app, &*feed, after.as_deref().unwrap_or("start"))
             .ok_or_else(|| Problem::query("after", FORM))?,
     };
-    let elsewhere = app.steward.shards_elsewhere();
-    if !elsewhere.is_empty() {
-        let detail =
-            format!("this node keeps no copy of the shards {elsewhere:?}; ask another one");
-        return Err(Box::new(Problem::new(Code::NotReady, detail)));
+    let unreadable = unreadable_shards(app);
+    if !unreadable.is_empty() {
+        return Err(Box::new(not_here(&unreadable)));
     }
     let ticket = Ticket::take(app, connection)?;
     let reader = Reader {
@@ -82,6 +80,17 @@ const FORM: &str = "positions are `start`, `now` or a list such as 0:17,3:204, e
 
 pub(crate) fn nothing_to_read() -> Problem {
     Problem::new(Code::NotReady, "this node has no events to show")
+}
+
+/// The shards whose events cannot be had on this node.
+pub(crate) fn unreadable_shards(app: &App) -> Vec<ShardId> {
+    app.steward.shards_elsewhere()
+}
+
+/// The refusal of a stream that would need these.
+pub(crate) fn not_here(shards: &[ShardId]) -> Problem {
+    let detail = format!("this node keeps no copy of the shards {shards:?}; ask another one");
+    Problem::new(Code::NotReady, detail)
 }
 
 /// The words of a list with commas between them.

@@ -24,7 +24,7 @@ use self::hub::Subscription;
 use super::answers::timed_out;
 use super::app::App;
 use super::code::Code;
-use super::events::nothing_to_read;
+use super::events::{not_here, nothing_to_read, unreadable_shards};
 use super::guard::ConnectionState;
 use super::problem::Problem;
 use super::query;
@@ -58,9 +58,8 @@ pub(crate) async fn answer(
     let known = sse::last_event_id(parts).map(sequence_number).transpose()?;
     let hub = app.hub.as_ref().ok_or_else(nothing_to_read)?;
     let shard = stream.shard(app.router.shards());
-    if app.steward.shards_elsewhere().contains(&shard) {
-        let detail = format!("this node keeps no copy of shard {shard}; ask another one");
-        return Err(Box::new(Problem::new(Code::NotReady, detail)));
+    if unreadable_shards(app).contains(&shard) {
+        return Err(Box::new(not_here(&[shard])));
     }
     let ticket = Ticket::take(app, connection)?;
     // First listen, then look: what happens in between is heard.
@@ -239,7 +238,7 @@ impl Watcher {
     /// anything: the client finds another node.
     fn beat(&self) -> Option<Bytes> {
         let shard = self.stream.shard(self.app.router.shards());
-        let here = !self.app.steward.shards_elsewhere().contains(&shard);
+        let here = !unreadable_shards(&self.app).contains(&shard);
         here.then(|| sse::heartbeat(None))
     }
 
