@@ -1,7 +1,7 @@
-//! The read side: read models in SQLite, filled from the journal's committed events.
+//! The read side: read models in SQL, filled from the journal's committed events.
 //!
 //! ```text
-//! journal --feed--> projector (one per build and shard) --batch--> writer --transaction--> SQLite
+//! journal --feed--> projector (one per build and shard) --batch--> writer --transaction--> tables
 //!                        ^                                           |                       |
 //!                        '------------- stored, next ----------------'        views <--------'
 //! ```
@@ -10,21 +10,34 @@
 //! rows are what folding the events up to the offset gives.
 //!
 //! Where to look: `projector` from the journal to a batch, `writer` from a batch to rows, `views`
-//! queries, `operate` rebuilds and dead letters, `store` what is in the file.
+//! queries, `operate` rebuilds and dead letters, `store` what is stored besides rows. The tables lie in
+//! a SQLite file of the node (`file`) or in a PostgreSQL database that nodes share (`server`, and
+//! `keeper` for who writes); `database` is what the two have in common.
 
+mod address;
 mod build;
 mod changes;
+mod database;
 mod entry;
 mod error;
+mod fields;
+mod file;
+mod follow;
 mod follower;
 mod json;
+mod keeper;
 mod lag;
+mod letters;
 mod metrics;
 mod operate;
+mod plan;
+mod postgres;
 mod projector;
 mod retry;
 mod selection;
+mod server;
 mod sql;
+mod standing;
 mod status;
 mod store;
 mod supervisor;
@@ -37,28 +50,36 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use phalanx_actors::ports::{Clock, Feed, Journal};
 use phalanx_actors::projection::ProjectionRegistry;
 use ractor::Actor;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::SqlitePoolOptions;
 use tokio::task::JoinHandle;
 
+pub use self::address::StoreAddress;
 pub use self::changes::RowChanges;
 pub use self::error::{OperationError, StartError, StoreError, ViewError};
 pub use self::follower::{ChangeId, Follower, Reset, Told};
 pub use self::lag::Lag;
 pub use self::operate::DeadLetter;
 pub use self::retry::Retried;
+pub use self::standing::{Part, Stand};
 pub use self::status::{Activity, ProjectionStatus, RebuildStatus, ShardStatus};
 pub use self::views::{FoundRow, Freshness, Page, Pairs, Views};
 
 use self::build::Build;
+use self::database::Readers;
 use self::entry::Entry;
+use self::file::{connect_options, is_damage};
+use self::keeper::{Keeper, Wanted};
+use self::plan::{Planned, plan};
 use self::projector::ProjectorContext;
-use self::store::{BuildState, Store, connect_options, is_damage};
+use self::server::Server;
+use self::standing::Standing;
+use self::store::Store;
 use self::supervisor::Supervisor;
 use self::views::Shared;
 use self::writer::{Control, Writer, WriterHandle, WriterOptions};
@@ -72,10 +93,18 @@ const ACQUIRE: Duration = Duration::from_secs(2);
 /// How the read side works.
 #[derive(Debug, Clone)]
 pub struct ProjectionOptions {
-    /// The file with the read models; made when it does not exist.
+    /// Where the read models are kept.
+    pub address: StoreAddress,
+    /// The file with the read models, if they are in one; made when it does not exist.
     pub path: PathBuf,
-    /// Names the journal: read models of another one are thrown away.
+    /// Names the journal: read models of another one in a file are thrown away.
     pub journal: String,
+    /// Names the cluster, in a database that its nodes share.
+    pub cluster: String,
+    /// Names this node there.
+    pub node: String,
+    /// How often such a database is asked how far it is, while a query waits for that.
+    pub follow_interval: Duration,
     /// Number of shards.
     pub shards: u32,
     /// How many shards this node has no copy of at the moment.
@@ -89,6 +118,9 @@ pub struct ProjectionOptions {
     /// Connections for queries.
     pub read_connections: u32,
 }
+
+/// A connection to a server that was used so recently is taken as it is.
+const TRUSTED: Duration = Duration::from_millis(500);
 
 /// What the read side stands on.
 #[derive(Debug, Clone)]
@@ -119,28 +151,18 @@ impl Projections {
         options: ProjectionOptions,
         ground: ProjectionGround,
     ) -> Result<Self, StartError> {
-        let open_error = |source| StartError::Open {
-            path: options.path.display().to_string(),
-            source,
+        let Opened {
+            store,
+            readers,
+            standing,
+            entries,
+            planned,
+            server,
+        } = match &options.address {
+            StoreAddress::Sqlite => Box::pin(open_file(registry, &options)).await?,
+            StoreAddress::Postgres(server) => open_server(registry, &options, server),
         };
-        let opened = match open(registry, &options).await {
-            // What the file says of itself cannot be read: it is built again.
-            Err(error) if is_damage(&error) => {
-                tracing::error!(%error, "the read models cannot be read; building them again");
-                store::remove(&options.path)
-                    .map_err(|error| open_error(StoreError::Sql(sqlx::Error::Io(error))))?;
-                open(registry, &options).await
-            }
-            opened => opened,
-        };
-        let (store, (entries, raised)) = opened.map_err(open_error)?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(options.read_connections)
-            .acquire_timeout(ACQUIRE)
-            .test_before_acquire(false)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_lazy_with(connect_options(&options.path).pragma("query_only", "ON"));
+        let wanted = server.as_ref().map(|_| Arc::<Wanted>::default());
         let (writer, handle) = Writer::new(
             store,
             WriterOptions {
@@ -157,6 +179,8 @@ impl Projections {
             writer: handle.clone(),
             batch_bytes: options.batch_bytes,
             interval: options.commit_interval,
+            standing: standing.clone(),
+            is_shared: server.is_some(),
         };
         let (supervisor, _joined) = Actor::spawn(None, Supervisor, context)
             .await
@@ -167,21 +191,27 @@ impl Projections {
             clock: ground.clock,
             writer: handle.clone(),
             readers,
+            standing,
+            wanted,
             missing: options.missing_shards,
             shards: options.shards,
             supervisor,
         }));
         let shared = &views.0;
-        for entry in shared.entries.values() {
-            let live = entry.live();
-            if live.definition.is_some() {
-                shared.fill(entry, &live);
+        for planned in planned {
+            if let Some(entry) = shared.entries.get(planned.definition.name) {
+                shared.fill(entry, &planned.live);
+                if let Some(next) = planned.next {
+                    shared.raise(entry, next);
+                }
             }
         }
-        for build in raised {
-            if let Some(entry) = shared.entries.get(&*build.name) {
-                shared.raise(entry, build);
-            }
+        if let Some(server) = server {
+            let (interval, node) = (options.follow_interval, options.node);
+            let shared = Arc::clone(shared);
+            let keeper = Keeper::new(shared, server, interval, node, &options.cluster);
+            // It goes first when everything stops.
+            tasks.insert(0, tokio::spawn(keeper.run()));
         }
         tasks.push(tokio::spawn(gauges(views.clone())));
         Ok(Self {
@@ -199,6 +229,11 @@ impl Projections {
 
     /// Stops: projectors first, then the writer, with everything stored that was handed to it.
     pub async fn stop(self) {
+        if self.views.is_shared()
+            && let Some(keeper) = self.tasks.first()
+        {
+            keeper.abort();
+        }
         let supervisor = &self.views.0.supervisor;
         // Children of an actor stop with it; an error means that it has ended already.
         let _ended = supervisor
@@ -219,16 +254,66 @@ impl Projections {
     }
 }
 
-/// The projections by name, and the builds that are to be filled beside those that answer.
-type Plan = (BTreeMap<&'static str, Arc<Entry>>, Vec<Arc<Build>>);
+/// What the read side begins with.
+struct Opened {
+    store: Store,
+    readers: Readers,
+    standing: Standing,
+    entries: BTreeMap<&'static str, Arc<Entry>>,
+    /// What is to be filled at once.
+    planned: Vec<Planned>,
+    /// How to reach a database that nodes share.
+    server: Option<PgConnectOptions>,
+}
 
-/// Opens the store and decides what to fill.
-async fn open(
+/// Opens the file and decides what to fill.
+async fn open_file(
     registry: &ProjectionRegistry,
     options: &ProjectionOptions,
-) -> Result<(Store, Plan), StoreError> {
+) -> Result<Opened, StartError> {
+    let open_error = |source| StartError::Open {
+        path: options.path.display().to_string(),
+        source,
+    };
+    let opened = match try_file(registry, options).await {
+        // What the file says of itself cannot be read: it is built again.
+        Err(error) if is_damage(&error) => {
+            tracing::error!(%error, "the read models cannot be read; building them again");
+            file::remove(&options.path)
+                .map_err(|error| open_error(StoreError::Sql(sqlx::Error::Io(error))))?;
+            try_file(registry, options).await
+        }
+        opened => opened,
+    };
+    let (store, planned) = opened.map_err(open_error)?;
+    let readers = SqlitePoolOptions::new()
+        .max_connections(options.read_connections)
+        .acquire_timeout(ACQUIRE)
+        .test_before_acquire(false)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .connect_lazy_with(connect_options(&options.path).pragma("query_only", "ON"));
+    let entry = |planned: &Planned| {
+        let definition = Arc::clone(&planned.definition);
+        let entry = Entry::new(definition, Arc::clone(&planned.live), planned.paused);
+        (planned.definition.name, Arc::new(entry))
+    };
+    Ok(Opened {
+        store,
+        readers: Readers::Sqlite(readers),
+        standing: Standing::new(Part::Writing),
+        entries: planned.iter().map(entry).collect(),
+        planned,
+        server: None,
+    })
+}
+
+async fn try_file(
+    registry: &ProjectionRegistry,
+    options: &ProjectionOptions,
+) -> Result<(Store, Vec<Planned>), StoreError> {
     let mut store = Store::open(&options.path, &options.journal, options.shards).await?;
-    match plan(&mut store, registry).await {
+    match plan(&mut store, registry.iter()).await {
         Ok(planned) => Ok((store, planned)),
         Err(error) => {
             store.close().await;
@@ -237,60 +322,44 @@ async fn open(
     }
 }
 
-/// Decides which builds answer and which are to be filled beside them.
-async fn plan(store: &mut Store, registry: &ProjectionRegistry) -> Result<Plan, StoreError> {
-    let mut stored = store.builds().await?;
-    let paused = store.paused().await?;
-    let mut entries = BTreeMap::new();
-    let mut raised = Vec::new();
-    let mut obsolete: Vec<_> = extract(&mut stored, |b| b.state == BuildState::Dropped);
-    for definition in registry.iter() {
-        let mut own = extract(&mut stored, |build| build.name == definition.name);
-        let live = own
-            .iter()
-            .rposition(|build| build.state == BuildState::Live);
-        let live = match live.map(|at| own.remove(at)) {
-            Some(build) => store.load(build, definition).await?,
-            None => store.create(definition, BuildState::Live).await?,
-        };
-        let outdated = live.definition.is_none();
-        let mut next = None;
-        for build in own {
-            let fits = build.version == definition.version && build.tables == definition.tables;
-            if build.state == BuildState::Building && fits && next.is_none() {
-                next = Some(store.load(build, definition).await?);
-            } else {
-                obsolete.push(build);
-            }
-        }
-        if outdated && next.is_none() {
-            next = Some(store.create(definition, BuildState::Building).await?);
-        }
-        let live = Arc::new(live);
-        live.letters.store(
-            store.letters(live.id).await?.len() as u64,
-            Ordering::Relaxed,
-        );
-        let paused = paused.iter().any(|name| name == definition.name);
-        let entry = Entry::new(Arc::clone(definition), live, paused);
-        entries.insert(definition.name, Arc::new(entry));
-        raised.extend(next.map(Arc::new));
+/// Prepares for a database that may not be there yet: the node does not wait for it.
+fn open_server(
+    registry: &ProjectionRegistry,
+    options: &ProjectionOptions,
+    server: &PgConnectOptions,
+) -> Opened {
+    let standing = Standing::new(Part::Starting);
+    let shards = options.shards;
+    let entry = |definition: &Arc<_>| {
+        let unknown = Arc::new(Build::unknown(definition, shards));
+        let entry = Entry::new(Arc::clone(definition), unknown, false);
+        (definition.name, Arc::new(entry))
+    };
+    let reading =
+        server::session(server.clone()).options([("default_transaction_read_only", "on")]);
+    let readers = PgPoolOptions::new()
+        .max_connections(options.read_connections)
+        .acquire_timeout(ACQUIRE)
+        .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                // One that was not used for a while may have been cut off meanwhile.
+                Ok(meta.idle_for < TRUSTED || sqlx::Connection::ping(connection).await.is_ok())
+            })
+        })
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .connect_lazy_with(reading);
+    let (cluster, node) = (&options.cluster, options.node.clone());
+    let shared = Server::new(server.clone(), cluster, node, shards, standing.clone());
+    Opened {
+        store: Store::on_server(shared, shards),
+        readers: Readers::Postgres(readers),
+        standing,
+        entries: registry.iter().map(entry).collect(),
+        planned: Vec::new(),
+        server: Some(server::session(server.clone())),
     }
-    for build in obsolete {
-        store.begin().await?;
-        store.drop_build(build.id, &build.tables).await?;
-        store.commit().await?;
-    }
-    Ok((entries, raised))
-}
-
-/// Takes the items out that are wanted.
-fn extract<T>(items: &mut Vec<T>, wanted: impl Fn(&T) -> bool) -> Vec<T> {
-    let (taken, kept) = std::mem::take(items)
-        .into_iter()
-        .partition(|item| wanted(item));
-    *items = kept;
-    taken
 }
 
 /// Sets the gauges until the task is aborted.
@@ -315,5 +384,6 @@ async fn gauges(views: Views) {
         for status in views.statuses() {
             metrics::show(&status);
         }
+        metrics::show_store(views.standing().state);
     }
 }

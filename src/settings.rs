@@ -36,7 +36,7 @@ pub use self::load::{Entry, LoadedSettings};
 pub use self::log::{LogFormat, LogSettings};
 pub use self::node::NodeSettings;
 pub use self::origin::Origin;
-pub use self::projections::ProjectionSettings;
+pub use self::projections::{ProjectionSettings, StoreText};
 pub use self::raft::RaftSettings;
 pub(crate) use self::rules::is_host_port;
 pub use self::transport::{TlsSettings, TransportSettings};

@@ -207,6 +207,38 @@ fn rules_over_several_keys_are_reported_at_the_line_that_broke_them() {
 }
 
 #[test]
+fn the_password_of_the_store_is_shown_nowhere() {
+    let secret = "s3cret";
+    let shown = |text: &str| {
+        let file = File::with(&format!("[projections]\nstore = {text}\n"));
+        let path = file.path();
+        let plain = file.check();
+        let json = run(&["check-config", "--json", path.to_str().unwrap()]);
+        let all = [&plain, &json].map(|o| format!("{}{}", stdout(o), stderr(o)));
+        assert!(!all.concat().contains(secret), "{text}: {all:?}");
+        plain
+    };
+    let good = shown("\"postgres://u:s3cret@127.0.0.1:1/d?sslmode=disable\"");
+    let line = "projections.store = \"postgres://u:***@127.0.0.1:1/d?sslmode=disable\"";
+    assert!(stdout(&good).contains(line), "{}", stdout(&good));
+    for bad in [
+        "\"postgres://u:s3cret@127.0.0.1:x/d\"",
+        "\"postgres://u:s3cret@h/d?pasword=s3cret\"",
+        "\"mysql://u:s3cret@h/d\"",
+        "[\"postgres://u:s3cret@h/d\"]",
+        "{url = \"postgres://u:s3cret@h/d\"}",
+    ] {
+        assert_refused(&shown(bad), &["projections.store"]);
+    }
+    let output = phalanx(&["check-config"])
+        .env("PHALANX__PROJECTIONS__STORE", "postgres://u:s3cret@h:x/d")
+        .output()
+        .unwrap();
+    assert_refused(&output, &["PHALANX__PROJECTIONS__STORE"]);
+    assert!(!stderr(&output).contains(secret));
+}
+
+#[test]
 fn certificates_are_all_named_and_looked_at() {
     let output = File::with("[transport.tls]\nca_file = \"ca.crt\"\n").check();
 

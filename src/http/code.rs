@@ -254,8 +254,8 @@ codes! {
         "Retry on another node, or when this one is back.";
     NotReady "not-ready" SERVICE_UNAVAILABLE true NotApplied
         "The node is not ready"
-        "The node is starting, or it refuses to serve this shard because a check failed. \
-         /readyz?verbose says why."
+        "The node is starting, or it refuses to serve this shard because a check failed, or the \
+         database with its read models cannot be reached. /readyz?verbose and /v1/projections say why."
         "Retry as Retry-After says. If it lasts, look at the node's log.";
     OutcomeUnknown "outcome-unknown" GATEWAY_TIMEOUT true Unknown
         "It is not known whether the command took effect"

@@ -24,7 +24,15 @@ pub(crate) enum Action {
 pub(crate) fn all(app: &App, parts: &request::Parts) -> Answered {
     let [] = query::parse(parts.uri.query(), [])?;
     let statuses = app.views.as_ref().map(Views::statuses).unwrap_or_default();
-    rendered(&json!({ "node": app.node_id, "projections": statuses }))
+    let store = app.views.as_ref().map(|views| {
+        let kind = if views.is_shared() {
+            "postgres"
+        } else {
+            "sqlite"
+        };
+        json!({ "kind": kind, "standing": views.standing() })
+    });
+    rendered(&json!({ "node": app.node_id, "store": store, "projections": statuses }))
 }
 
 /// Answers with one projection.
@@ -100,6 +108,7 @@ impl From<OperationError> for Box<Problem> {
         let code = match error {
             OperationError::Unknown | OperationError::NoLetter => Code::NotFound,
             OperationError::Rebuilding => Code::RebuildRunning,
+            OperationError::Away { .. } => Code::NotReady,
             OperationError::Store(_) => Code::Internal,
         };
         Self::new(Problem::new(code, error.to_string()))

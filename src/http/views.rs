@@ -163,7 +163,9 @@ impl From<ViewError> for Problem {
                 with_lag(Code::ViewBehind, lag).with("position", position.to_string())
             }
             ViewError::NoRow { lag } => with_lag(Code::RowNotFound, lag),
-            ViewError::Incomplete { .. } => Self::new(Code::NotReady, detail),
+            ViewError::Incomplete { .. } | ViewError::Away { .. } | ViewError::Elsewhere { .. } => {
+                Self::new(Code::NotReady, detail)
+            }
             ViewError::Busy => Self::new(Code::Overloaded, detail),
             ViewError::Store(_) => Self::new(Code::Internal, detail),
         }

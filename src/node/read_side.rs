@@ -10,7 +10,9 @@ use phalanx_actors::projection::ProjectionRegistry;
 use super::NodeError;
 use crate::cluster::steward::Steward;
 use crate::journal::Journal;
-use crate::projection::{ProjectionGround, ProjectionOptions, Projections};
+use crate::projection::{
+    ProjectionGround, ProjectionOptions, Projections, StartError, StoreAddress,
+};
 use crate::settings::Settings;
 
 /// The file with the read models, in the data directory.
@@ -47,7 +49,13 @@ pub(super) async fn start(
     if registry.is_empty() || !settings.projections.enabled {
         return Ok(None);
     }
+    let address = StoreAddress::parse(&settings.projections.store.0);
     let options = ProjectionOptions {
+        // Loaded settings have passed this; a program that built its own hears of it here.
+        address: address.map_err(|reason| StartError::Address { reason })?,
+        cluster: settings.cluster.name.clone(),
+        node: settings.node.id.to_string(),
+        follow_interval: Duration::from_millis(settings.projections.follow_interval_ms),
         path: settings.node.data_dir.join(FILE),
         journal: journal.incarnation().to_string(),
         shards: settings.cluster.shards,
@@ -62,5 +70,6 @@ pub(super) async fn start(
         journal: Arc::new(journal.clone()),
         clock,
     };
-    Ok(Some(Projections::start(registry, options, ground).await?))
+    let started = Box::pin(Projections::start(registry, options, ground)).await?;
+    Ok(Some(started))
 }

@@ -16,8 +16,13 @@ use tokio::time::Instant;
 
 use super::changes::Changes;
 
+use super::store::StoredBuild;
+
 /// Names a build in the store.
 pub(crate) type BuildId = i64;
+
+/// No build has this number.
+const UNKNOWN: BuildId = 0;
 
 /// One set of tables. See the file's description.
 pub(crate) struct Build {
@@ -46,6 +51,45 @@ impl fmt::Debug for Build {
 }
 
 impl Build {
+    /// A build as it is stored: with the code to fill it, if this definition has its version.
+    pub(crate) fn stored(
+        stored: StoredBuild,
+        definition: &Arc<ProjectionDefinition>,
+        offsets: Vec<u64>,
+    ) -> Self {
+        let same = stored.version == definition.version && stored.tables == definition.tables;
+        Self {
+            id: stored.id,
+            name: stored.name,
+            version: stored.version,
+            tables: stored.tables,
+            definition: same.then(|| Arc::clone(definition)),
+            changes: Arc::new(Changes::new(offsets.clone())),
+            shards: offsets.into_iter().map(Progress::new).collect(),
+            handled: AtomicU64::new(0),
+            letters: AtomicU64::new(0),
+        }
+    }
+
+    /// What stands for the build that answers as long as the store could not be asked which that is.
+    pub(crate) fn unknown(definition: &Arc<ProjectionDefinition>, shards: u32) -> Self {
+        Self {
+            id: UNKNOWN,
+            name: definition.name.to_owned(),
+            version: definition.version,
+            tables: definition.tables.clone(),
+            definition: Some(Arc::clone(definition)),
+            changes: Arc::new(Changes::new((0..shards).map(|_| 0).collect())),
+            shards: (0..shards).map(|_| Progress::new(0)).collect(),
+            handled: AtomicU64::new(0),
+            letters: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.id == UNKNOWN
+    }
+
     /// The name of one of its tables in the store.
     pub(crate) fn stored_as(&self, table: &str) -> String {
         stored_as(self.id, table)

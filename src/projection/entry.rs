@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use phalanx_actors::names::Position;
 use phalanx_actors::projection::ProjectionDefinition;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::build::Build;
@@ -18,6 +19,8 @@ pub(super) struct Rebuild {
     pub(super) since: Instant,
     /// The sum of its offsets then.
     pub(super) from: u64,
+    /// What puts it in its place, if this node does.
+    pub(super) task: Option<AbortHandle>,
 }
 
 /// See the file's description.
@@ -66,8 +69,13 @@ impl Entry {
 
     /// Lets another build answer from now on.
     pub(super) fn swap(&self, new: Arc<Build>) {
-        self.live.send_replace(new);
+        self.show(new);
         *self.rebuild.lock() = None;
+    }
+
+    /// The same, whatever is being built beside it.
+    pub(super) fn show(&self, live: Arc<Build>) {
+        self.live.send_replace(live);
     }
 
     /// Whether the build that answers has taken in a position.

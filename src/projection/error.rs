@@ -17,6 +17,12 @@ pub enum StartError {
         #[source]
         source: StoreError,
     },
+    /// What the settings say of the store cannot be used.
+    #[error("`projections.store` cannot be used: {reason}")]
+    Address {
+        /// Why not, without any part of it.
+        reason: &'static str,
+    },
     /// An actor could not be started.
     #[error("failed to start the projectors: {0}")]
     Actor(String),
@@ -25,7 +31,7 @@ pub enum StartError {
 /// Why the store of read models could not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// SQLite refused.
+    /// The database refused.
     #[error("the store of read models: {0}")]
     Sql(#[from] sqlx::Error),
     /// A read of the journal failed.
@@ -53,6 +59,12 @@ pub enum StoreError {
         /// Why not.
         reason: String,
     },
+    /// The database cannot be used now, or not by this node.
+    #[error("the database of read models cannot be used now: {0}")]
+    Away(String),
+    /// The database holds the read models of somebody else.
+    #[error("the read models in the database are not of this cluster: {0}")]
+    Foreign(String),
     /// The read side is being stopped.
     #[error("the read side is stopping")]
     Stopping,
@@ -92,9 +104,21 @@ pub enum ViewError {
         /// How many.
         shards: usize,
     },
+    /// Another node fills the views, and only that one knows which rows change.
+    #[error("changes of rows are told by the node that fills the views: {writer}")]
+    Elsewhere {
+        /// Which one, as far as this node knows.
+        writer: String,
+    },
     /// Too many queries at once.
     #[error("too many queries of views at once")]
     Busy,
+    /// The database of read models cannot be asked now.
+    #[error("the database of read models cannot be asked now: {reason}")]
+    Away {
+        /// Why not.
+        reason: String,
+    },
     /// The store failed.
     #[error("{0}")]
     Store(String),
@@ -112,6 +136,12 @@ pub enum OperationError {
     /// It is being built already.
     #[error("the projection is being rebuilt already")]
     Rebuilding,
+    /// The database of read models cannot be asked now.
+    #[error("it cannot be done now: {reason}")]
+    Away {
+        /// Why not.
+        reason: String,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),

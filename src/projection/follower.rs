@@ -18,6 +18,7 @@ use super::entry::Entry;
 use super::error::ViewError;
 use super::json::append_value;
 use super::selection::parse_key_filter;
+use super::standing::{Part, Stand};
 use super::views::{Pairs, Views, view_table};
 
 /// A place in the changes of a view, as a client brings it back.
@@ -72,7 +73,8 @@ pub enum Told {
     Changed(Vec<(String, RowChanges)>),
     /// Nothing yet.
     Nothing,
-    /// This node has lost a copy of some shard: its rows are not complete any more.
+    /// This node has lost a copy of some shard, or another one fills the rows: it does not know any
+    /// more which change.
     Incomplete,
 }
 
@@ -136,6 +138,7 @@ impl Views {
         from: Option<ChangeId>,
     ) -> Result<Follower, ViewError> {
         let entry = self.entry(view)?;
+        self.fills()?;
         let swaps = entry.swaps();
         let (build, _) = self.shown(entry)?;
         let only = parse_key_filter(view_table(&build)?, pairs)?;
@@ -162,6 +165,18 @@ impl Views {
     }
 }
 
+impl Views {
+    /// An error where another node fills the views: only that one knows which rows change.
+    fn fills(&self) -> Result<(), ViewError> {
+        let Stand { state, writer, .. } = self.standing();
+        if state == Part::Writing {
+            return Ok(());
+        }
+        let writer = writer.unwrap_or_else(|| "nobody just now".to_owned());
+        Err(ViewError::Elsewhere { writer })
+    }
+}
+
 impl Follower {
     /// Its place, as an id.
     #[must_use]
@@ -176,7 +191,7 @@ impl Follower {
 
     /// What it is told next, of about `limit` rows.
     pub fn told(&mut self, limit: usize) -> Told {
-        if self.views.shown(&self.entry).is_err() {
+        if self.views.fills().is_err() || self.views.shown(&self.entry).is_err() {
             return Told::Incomplete;
         }
         // What changes from here on wakes it again.

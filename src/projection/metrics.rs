@@ -5,6 +5,7 @@ use std::time::Duration;
 use metrics::{Histogram, counter, describe_counter, describe_gauge, describe_histogram};
 use metrics::{gauge, histogram};
 
+use super::standing::Part;
 use super::status::ProjectionStatus;
 
 /// Committed events that a view does not show yet.
@@ -23,6 +24,10 @@ const REBUILD_RATIO: &str = "phalanx_projection_rebuild_ratio";
 const REBUILD_RATE: &str = "phalanx_projection_rebuild_events_per_second";
 /// Seconds that a rebuild will take at that rate.
 const REBUILD_SECONDS: &str = "phalanx_projection_rebuild_seconds_left";
+/// Whether the store of read models can be read.
+const STORE_UP: &str = "phalanx_projection_store_up";
+/// Whether this node fills the read models.
+const STORE_WRITING: &str = "phalanx_projection_store_writing";
 /// Seconds of one transaction of the writer.
 const COMMIT_SECONDS: &str = "phalanx_projection_commit_duration_seconds";
 
@@ -42,6 +47,8 @@ impl Default for WriterMetrics {
         describe_gauge!(REBUILD_RATE, "Events that a rebuild reads each second");
         describe_gauge!(REBUILD_SECONDS, "Seconds that a rebuild will take yet");
         describe_gauge!(REBUILD_RATIO, "How much of a rebuild is done, from 0 to 1");
+        describe_gauge!(STORE_UP, "Whether the store of read models can be read");
+        describe_gauge!(STORE_WRITING, "Whether this node fills the read models");
         describe_histogram!(COMMIT_SECONDS, "Seconds of one transaction of read models");
         Self {
             commit_seconds: histogram!(COMMIT_SECONDS),
@@ -57,6 +64,13 @@ impl WriterMetrics {
     pub(crate) fn handled(&self, projection: &str, events: u64) {
         counter!(EVENTS_TOTAL, "projection" => projection.to_owned()).increment(events);
     }
+}
+
+/// Sets the gauges of the store.
+pub(crate) fn show_store(part: Part) {
+    let up = !matches!(part, Part::Away | Part::Starting);
+    gauge!(STORE_UP).set(f64::from(u8::from(up)));
+    gauge!(STORE_WRITING).set(f64::from(u8::from(part == Part::Writing)));
 }
 
 /// Sets the gauges of one projection.

@@ -1,6 +1,7 @@
 //! Operating projections: pausing, rebuilding, dealing with what was set aside.
 //!
-//! All of it concerns this node alone: each node has read models of its own.
+//! With a file for each node, all of it concerns this node alone. In a database that nodes share it
+//! concerns all of them: pauses and rebuilds are noted there, and whoever writes acts upon them.
 
 use std::sync::Arc;
 
@@ -12,12 +13,16 @@ use tokio::time::Instant;
 use super::build::Build;
 use super::entry::{Entry, Rebuild};
 use super::error::{OperationError, StoreError};
-use super::retry::{self, Retried};
+use super::letters::{self, Letter};
+use super::retry::Retried;
+use super::standing::Part;
 use super::status::sum;
-use super::store::Letter;
 use super::supervisor::SupervisorMessage;
 use super::views::{Shared, Views};
 use super::writer::Control;
+
+/// How long nodes that share a database may go on asking a build that answers no more.
+const OTHERS: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// An event that was set aside, and with it all later ones of its aggregate.
 #[derive(Debug, Clone, Serialize)]
@@ -85,7 +90,8 @@ impl Views {
             paused,
             reply,
         });
-        stored.await.unwrap_or(Err(StoreError::Stopping))?;
+        let stored = stored.await.unwrap_or(Err(StoreError::Stopping));
+        stored.map_err(|error| self.operation_error(error))?;
         entry.paused.send_replace(paused);
         Ok(())
     }
@@ -105,7 +111,13 @@ impl Views {
             .0
             .writer
             .ask(|reply| Control::Create { definition, reply });
-        let build = Arc::new(made.await.unwrap_or(Err(StoreError::Stopping))?);
+        let made = made.await.unwrap_or(Err(StoreError::Stopping));
+        let build = Arc::new(made.map_err(|error| self.operation_error(error))?);
+        if !self.0.standing.is(Part::Writing) {
+            // Whoever writes finds it in the database.
+            Shared::note_rebuild(entry, Some(build));
+            return Ok(());
+        }
         if !self.0.raise(entry, Arc::clone(&build)) {
             // Somebody was quicker.
             self.0.writer.drop_build(build).await;
@@ -126,8 +138,11 @@ impl Views {
     ) -> Result<Vec<DeadLetter>, OperationError> {
         let entry = self.operated(name)?;
         let build = entry.live();
-        let mut connection = self.0.readers.acquire().await.map_err(StoreError::Sql)?;
-        let letters = retry::list(&mut connection, &build, after, limit).await?;
+        let letters = async {
+            let mut reader = self.0.readers.acquire().await?;
+            letters::list(reader.connection(), build.id, after, limit).await
+        };
+        let letters = letters.await.map_err(|error| self.operation_error(error))?;
         Ok(letters.into_iter().map(DeadLetter::from).collect())
     }
 
@@ -136,7 +151,9 @@ impl Views {
     /// # Errors
     /// See [`OperationError`].
     pub async fn retry(&self, name: &str, id: i64, skip: bool) -> Result<Retried, OperationError> {
-        let build = self.operated(name)?.live();
+        let entry = self.operated(name)?;
+        self.0.begin_to_write().await?;
+        let build = entry.live();
         let tried = self.0.writer.ask(|reply| Control::Retry {
             build,
             letter: id,
@@ -146,6 +163,20 @@ impl Views {
         tried
             .await
             .unwrap_or(Err(OperationError::Store(StoreError::Stopping)))
+            .map_err(|error| match error {
+                OperationError::Store(error) => self.operation_error(error),
+                error => error,
+            })
+    }
+
+    /// What a failed operation means to whoever asked for it.
+    fn operation_error(&self, error: StoreError) -> OperationError {
+        if self.is_shared() {
+            return OperationError::Away {
+                reason: error.to_string(),
+            };
+        }
+        OperationError::Store(error)
     }
 }
 
@@ -156,11 +187,12 @@ impl Shared {
             since: Instant::now(),
             from: sum(&build),
             build: Arc::clone(&build),
+            task: None,
         };
         {
             let mut slot = entry.rebuild.lock();
-            if slot.is_some() {
-                return false;
+            if let Some(other) = &*slot {
+                return other.build.id == build.id;
             }
             *slot = Some(rebuild);
         }
@@ -172,7 +204,8 @@ impl Shared {
         self.fill(entry, &build);
         let (shared, entry) = (Arc::downgrade(self), Arc::clone(entry));
         let feed = Arc::clone(&self.feed);
-        tokio::spawn(async move {
+        let (id, slot) = (build.id, Arc::clone(&entry));
+        let task = tokio::spawn(async move {
             // First it is let run on its own, up to where the journal was; then it need not go far.
             for _ in 0..3 {
                 for (shard, progress) in build.by_shard() {
@@ -183,6 +216,9 @@ impl Shared {
                 shared.promote(&entry, &build).await;
             }
         });
+        if let Some(rebuild) = slot.rebuild.lock().as_mut().filter(|r| r.build.id == id) {
+            rebuild.task = Some(task.abort_handle());
+        }
         true
     }
 
@@ -228,6 +264,8 @@ impl Shared {
             }
             // The node stops.
             None => {}
+            // Whoever writes next goes on with it.
+            Some(Err(_)) if !self.standing.is(Part::Writing) => {}
             Some(failed) => {
                 tracing::error!(
                     projection = new.name,
@@ -250,6 +288,10 @@ impl Shared {
 
     /// Removes a build once no query uses it any more.
     async fn discard(&self, old: Arc<Build>) {
+        if self.wanted.is_some() {
+            // Other nodes find out in a moment that another build answers.
+            tokio::time::sleep(OTHERS).await;
+        }
         let mut rounds = tokio::time::interval(std::time::Duration::from_millis(100));
         while Arc::strong_count(&old) > 1 {
             rounds.tick().await;

@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::build::{Build, Progress};
+use super::standing::Standing;
 use super::writer::{Batch, WriterHandle};
 
 /// Events that are not wanted may go by until the offset is stored: they are passed over again after
@@ -46,6 +47,9 @@ pub(super) struct ProjectorContext {
     pub(super) batch_bytes: usize,
     /// The least time between two batches that are not full while nobody waits for the view.
     pub(super) interval: Duration,
+    pub(super) standing: Standing,
+    /// Whether the rows lie on a server, which other nodes read as well.
+    pub(super) is_shared: bool,
 }
 
 /// What a projector starts with.
@@ -150,7 +154,7 @@ impl ProjectorState {
             return Ok(Pulled::Nothing);
         }
         let ProjectorStart { context, build, .. } = &self.start;
-        if context.journal.is_full() {
+        if !context.is_shared && context.journal.is_full() {
             return Ok(Pulled::DiskFull);
         }
         self.pulled = Instant::now();
@@ -172,7 +176,9 @@ impl ProjectorState {
         let bytes: usize = records.iter().map(|record| record.bytes.len()).sum();
         drop(records);
         let to = self.cursor.position();
-        if events.is_empty() && to - self.stored < UNSTORED {
+        // Other nodes see nothing but what is stored.
+        let unstored = if context.is_shared { 0 } else { UNSTORED };
+        if events.is_empty() && to - self.stored < unstored {
             self.progress()?.advance(to);
         } else {
             self.store(to, events).await?;

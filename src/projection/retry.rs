@@ -13,8 +13,7 @@ use serde::Serialize;
 
 use super::build::Build;
 use super::error::{OperationError, StoreError};
-use super::sql::query;
-use super::store::{LETTER_COLUMNS, Letter};
+use super::letters::Letter;
 use super::writer::Writer;
 
 /// Records that are handled in one transaction, at most.
@@ -56,7 +55,8 @@ impl Writer {
         letter: i64,
         skip: bool,
     ) -> Result<Retried, OperationError> {
-        let letter = self.letter(build, letter).await?;
+        self.store.may_write()?;
+        let letter = self.store.letter(build.id, letter).await?;
         let letter = letter.ok_or(OperationError::NoLetter)?;
         let stream = letter.stream_name().ok_or(OperationError::NoLetter)?;
         self.ready(build).await?;
@@ -85,17 +85,6 @@ impl Writer {
                 reason,
             });
         }
-    }
-
-    async fn letter(&mut self, build: &Build, id: i64) -> Result<Option<Letter>, StoreError> {
-        let text =
-            format!("SELECT {LETTER_COLUMNS} FROM phalanx_dead_letters WHERE build = ? AND id = ?");
-        let row = query(text)
-            .bind(build.id)
-            .bind(id)
-            .fetch_optional(&mut self.store.connection)
-            .await?;
-        Ok(row.as_ref().map(Letter::read).transpose()?)
     }
 
     /// Handles some of the events in one transaction.
@@ -174,25 +163,4 @@ impl Writer {
         }
         Ok(step)
     }
-}
-
-/// The letters of a build with numbers beyond `after`, by number.
-pub(super) async fn list(
-    connection: &mut sqlx::sqlite::SqliteConnection,
-    build: &Build,
-    after: i64,
-    limit: u32,
-) -> Result<Vec<Letter>, StoreError> {
-    let text = format!(
-        "SELECT {LETTER_COLUMNS} FROM phalanx_dead_letters WHERE build = ? AND id > ? \
-         ORDER BY id LIMIT ?"
-    );
-    let rows = query(text)
-        .bind(build.id)
-        .bind(after)
-        .bind(i64::from(limit))
-        .fetch_all(connection)
-        .await?;
-    let letters: Result<Vec<_>, _> = rows.iter().map(Letter::read).collect();
-    Ok(letters?)
 }

@@ -44,7 +44,7 @@ impl Operator {
         match self {
             Self::Equal => "=",
             // A row without a value has another one than any.
-            Self::NotEqual => "IS NOT",
+            Self::NotEqual => "IS DISTINCT FROM",
             Self::Greater => ">",
             Self::GreaterOrEqual => ">=",
             Self::Less => "<",
@@ -198,15 +198,21 @@ impl Selection {
         text.push_str(" ORDER BY ");
         for (at, (column, descends)) in self.sort.iter().enumerate() {
             let comma = if at == 0 { "" } else { ", " };
-            let order = if *descends { " DESC" } else { "" };
+            let nullable = table.columns.get(*column).is_some_and(|c| c.nullable);
+            let order = match (*descends, nullable) {
+                (false, false) => "",
+                (false, true) => " NULLS FIRST",
+                (true, false) => " DESC",
+                (true, true) => " DESC NULLS LAST",
+            };
             text.push_str(&format!("{comma}{}{order}", name(*column)));
         }
         text.push_str(" LIMIT ?");
         (text, bound)
     }
 
-    /// The condition that a row comes behind another in the order of the sort. SQLite puts rows
-    /// without a value first, or last when the order descends.
+    /// The condition that a row comes behind another in the order of the sort. Rows without
+    /// a value come first, or last when the order descends.
     fn keyset<'a>(
         &self,
         table: &Table,
@@ -232,8 +238,12 @@ impl Selection {
             }
             text.push('(');
             for ((column, _), value) in self.sort.iter().zip(behind).take(at) {
-                text.push_str(&format!("{} IS ? AND ", name(*column)));
-                bound.push(value);
+                if *value == Value::Null {
+                    text.push_str(&format!("{} IS NULL AND ", name(*column)));
+                } else {
+                    text.push_str(&format!("{} = ? AND ", name(*column)));
+                    bound.push(value);
+                }
             }
             let column_name = name(*column);
             match (value, descends) {

@@ -1,60 +1,24 @@
-//! SQL text from table definitions, and values on their way in and out of SQLite.
+//! SQL text from table definitions: rows of one stored table, many with each statement.
 //!
 //! Refuses: to put a value into a text. Names come from definitions, which were checked when they
 //! were registered; everything else is bound. Invariant: for one table there are few different
 //! texts, so that prepared statements are found again.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use jiff::Timestamp;
-use phalanx_actors::projection::{Change, ColumnType, Key, Loaded, Table, Value, quoted};
-use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
-use sqlx::{AssertSqlSafe, Row as _, Sqlite};
+use phalanx_actors::projection::{Change, ColumnType, Dialect, Key, Loaded, Table, Value, quoted};
+use sqlx::postgres::PgConnection;
+use sqlx::sqlite::SqliteConnection;
 
-/// A query whose text is made of checked names and placeholders only.
-pub(super) type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
+use super::database::{Connection, answered, bind, query};
+use super::postgres;
 
-/// Rows that are written with one statement, at most.
+/// Rows that are written with one statement of SQLite, at most.
 const CHUNKS: [usize; 4] = [128, 16, 4, 1];
 
-/// Makes a query of a text.
-pub(super) fn query<'q>(text: impl Into<Arc<str>>) -> Query<'q> {
-    sqlx::query(AssertSqlSafe(text.into()))
-}
-
-/// Binds a value.
-pub(super) fn bind<'q>(query: Query<'q>, value: &Value) -> Query<'q> {
-    match value {
-        Value::Null => query.bind(None::<i64>),
-        Value::Text(text) => query.bind(Arc::clone(text)),
-        Value::Integer(number) => query.bind(*number),
-        Value::Boolean(yes) => query.bind(i64::from(*yes)),
-        Value::Time(time) => query.bind(time.as_microsecond()),
-    }
-}
-
-/// Reads the columns of a row, from the first one on.
-pub(super) fn read(row: &SqliteRow, columns: &[ColumnType]) -> Result<Vec<Value>, sqlx::Error> {
-    let value = |(at, column_type): (usize, &ColumnType)| {
-        Ok(match column_type {
-            ColumnType::Text => {
-                let text: Option<&str> = row.try_get_unchecked(at)?;
-                text.map_or(Value::Null, Value::from)
-            }
-            ColumnType::Integer => Value::from(row.try_get_unchecked::<Option<i64>, _>(at)?),
-            ColumnType::Boolean => {
-                let number: Option<i64> = row.try_get_unchecked(at)?;
-                number.map_or(Value::Null, |number| Value::Boolean(number != 0))
-            }
-            ColumnType::Time => {
-                let number: Option<i64> = row.try_get_unchecked(at)?;
-                let time = number.map(|us| Timestamp::from_microsecond(us).unwrap_or_default());
-                Value::from(time)
-            }
-        })
-    };
-    columns.iter().enumerate().map(value).collect()
-}
+/// The same for PostgreSQL, whose texts hold for any number.
+const ARRAY: usize = 1000;
 
 /// The types of a table's columns.
 pub(super) fn column_types(table: &Table) -> Vec<ColumnType> {
@@ -67,22 +31,24 @@ pub(super) fn column_list(table: &Table) -> String {
     names.join(", ")
 }
 
-/// The statements of one stored table, as texts by the number of rows that they are for.
+/// Texts by the number of rows that they are for, the largest first.
+type Texts = Vec<(usize, Arc<str>)>;
+
+/// The statements of one stored table.
 #[derive(Debug)]
 pub(super) struct TableSql {
     types: Vec<ColumnType>,
     key_at: usize,
-    upsert: Vec<(usize, Arc<str>)>,
-    delete: Vec<(usize, Arc<str>)>,
-    select: Vec<(usize, Arc<str>)>,
+    upsert: Texts,
+    delete: Texts,
+    select: Texts,
 }
 
 impl TableSql {
-    pub(super) fn new(table: &Table, stored_as: &str) -> Self {
+    pub(super) fn new(table: &Table, dialect: Dialect, stored_as: &str) -> Self {
         let name = quoted(stored_as);
         let key = quoted(&table.key);
         let columns = column_list(table);
-        let row = format!("({})", placeholders(table.columns.len()));
         let sets: Vec<String> = table
             .columns
             .iter()
@@ -95,92 +61,167 @@ impl TableSql {
         } else {
             format!("DO UPDATE SET {}", sets.join(", "))
         };
-        let of = |text: &dyn Fn(usize) -> String| -> Vec<(usize, Arc<str>)> {
-            let texts = CHUNKS.map(|rows| (rows, Arc::from(text(rows))));
-            texts.into()
+        let types = column_types(table);
+        let sizes: &[usize] = match dialect {
+            Dialect::Sqlite => &CHUNKS,
+            Dialect::Postgres => &[1],
+        };
+        let of = |text: &dyn Fn(usize) -> String| -> Texts {
+            sizes
+                .iter()
+                .map(|rows| (*rows, Arc::from(text(*rows))))
+                .collect()
+        };
+        let keys = |rows| match dialect {
+            Dialect::Sqlite => format!("{key} IN ({})", placeholders(rows)),
+            Dialect::Postgres => format!("{key} = ANY($1)"),
+        };
+        let source = |rows| match dialect {
+            Dialect::Sqlite => {
+                let row = format!("({})", placeholders(types.len()));
+                format!("VALUES {}", vec![&*row; rows].join(", "))
+            }
+            Dialect::Postgres => {
+                let arrays = (1..).zip(&types);
+                let arrays: Vec<String> = arrays
+                    .map(|(n, t)| format!("${n}::{}", postgres::array_type(*t)))
+                    .collect();
+                format!("SELECT * FROM UNNEST({})", arrays.join(", "))
+            }
         };
         Self {
-            types: column_types(table),
             key_at: table.key_at(),
             upsert: of(&|rows| {
-                let rows = vec![&*row; rows].join(", ");
-                format!(
-                    "INSERT INTO {name} ({columns}) VALUES {rows} ON CONFLICT ({key}) {conflict}"
-                )
+                let source = source(rows);
+                format!("INSERT INTO {name} ({columns}) {source} ON CONFLICT ({key}) {conflict}")
             }),
-            delete: of(&|rows| {
-                format!("DELETE FROM {name} WHERE {key} IN ({})", placeholders(rows))
-            }),
-            select: of(&|rows| {
-                let keys = placeholders(rows);
-                format!("SELECT {columns} FROM {name} WHERE {key} IN ({keys})")
-            }),
+            delete: of(&|rows| format!("DELETE FROM {name} WHERE {}", keys(rows))),
+            select: of(&|rows| format!("SELECT {columns} FROM {name} WHERE {}", keys(rows))),
+            types,
         }
     }
 
     /// Writes the changes of this table.
     pub(super) async fn write(
         &self,
-        connection: &mut SqliteConnection,
+        connection: Connection<'_>,
         changes: &[Change<'_>],
     ) -> Result<(), sqlx::Error> {
         let puts: Vec<&[Value]> = changes.iter().filter_map(|change| change.values).collect();
-        for (rows, text) in chunked(&self.upsert, &puts) {
-            let mut query = query(Arc::clone(text));
-            for value in rows.iter().copied().flatten() {
-                query = bind(query, value);
-            }
-            query.execute(&mut *connection).await?;
-        }
         let removed = changes.iter().filter(|change| change.values.is_none());
         let removed: Vec<&Key> = removed.map(|change| change.key).collect();
-        for (keys, text) in chunked(&self.delete, &removed) {
-            let query = keys
-                .iter()
-                .fold(query(Arc::clone(text)), |q, key| bind(q, key));
-            query.execute(&mut *connection).await?;
+        match connection {
+            Connection::Sqlite(connection) => {
+                for (rows, text) in chunked(&self.upsert, &puts) {
+                    let values = rows.iter().copied().flatten();
+                    let query = values.fold(query(Arc::clone(text)), bind);
+                    query.execute(&mut *connection).await?;
+                }
+                for (keys, text) in chunked(&self.delete, &removed) {
+                    let keys = keys.iter().copied();
+                    let query = keys.fold(query(Arc::clone(text)), bind);
+                    query.execute(&mut *connection).await?;
+                }
+                Ok(())
+            }
+            Connection::Postgres(connection) => self.write_arrays(connection, puts, &removed).await,
+        }
+    }
+
+    async fn write_arrays(
+        &self,
+        connection: &mut PgConnection,
+        puts: Vec<&[Value]>,
+        removed: &[&Key],
+    ) -> Result<(), sqlx::Error> {
+        let key_type = self.key_type();
+        for (keys, text) in in_arrays(&self.delete, removed) {
+            let keys = keys.iter().copied();
+            let query = postgres::bind_column(postgres::query(Arc::clone(text)), key_type, keys);
+            answered(query.execute(&mut *connection)).await?;
+        }
+        // A key that is altered may meet the same key in another row, and one statement must not
+        // touch a row twice.
+        let key = |row: &&[Value]| row.get(self.key_at).is_some_and(postgres::is_altered);
+        let (altered, plain): (Vec<_>, Vec<_>) = puts.into_iter().partition(key);
+        let Some((_, text)) = self.upsert.first() else {
+            return Ok(());
+        };
+        for rows in plain.chunks(ARRAY).chain(altered.chunks(1)) {
+            let columns = self.types.iter().enumerate();
+            let query = columns.fold(postgres::query(Arc::clone(text)), |query, (at, column)| {
+                let values = rows.iter().map(|row| row.get(at).unwrap_or(&Value::Null));
+                postgres::bind_column(query, *column, values)
+            });
+            answered(query.execute(&mut *connection)).await?;
         }
         Ok(())
+    }
+
+    fn key_type(&self) -> ColumnType {
+        let found = self.types.get(self.key_at).copied();
+        found.unwrap_or(ColumnType::Text)
     }
 
     /// Reads the rows of these keys of the table with this number.
     pub(super) async fn load(
         &self,
-        connection: &mut SqliteConnection,
+        connection: Connection<'_>,
         table: usize,
         keys: &[Key],
         out: &mut Vec<Loaded>,
     ) -> Result<(), sqlx::Error> {
+        let rows = match connection {
+            Connection::Sqlite(connection) => self.select_in(connection, keys).await?,
+            Connection::Postgres(connection) => self.select_any(connection, keys).await?,
+        };
+        let key_of = |values: &Vec<Value>| values.get(self.key_at).cloned().unwrap_or(Value::Null);
+        if rows.len() < keys.len() {
+            let found: HashSet<Key> = rows.iter().map(key_of).collect();
+            let absent = keys.iter().filter(|key| !found.contains(key));
+            out.extend(absent.map(|key| Loaded {
+                table,
+                key: key.clone(),
+                values: None,
+            }));
+        }
+        out.extend(rows.into_iter().map(|values| Loaded {
+            table,
+            key: key_of(&values),
+            values: Some(values),
+        }));
+        Ok(())
+    }
+
+    async fn select_in(
+        &self,
+        connection: &mut SqliteConnection,
+        keys: &[Key],
+    ) -> Result<Vec<Vec<Value>>, sqlx::Error> {
+        let mut found = Vec::with_capacity(keys.len());
         for (keys, text) in chunked(&self.select, keys) {
-            let query = keys
-                .iter()
-                .fold(query(Arc::clone(text)), |q, key| bind(q, key));
-            let rows = query.fetch_all(&mut *connection).await?;
-            let before = out.len();
-            for row in &rows {
-                let values = read(row, &self.types)?;
-                let key = values.get(self.key_at).cloned().unwrap_or(Value::Null);
-                out.push(Loaded {
-                    table,
-                    key,
-                    values: Some(values),
-                });
-            }
-            if rows.len() < keys.len() {
-                let found: std::collections::HashSet<Key> = out
-                    .iter()
-                    .skip(before)
-                    .map(|loaded| loaded.key.clone())
-                    .collect();
-                let absent = keys.iter().filter(|key| !found.contains(key));
-                out.extend(absent.map(|key| Loaded {
-                    table,
-                    key: key.clone(),
-                    values: None,
-                }));
+            let query = keys.iter().fold(query(Arc::clone(text)), bind);
+            for row in &query.fetch_all(&mut *connection).await? {
+                found.push(super::database::read(row, &self.types)?);
             }
         }
-        Ok(())
+        Ok(found)
+    }
+
+    async fn select_any(
+        &self,
+        connection: &mut PgConnection,
+        keys: &[Key],
+    ) -> Result<Vec<Vec<Value>>, sqlx::Error> {
+        let mut found = Vec::with_capacity(keys.len());
+        for (keys, text) in in_arrays(&self.select, keys) {
+            let query = postgres::query(Arc::clone(text));
+            let query = postgres::bind_column(query, self.key_type(), keys.iter());
+            for row in &answered(query.fetch_all(&mut *connection)).await? {
+                found.push(postgres::read(row, &self.types)?);
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -200,4 +241,15 @@ fn chunked<'a, T>(
         items = rest;
         Some((piece, text))
     })
+}
+
+/// Cuts `items` into pieces of at most [`ARRAY`], all for the one text.
+fn in_arrays<'a, T>(
+    texts: &'a [(usize, Arc<str>)],
+    items: &'a [T],
+) -> impl Iterator<Item = (&'a [T], &'a Arc<str>)> {
+    let text = texts.first().map(|(_, text)| text);
+    items
+        .chunks(ARRAY)
+        .filter_map(move |piece| Some((piece, text?)))
 }

@@ -109,7 +109,9 @@ impl Views {
             Activity::Paused
         } else if live.definition.is_none() {
             Activity::Outdated
-        } else if shards.iter().any(|shard| shard.failure.is_some()) {
+        } else if shards.iter().any(|shard| shard.failure.is_some())
+            || self.standing().reason.is_some()
+        {
             Activity::Failing
         } else {
             Activity::Running

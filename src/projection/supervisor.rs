@@ -14,6 +14,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::build::{Build, BuildId};
 use super::projector::{Projector, ProjectorContext, ProjectorMessage, ProjectorStart};
+use super::standing::Part;
 use super::writer::Control;
 
 /// The pause after the first failure, and the longest one.
@@ -34,6 +35,8 @@ pub(super) enum SupervisorMessage {
         build: BuildId,
         reply: oneshot::Sender<()>,
     },
+    /// Fill nothing any more; the reply says that no projector runs.
+    LeaveAll { reply: oneshot::Sender<()> },
 }
 
 /// What a projector is for.
@@ -60,8 +63,8 @@ struct Running {
 pub(super) struct SupervisorState {
     context: ProjectorContext,
     running: HashMap<ActorId, Running>,
-    /// Builds that are filled.
-    filled: Vec<BuildId>,
+    /// Builds that are filled. One that was left and loaded again is another one.
+    filled: Vec<Arc<Build>>,
 }
 
 impl Actor for Supervisor {
@@ -89,7 +92,7 @@ impl Actor for Supervisor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             SupervisorMessage::Fill { build, paused } => {
-                state.filled.push(build.id);
+                state.filled.push(Arc::clone(&build));
                 for (shard, _) in build.by_shard() {
                     let job = Job {
                         build: Arc::clone(&build),
@@ -100,7 +103,7 @@ impl Actor for Supervisor {
                 }
             }
             SupervisorMessage::Again { job, failures } => {
-                if !state.filled.contains(&job.build.id) {
+                if !state.fills(&job.build) {
                     return Ok(());
                 }
                 let offsets = state.offsets(&job.build).await;
@@ -121,6 +124,12 @@ impl Actor for Supervisor {
                 // Whoever asked may be gone.
                 let _gone = reply.send(());
             }
+            SupervisorMessage::LeaveAll { reply } => {
+                for build in std::mem::take(&mut state.filled) {
+                    state.leave(build.id).await;
+                }
+                let _gone = reply.send(());
+            }
         }
         Ok(())
     }
@@ -135,6 +144,11 @@ impl Actor for Supervisor {
             && let Some(ended) = state.running.remove(&cell.get_id())
         {
             let job = ended.job;
+            if !state.context.standing.is(Part::Writing) {
+                // Another one writes, or nobody can. Whoever begins to write fills everything anew.
+                tracing::debug!(projection = job.build.name, shard = job.shard, %error, "ended");
+                return Ok(());
+            }
             let reached = job
                 .build
                 .progress(job.shard)
@@ -159,6 +173,10 @@ impl Actor for Supervisor {
 }
 
 impl SupervisorState {
+    fn fills(&self, build: &Arc<Build>) -> bool {
+        self.filled.iter().any(|filled| Arc::ptr_eq(filled, build))
+    }
+
     /// The stored offsets of a build; empty when the writer is gone.
     async fn offsets(&self, build: &Arc<Build>) -> Vec<u64> {
         let asked = self.context.writer.ask(|reply| Control::Offsets {
@@ -168,7 +186,9 @@ impl SupervisorState {
         match asked.await {
             Some(Ok(offsets)) => offsets,
             Some(Err(error)) => {
-                tracing::error!(%error, "the offsets of a read model cannot be read");
+                if self.context.standing.is(Part::Writing) {
+                    tracing::error!(%error, "the offsets of a read model cannot be read");
+                }
                 Vec::new()
             }
             None => Vec::new(),
@@ -207,7 +227,7 @@ impl SupervisorState {
 
     /// Stops the projectors of a build and waits until they have.
     async fn leave(&mut self, build: BuildId) {
-        self.filled.retain(|filled| *filled != build);
+        self.filled.retain(|filled| filled.id != build);
         let of_build = |running: &Running| running.job.build.id == build;
         let ids: Vec<ActorId> = self
             .running

@@ -1,4 +1,5 @@
-//! The read side over a real journal on a simulated disk, and a real store on a file.
+//! The read side over a real journal on a simulated disk, and a real store: most of it twice, with a
+//! file and with a PostgreSQL database.
 
 mod follow;
 mod kit;
@@ -6,3 +7,7 @@ mod poison;
 mod queries;
 mod rebuilds;
 mod restarts;
+#[path = "../../tests/support/postgres.rs"]
+#[expect(clippy::panic, reason = "a test fails by panicking")]
+mod server;
+mod shared;

@@ -10,20 +10,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::TryStreamExt as _;
 use phalanx_actors::names::Position;
 use phalanx_actors::ports::{Clock, Feed};
 use phalanx_actors::projection::{ProjectionDefinition, Table, Value, quoted};
-use sqlx::SqlitePool;
 use tokio::time::Instant;
 
 use super::build::Build;
+use super::database::{Reader, Readers};
 use super::entry::Entry;
 use super::error::ViewError;
 use super::json::{append_members, append_row};
+use super::keeper::Wanted;
 use super::lag::{Lag, Reached};
 use super::selection::{Selection, parse_key};
-use super::sql::{bind, column_list, column_types, query, read};
+use super::sql::{column_list, column_types};
+use super::standing::{Part, Stand, Standing};
 use super::writer::WriterHandle;
 
 /// Bytes of rows from which on a page ends before its limit.
@@ -43,7 +44,10 @@ pub(super) struct Shared {
     pub(super) feed: Arc<dyn Feed>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) writer: WriterHandle,
-    pub(super) readers: SqlitePool,
+    pub(super) readers: Readers,
+    pub(super) standing: Standing,
+    /// How to ask for the pen of a database that nodes share.
+    pub(super) wanted: Option<Arc<Wanted>>,
     /// Shards that this node has no copy of.
     pub(super) missing: Arc<AtomicUsize>,
     pub(super) shards: u32,
@@ -148,8 +152,51 @@ impl Views {
             return Err(ViewError::Incomplete { shards });
         }
         let build = entry.live();
+        if build.is_unknown() || self.0.standing.is(Part::Away) {
+            return Err(self.away());
+        }
         let reached = Reached::now(&build);
         Ok((build, reached))
+    }
+
+    /// How this node stands towards its store.
+    #[must_use]
+    pub fn standing(&self) -> Stand {
+        self.0.standing.now()
+    }
+
+    /// Whether the store is a database that nodes share.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.0.wanted.is_some()
+    }
+
+    fn away(&self) -> ViewError {
+        let reason = self.standing().reason;
+        ViewError::Away {
+            reason: reason.unwrap_or_else(|| "this node has not found its tables yet".to_owned()),
+        }
+    }
+
+    /// What a failed query of the store means to whoever asked.
+    pub(super) fn store_error(&self, error: sqlx::Error) -> ViewError {
+        match error {
+            error if self.is_shared() => match error {
+                sqlx::Error::PoolTimedOut if !self.0.standing.is(Part::Away) => ViewError::Busy,
+                sqlx::Error::PoolTimedOut => self.away(),
+                error => {
+                    tracing::debug!(%error, "a query of a view failed");
+                    ViewError::Away {
+                        reason: error.to_string(),
+                    }
+                }
+            },
+            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => ViewError::Busy,
+            error => {
+                tracing::error!(%error, "a query of a view failed");
+                ViewError::Store(error.to_string())
+            }
+        }
     }
 
     pub(super) fn lag(&self, build: &Build, reached: &Reached) -> Lag {
@@ -189,30 +236,34 @@ impl Views {
         table: &Table,
         selection: &Selection,
     ) -> Result<(Vec<u8>, Option<String>), ViewError> {
-        let (text, bound) = selection.statement(table, &build.stored_as(&table.name));
-        let types = column_types(table);
-        let mut connection = self.0.readers.acquire().await.map_err(store_error)?;
-        let bound = bound.into_iter().fold(query(text), bind);
+        let (text, mut bound) = selection.statement(table, &build.stored_as(&table.name));
         // One more row says whether there is a next page.
-        let bound = bound.bind(i64::from(selection.limit) + 1);
-        let mut found = bound.fetch(&mut *connection);
+        let limit = Value::Integer(i64::from(selection.limit) + 1);
+        bound.push(&limit);
         let mut rows = vec![b'['];
         let mut count = 0;
         let mut last: Option<Vec<Value>> = None;
         let mut next_cursor = None;
-        while let Some(row) = found.try_next().await.map_err(store_error)? {
+        let mut take = |values: Vec<Value>| {
             if count == selection.limit || rows.len() > MAX_PAGE_BYTES {
                 next_cursor = last.as_deref().map(|last| selection.cursor_behind(last));
-                break;
+                return false;
             }
-            let values = read(&row, &types).map_err(store_error)?;
             if count > 0 {
                 rows.push(b',');
             }
             append_row(&mut rows, table, &values);
             last = Some(values);
             count += 1;
-        }
+            true
+        };
+        let types = column_types(table);
+        let mut reader = self.reader().await?;
+        let found = reader
+            .connection()
+            .each(text, bound, &types, &mut take)
+            .await;
+        found.map_err(|error| self.store_error(error))?;
         rows.push(b']');
         Ok((rows, next_cursor))
     }
@@ -226,28 +277,20 @@ impl Views {
         let (columns, name) = (column_list(table), quoted(&build.stored_as(&table.name)));
         let key_column = quoted(&table.key);
         let text = format!("SELECT {columns} FROM {name} WHERE {key_column} = ?");
-        let mut connection = self.0.readers.acquire().await.map_err(store_error)?;
-        let row = bind(query(text), key)
-            .fetch_optional(&mut *connection)
-            .await
-            .map_err(store_error)?;
-        let types = column_types(table);
-        let values = row.as_ref().map(|row| read(row, &types)).transpose();
-        values.map_err(store_error)
+        let mut reader = self.reader().await?;
+        let mut connection = reader.connection();
+        let found = connection.rows(text, [key], &column_types(table)).await;
+        let rows = found.map_err(|error| self.store_error(error))?;
+        Ok(rows.into_iter().next())
+    }
+
+    async fn reader(&self) -> Result<Reader, ViewError> {
+        let acquired = self.0.readers.acquire().await;
+        acquired.map_err(|error| self.store_error(error))
     }
 }
 
 /// The table that is the view.
 pub(super) fn view_table(build: &Build) -> Result<&Table, ViewError> {
     build.tables.first().ok_or(ViewError::Unknown)
-}
-
-pub(super) fn store_error(error: sqlx::Error) -> ViewError {
-    match error {
-        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => ViewError::Busy,
-        error => {
-            tracing::error!(%error, "a query of a view failed");
-            ViewError::Store(error.to_string())
-        }
-    }
 }

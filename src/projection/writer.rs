@@ -21,10 +21,13 @@ use tokio::time::Instant;
 
 use super::build::{Build, BuildId, Waiting};
 use super::error::{OperationError, StoreError};
+use super::letters::Letter;
 use super::metrics::WriterMetrics;
+use super::plan::{Planned, plan};
 use super::retry::Retried;
+use super::server::{Pen, ShardEnd};
 use super::sql::TableSql;
-use super::store::{BuildState, Letter, OffsetMove, Store, is_damage};
+use super::store::{BuildState, OffsetMove, Store};
 use crate::failpoints::crash_point;
 
 /// Pieces of work that share a transaction, at most.
@@ -72,6 +75,26 @@ pub(crate) enum Control {
         letter: i64,
         skip: bool,
         reply: oneshot::Sender<Result<Retried, OperationError>>,
+    },
+    /// Reaches for the pen of a database that nodes share; with it comes what is to be filled.
+    TakePen {
+        ends: Vec<ShardEnd>,
+        definitions: Vec<Arc<ProjectionDefinition>>,
+        patient: bool,
+        reply: oneshot::Sender<Result<(Pen, Vec<Planned>), StoreError>>,
+    },
+    /// Lays it down.
+    LayPenDown {
+        reply: oneshot::Sender<()>,
+    },
+    /// Asks whoever has it to lay it down.
+    WishForPen {
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    /// Looks whether the connection is good, and notes how histories begin.
+    Ping {
+        ends: Vec<ShardEnd>,
+        reply: oneshot::Sender<Result<(), StoreError>>,
     },
     Close {
         reply: oneshot::Sender<()>,
@@ -124,6 +147,13 @@ impl WriterHandle {
             .await;
     }
 
+    /// Returns when somebody waits for a view.
+    pub(crate) async fn hurried(&self) {
+        while self.hurry.waiting.load(Ordering::Relaxed) == 0 {
+            self.hurry.news.notified().await;
+        }
+    }
+
     /// Has commits follow each other without a pause for as long as the guard lives.
     pub(crate) fn hurry(&self) -> Waiting<'_> {
         Waiting::new(&self.waiting)
@@ -150,7 +180,8 @@ pub(super) struct Space {
 impl Space {
     async fn load(store: &mut Store, build: &Build, cache_rows: usize) -> Result<Self, StoreError> {
         let letters = store.letters(build.id).await?;
-        let table = |table| TableSql::new(table, &build.stored_as(&table.name));
+        let dialect = store.dialect();
+        let table = |table| TableSql::new(table, dialect, &build.stored_as(&table.name));
         Ok(Self {
             workspace: Workspace::new(build.tables.clone(), cache_rows),
             sql: build.tables.iter().map(table).collect(),
@@ -203,7 +234,7 @@ impl Space {
             };
             let keys: Vec<Key> = of_table.iter().map(|(_, key)| key.clone()).collect();
             if let Some(sql) = self.sql.get(*table) {
-                sql.load(&mut store.connection, *table, &keys, &mut loaded)
+                sql.load(store.connection()?, *table, &keys, &mut loaded)
                     .await?;
             }
         }
@@ -220,7 +251,7 @@ impl Space {
             }
         }
         for (sql, changes) in self.sql.iter().zip(&by_table) {
-            sql.write(&mut store.connection, changes).await?;
+            sql.write(store.connection()?, changes).await?;
         }
         Ok(())
     }
@@ -330,10 +361,7 @@ impl Writer {
             Err(error) => {
                 self.give_up(batches.iter().map(|batch| batch.build.id))
                     .await;
-                if is_damage(&error) {
-                    self.store.condemn();
-                }
-                tracing::warn!(%error, "failed to store read models");
+                self.store.failed(&error);
                 for batch in batches {
                     let _gone = batch.reply.send(Err(error.to_string()));
                 }
@@ -359,6 +387,7 @@ impl Writer {
     }
 
     async fn try_commit(&mut self, batches: &[Batch]) -> Result<(), StoreError> {
+        self.store.may_write()?;
         self.store.begin().await?;
         let mut moves: Vec<OffsetMove> = Vec::new();
         let mut touched: Vec<&Arc<Build>> = Vec::new();
@@ -467,8 +496,51 @@ impl Writer {
             } => {
                 let _gone = reply.send(self.retry(&build, letter, skip).await);
             }
+            pen @ (Control::TakePen { .. }
+            | Control::LayPenDown { .. }
+            | Control::WishForPen { .. }
+            | Control::Ping { .. }) => self.pen(pen).await,
             // The loop sees to it.
             Control::Close { .. } => {}
+        }
+    }
+
+    /// What concerns the pen. Rows in memory are good only while it is held.
+    async fn pen(&mut self, work: Control) {
+        match work {
+            Control::TakePen {
+                ends,
+                definitions,
+                patient,
+                reply,
+            } => {
+                self.spaces.clear();
+                let taken = take_pen(&mut self.store, &ends, &definitions, patient).await;
+                if taken.is_err() {
+                    self.store.let_go();
+                }
+                let _gone = reply.send(taken);
+            }
+            Control::LayPenDown { reply } => {
+                self.spaces.clear();
+                self.store.lay_pen_down().await;
+                let _gone = reply.send(());
+            }
+            Control::WishForPen { reply } => {
+                let _gone = reply.send(self.store.wish_for_pen().await);
+            }
+            Control::Ping { ends, reply } => {
+                let good = match self.store.ping().await {
+                    Ok(()) => self.store.note_firsts(&ends).await,
+                    Err(error) => Err(error),
+                };
+                if good.is_err() {
+                    self.spaces.clear();
+                    self.store.let_go();
+                }
+                let _gone = reply.send(good);
+            }
+            _ => {}
         }
     }
 
@@ -499,4 +571,19 @@ impl Writer {
             }
         }
     }
+}
+
+async fn take_pen(
+    store: &mut Store,
+    ends: &[ShardEnd],
+    definitions: &[Arc<ProjectionDefinition>],
+    patient: bool,
+) -> Result<(Pen, Vec<Planned>), StoreError> {
+    let wanted = definitions.iter().map(|definition| &**definition);
+    let pen = store.reach_for_pen(ends, wanted, patient).await?;
+    let planned = match pen {
+        Pen::Held => plan(store, definitions).await?,
+        Pen::Elsewhere | Pen::NotYet(_) => Vec::new(),
+    };
+    Ok((pen, planned))
 }

@@ -13,7 +13,7 @@ use super::Settings;
 use super::error::{Problem, ProblemKind};
 use super::origin::Origin;
 use super::rules;
-use super::schema::{Schema, Sort, join};
+use super::schema::{HIDDEN, SECRET, Schema, Sort, join};
 use super::tree::{Node, Tree, to_toml};
 
 /// What one source (the file or the environment) contributes.
@@ -183,7 +183,11 @@ fn bad_value(key: &str, value: &Value, error: &figment::Error, schema: &Schema) 
         },
     };
     ProblemKind::BadValue {
-        found: to_toml(value).to_string(),
+        found: if key == SECRET {
+            HIDDEN.to_owned()
+        } else {
+            to_toml(value).to_string()
+        },
         reason,
         default: schema.default_text(key),
     }

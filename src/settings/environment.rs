@@ -11,7 +11,7 @@ use figment::value::Value;
 use super::check::Layer;
 use super::error::ProblemKind;
 use super::origin::Origin;
-use super::schema::{Schema, Sort, VARIABLE_PREFIX, value_at, variable_of};
+use super::schema::{HIDDEN, SECRET, Schema, Sort, VARIABLE_PREFIX, value_at, variable_of};
 use super::tree::{self, Node, Tree};
 
 /// The overrides among the given variables.
@@ -47,7 +47,11 @@ fn take(key: &str, value: OsString, origin: Origin, schema: &Schema, layer: &mut
         Ok(text) => text,
         Err(value) => {
             let kind = ProblemKind::BadValue {
-                found: format!("{value:?}"),
+                found: if key == SECRET {
+                    HIDDEN.to_owned()
+                } else {
+                    format!("{value:?}")
+                },
                 reason: "it is not valid UTF-8".to_owned(),
                 default: schema.default_text(key),
             };

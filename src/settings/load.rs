@@ -16,8 +16,9 @@ use super::check::Layer;
 use super::error::{Problem, ProblemKind, SettingsError};
 use super::origin::Origin;
 use super::rules::{self, Violation};
-use super::schema::{self, Schema};
+use super::schema::{self, SECRET, Schema};
 use super::{Settings, environment, file, tree};
+use crate::projection::StoreAddress;
 
 /// Valid settings and where each of them came from.
 #[derive(Debug, Clone)]
@@ -143,12 +144,23 @@ fn merge(file: Layer, environment: Layer) -> Result<LoadedSettings, SettingsErro
     });
     refuse_if_any(problems)?;
 
-    let values = schema::to_dict(&settings)?;
+    let mut values = schema::to_dict(&settings)?;
+    hide(&mut values);
     Ok(LoadedSettings {
         settings,
         origins,
         values,
     })
+}
+
+/// What may hold a password is shown without it.
+fn hide(values: &mut Dict) {
+    let (section, name) = SECRET.split_once('.').unwrap_or_default();
+    if let Some(Value::Dict(_, section)) = values.get_mut(section)
+        && let Some(Value::String(_, text)) = section.get_mut(name)
+    {
+        *text = StoreAddress::shown(text);
+    }
 }
 
 fn refuse_if_any(problems: Vec<Problem>) -> Result<(), SettingsError> {

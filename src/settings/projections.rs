@@ -2,7 +2,20 @@
 //!
 //! Refuses a switch that would let rows and offsets move apart: they share each transaction.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
+
+/// Where read models are kept. The text may hold a password, so nothing shows it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StoreText(pub String);
+
+impl fmt::Debug for StoreText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&crate::projection::StoreAddress::shown(&self.0))
+    }
+}
 
 /// The read models of this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +25,12 @@ pub struct ProjectionSettings {
     ///
     /// Default true. False costs nothing and answers views with 404.
     pub enabled: bool,
+    /// Where read models are kept: `sqlite` for a file in the data directory, or the URL of a PostgreSQL
+    /// database, `postgres://user:password@host:port/database`, which the nodes of a cluster share.
+    ///
+    /// Default `sqlite`. In PostgreSQL one node at a time fills them and the others read; the tables
+    /// are in the schema `phalanx`.
+    pub store: StoreText,
     /// Events that a projector takes in at once, in bytes of the journal.
     ///
     /// Default 262144 (256 KiB), range 4096 to 16777216. Larger catches up faster; smaller needs less
@@ -33,6 +52,11 @@ pub struct ProjectionSettings {
     /// Default 4, range 1 to 1024. Larger answers more slow queries at once; smaller saves threads
     /// and memory.
     pub read_connections: u32,
+    /// How often a node asks the PostgreSQL database how far the read models are, in milliseconds,
+    /// while another node fills them and a query waits here. Otherwise it asks twice a second.
+    ///
+    /// Default 10, range 1 to 10000. Larger spares the database; smaller ends such waits sooner.
+    pub follow_interval_ms: u64,
     /// Longest time for which a query may wait for a view to catch up, in milliseconds; never longer
     /// than `http.request_timeout_ms`.
     ///
@@ -44,10 +68,12 @@ impl Default for ProjectionSettings {
     fn default() -> Self {
         Self {
             enabled: true,
+            store: StoreText("sqlite".to_owned()),
             batch_bytes: 256 * 1024,
             commit_interval_ms: 20,
             cache_rows: 50_000,
             read_connections: 4,
+            follow_interval_ms: 10,
             max_wait_ms: 10_000,
         }
     }

@@ -16,6 +16,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::Settings;
 use super::schema::{self, collect_values};
+use crate::projection::StoreAddress;
 
 /// A broken rule and the keys it is about, the most likely culprit first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +93,7 @@ pub(super) const RANGES: &[(&str, i128, i128)] = &[
     ("projections.commit_interval_ms", 0, 10_000),
     ("projections.cache_rows", 1, 100_000_000),
     ("projections.read_connections", 1, 1024),
+    ("projections.follow_interval_ms", 1, 10_000),
     ("projections.max_wait_ms", 0, 600_000),
 ];
 
@@ -153,6 +155,12 @@ fn texts(settings: &Settings, found: &mut Vec<Violation>) {
         found.push(Violation::new(
             &["node.data_dir"],
             "`node.data_dir` must be valid UTF-8".to_owned(),
+        ));
+    }
+    if let Err(reason) = StoreAddress::parse(&settings.projections.store.0) {
+        found.push(Violation::new(
+            &["projections.store"],
+            format!("`projections.store` cannot be used: {reason}"),
         ));
     }
     let zone = &settings.node.zone;

@@ -13,6 +13,12 @@ use super::{Settings, tree};
 /// What the name of a variable starts with when it overrides a key.
 pub(super) const VARIABLE_PREFIX: &str = "PHALANX__";
 
+/// The key whose value may hold a password: no message and no report shows it as it is.
+pub(super) const SECRET: &str = "projections.store";
+
+/// What stands for a value that is not shown.
+pub(super) const HIDDEN: &str = "(not shown)";
+
 /// The known keys and their defaults.
 #[derive(Debug)]
 pub(super) struct Schema {

@@ -12,6 +12,7 @@ pub(crate) mod fault;
 pub(crate) mod http;
 pub(crate) mod node;
 pub(crate) mod ports;
+pub(crate) mod postgres;
 pub(crate) mod scratch_disk;
 pub(crate) mod sse;
 pub(crate) mod wait;

@@ -12,5 +12,6 @@ mod support;
 
 mod everywhere;
 mod kills;
+mod postgres;
 mod reading;
 mod tokens;

@@ -1,5 +1,7 @@
 //! DDL from a table's definition, for each kind of store.
 
+use std::borrow::Cow;
+
 use super::table::{Column, ColumnType, Table};
 
 /// Whose SQL it is.
@@ -14,7 +16,9 @@ pub enum Dialect {
 impl Dialect {
     fn type_name(self, column_type: ColumnType) -> &'static str {
         match (self, column_type) {
-            (_, ColumnType::Text) => "TEXT",
+            (Self::Sqlite, ColumnType::Text) => "TEXT",
+            // By the bytes, as in SQLite, and not as some language sorts.
+            (Self::Postgres, ColumnType::Text) => "TEXT COLLATE \"C\"",
             (Self::Sqlite, ColumnType::Integer | ColumnType::Boolean | ColumnType::Time) => {
                 "INTEGER"
             }
@@ -51,7 +55,16 @@ pub fn create_table(table: &Table, dialect: Dialect, stored_as: &str) -> Vec<Str
     let name = quoted(stored_as);
     let mut statements = vec![format!("CREATE TABLE {name} ({}){tail}", lines.join(", "))];
     for (number, columns) in (1..).zip(&table.indexes) {
-        let columns: Vec<String> = columns.iter().map(|name| quoted(name)).collect();
+        let column = |name: &Cow<'_, str>| {
+            let nullable = table.find(name).is_some_and(|column| column.nullable);
+            // In the order in which views sort.
+            let order = match dialect {
+                Dialect::Postgres if nullable => " NULLS FIRST",
+                Dialect::Postgres | Dialect::Sqlite => "",
+            };
+            format!("{}{order}", quoted(name))
+        };
+        let columns: Vec<String> = columns.iter().map(column).collect();
         let index = quoted(&format!("{stored_as}_by_{number}"));
         let columns = columns.join(", ");
         statements.push(format!("CREATE INDEX {index} ON {name} ({columns})"));

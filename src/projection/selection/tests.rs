@@ -34,7 +34,7 @@ fn values_are_bound_and_never_part_of_the_text() {
     assert_eq!(
         text,
         "SELECT \"id\", \"cents\", \"done\", \"start\" FROM \"t\" WHERE \"id\" = ? \
-         AND \"cents\" >= ? AND \"done\" IS NOT ? ORDER BY \"id\" LIMIT ?"
+         AND \"cents\" >= ? AND \"done\" IS DISTINCT FROM ? ORDER BY \"id\" LIMIT ?"
     );
 }
 

@@ -1,4 +1,4 @@
-//! A journal, a directory, and commands that are committed without raft.
+//! A journal, a directory or a database, and commands that are committed without raft.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,9 @@ use phalanx_actors::projection::ProjectionRegistry;
 use phalanx_actors::record::{Draft, Record, RecordHead};
 use tempfile::TempDir;
 
+use super::super::store::Store;
 use super::super::*;
+use super::server::Postgres;
 use crate::domain::{Account, AccountEvent};
 use crate::journal::{
     Applied, AppliedRecord, Identity, Journal, JournalOptions, LogEntry, LogPayload, MemoryDisk,
@@ -28,7 +30,34 @@ pub(super) struct World {
     /// Number of log entries and of events, by shard.
     ends: Vec<(u64, u64)>,
     sequences: HashMap<StreamName, u64>,
+    /// The server and the name of the database, where the read models are not in a file.
+    pub(super) postgres: Option<(&'static Postgres, String)>,
 }
+
+/// Makes each of these tests, which take a [`World`], one with a file and one with a database.
+macro_rules! on_both_stores {
+    ($($name:ident),* $(,)?) => {
+        mod sqlite {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    Box::pin(super::$name(super::World::new())).await;
+                }
+            )*
+        }
+        mod postgres {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    if let Some(world) = super::World::on_postgres(stringify!($name)) {
+                        Box::pin(super::$name(world)).await;
+                    }
+                }
+            )*
+        }
+    };
+}
+pub(super) use on_both_stores;
 
 impl World {
     pub(super) fn new() -> Self {
@@ -50,6 +79,45 @@ impl World {
             directory,
             ends: vec![(0, 0); SHARDS as usize],
             sequences: HashMap::new(),
+            postgres: None,
+        }
+    }
+
+    /// With read models in a database of its own; `None`, loudly, where there is no server.
+    pub(super) fn on_postgres(test: &str) -> Option<Self> {
+        match Postgres::shared() {
+            Ok(server) => Some(Self {
+                postgres: Some((server, server.database())),
+                ..Self::new()
+            }),
+            Err(why) => {
+                use std::io::Write as _;
+                let mut stderr = std::io::stderr().lock();
+                drop(writeln!(stderr, "SKIPPED: {test} on PostgreSQL: {why}"));
+                None
+            }
+        }
+    }
+
+    /// Runs a statement in the database; gives what it says.
+    pub(super) fn sql(&self, text: &str) -> String {
+        let (server, database) = self.postgres.as_ref().unwrap();
+        server.sql(database, text)
+    }
+
+    /// A store beside those of read sides, without the pen.
+    pub(super) async fn store(&self) -> Store {
+        let options = self.options();
+        match &options.address {
+            StoreAddress::Sqlite => Store::open(&options.path, "journal", SHARDS).await.unwrap(),
+            StoreAddress::Postgres(server) => {
+                let (cluster, node) = (&options.cluster, "beside".to_owned());
+                let standing = Standing::new(Part::Starting);
+                let server = Server::new((**server).clone(), cluster, node, SHARDS, standing);
+                let mut store = Store::on_server(server, SHARDS);
+                store.ensure().await.unwrap();
+                store
+            }
         }
     }
 
@@ -113,6 +181,13 @@ impl World {
 
     pub(super) fn options(&self) -> ProjectionOptions {
         ProjectionOptions {
+            address: match &self.postgres {
+                Some((server, database)) => StoreAddress::parse(&server.url(database)).unwrap(),
+                None => StoreAddress::Sqlite,
+            },
+            cluster: "test".to_owned(),
+            node: "1".to_owned(),
+            follow_interval: Duration::from_millis(5),
             path: self.directory.path().join("views.sqlite"),
             journal: "journal".to_owned(),
             shards: SHARDS,
@@ -132,8 +207,20 @@ impl World {
         }
     }
 
+    /// A read side that writes.
     pub(super) async fn start(&self, registry: &ProjectionRegistry) -> Projections {
-        Projections::start(registry, self.options(), self.ground())
+        let projections = self.start_as(registry, "1").await;
+        writes(&projections).await;
+        projections
+    }
+
+    /// A read side of a node of this name, which may not be there yet for all that it needs.
+    pub(super) async fn start_as(&self, registry: &ProjectionRegistry, node: &str) -> Projections {
+        let options = ProjectionOptions {
+            node: node.to_owned(),
+            ..self.options()
+        };
+        Projections::start(registry, options, self.ground())
             .await
             .unwrap()
     }
@@ -182,6 +269,15 @@ pub(super) async fn all(views: &Views, view: &str, world: &World) -> Vec<serde_j
             None => return found,
         }
     }
+}
+
+/// Waits until a read side writes.
+pub(super) async fn writes(projections: &Projections) {
+    let views = projections.views().clone();
+    until("a read side that writes", async move || {
+        views.standing().state == Part::Writing
+    })
+    .await;
 }
 
 /// Polls until something holds.

@@ -8,11 +8,15 @@ use phalanx_actors::projection::{
 };
 
 use super::super::*;
-use super::kit::{World, all, until};
+use super::kit::{World, all, on_both_stores, until};
 use crate::domain::{Account, AccountEvent};
+
+on_both_stores!(what_cannot_be_handled_is_set_aside_and_taken_in_later_in_order,);
 
 /// Whether the handler below is broken.
 static BROKEN: AtomicBool = AtomicBool::new(true);
+/// One test at a time has it.
+static HANDLER: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// Counts deposits; while it is broken, it cannot do so for amounts of 13 and panics at 31.
 #[derive(Debug)]
@@ -64,9 +68,9 @@ fn row(id: &str, amounts: &str) -> serde_json::Value {
     serde_json::json!({"id": id, "amounts": amounts})
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_handled_is_set_aside_and_taken_in_later_in_order() {
-    let mut world = World::new();
+async fn what_cannot_be_handled_is_set_aside_and_taken_in_later_in_order(mut world: World) {
+    let _handler = HANDLER.lock().await;
+    BROKEN.store(true, Ordering::SeqCst);
     let projections = world.start(&registry()).await;
     for id in ["a-1", "a-2", "a-3"] {
         world.open(id, "ada", "EUR");

@@ -11,9 +11,15 @@ use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value as Json;
 
 use super::super::*;
-use super::kit::{World, all, at_once, rows};
+use super::kit::{World, all, at_once, on_both_stores, rows};
 use crate::domain::views::{Accounts, MaintenanceJobs};
 use crate::domain::{WorkshopDay, WorkshopDayEvent};
+
+on_both_stores!(
+    filters_sorts_and_cursors_agree_with_a_plain_model,
+    a_cursor_neither_repeats_nor_skips_while_rows_come_and_change,
+    what_cannot_be_answered_says_why,
+);
 
 fn time(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
@@ -74,10 +80,8 @@ fn holds(operator: &str, found: &Json, wanted: &Json) -> bool {
         }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn filters_sorts_and_cursors_agree_with_a_plain_model() {
+async fn filters_sorts_and_cursors_agree_with_a_plain_model(mut world: World) {
     let mut rng = StdRng::seed_from_u64(11);
-    let mut world = World::new();
     jobs(&mut world, &mut rng);
     let mut registry = ProjectionRegistry::default();
     registry.register::<MaintenanceJobs>().unwrap();
@@ -163,9 +167,7 @@ async fn filters_sorts_and_cursors_agree_with_a_plain_model() {
     projections.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cursor_neither_repeats_nor_skips_while_rows_come_and_change() {
-    let mut world = World::new();
+async fn a_cursor_neither_repeats_nor_skips_while_rows_come_and_change(mut world: World) {
     for n in 0..50 {
         world.open(&format!("a-{n:02}"), "ada", "EUR");
     }
@@ -199,9 +201,7 @@ async fn a_cursor_neither_repeats_nor_skips_while_rows_come_and_change() {
     projections.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_answered_says_why() {
-    let mut world = World::new();
+async fn what_cannot_be_answered_says_why(mut world: World) {
     world.open("a-1", "ada", "EUR");
     let mut registry = ProjectionRegistry::default();
     registry.register::<Accounts>().unwrap();

@@ -3,8 +3,14 @@
 use phalanx_actors::projection::{Projection, ProjectionRegistry, Row, Rows, Subscriptions, Table};
 
 use super::super::*;
-use super::kit::{World, all, at_once, rows, until};
+use super::kit::{World, all, at_once, on_both_stores, rows, until};
 use crate::domain::{Account, AccountEvent};
+
+on_both_stores!(
+    a_rebuild_beside_a_busy_view_fails_no_query_and_gives_the_same_rows,
+    a_new_version_is_built_while_the_old_rows_answer_and_then_takes_their_place,
+    a_rebuild_that_was_interrupted_goes_on_after_a_restart,
+);
 
 /// How many events each account has; the second version calls the column otherwise.
 #[derive(Debug)]
@@ -47,9 +53,7 @@ fn registry<P: Projection>() -> ProjectionRegistry {
     registry
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rebuild_beside_a_busy_view_fails_no_query_and_gives_the_same_rows() {
-    let mut world = World::new();
+async fn a_rebuild_beside_a_busy_view_fails_no_query_and_gives_the_same_rows(mut world: World) {
     for n in 0..40 {
         world.open(&format!("a-{n}"), "ada", "EUR");
     }
@@ -86,24 +90,23 @@ async fn a_rebuild_beside_a_busy_view_fails_no_query_and_gives_the_same_rows() {
     assert_eq!(after[1..], before[1..]);
 
     // Nothing is left of the old build.
-    let mut store = Store::open(&world.options().path, "journal", 3)
-        .await
-        .unwrap();
+    let mut store = world.store().await;
     until("one build", async || {
-        let text = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name LIKE 'b%'";
-        let row = super::super::sql::query(text)
-            .fetch_one(&mut store.connection)
-            .await
-            .unwrap();
-        sqlx::Row::get::<i64, _>(&row, 0) == 1
+        let text = match store.is_shared() {
+            true => "SELECT count(*) FROM pg_tables WHERE tablename LIKE 'b%counts'",
+            false => "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name LIKE 'b%'",
+        };
+        let types = [phalanx_actors::projection::ColumnType::Integer];
+        let rows = store.rows(text, &[], &types).await.unwrap();
+        rows == [[1_i64.into()]]
     })
     .await;
     projections.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_new_version_is_built_while_the_old_rows_answer_and_then_takes_their_place() {
-    let mut world = World::new();
+async fn a_new_version_is_built_while_the_old_rows_answer_and_then_takes_their_place(
+    mut world: World,
+) {
     world.open("a-1", "ada", "EUR");
     let projections = world.start(&registry::<Counts<1>>()).await;
     let first = all(projections.views(), "counts", &world).await;
@@ -134,9 +137,7 @@ async fn a_new_version_is_built_while_the_old_rows_answer_and_then_takes_their_p
     projections.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rebuild_that_was_interrupted_goes_on_after_a_restart() {
-    let mut world = World::new();
+async fn a_rebuild_that_was_interrupted_goes_on_after_a_restart(mut world: World) {
     for n in 0..500 {
         world.open(&format!("a-{n}"), "ada", "EUR");
     }

@@ -6,11 +6,19 @@ use phalanx_actors::projection::ProjectionRegistry;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use super::super::store::{OffsetMove, Store};
+use super::super::server::Pen;
+use super::super::store::{BuildState, OffsetMove};
 use super::super::*;
-use super::kit::{World, all, at_once};
+use super::kit::{World, all, at_once, on_both_stores};
 use crate::domain::views::{AccountTotals, Accounts, Orders};
 use crate::domain::{Order, OrderEvent};
+
+on_both_stores!(
+    however_often_it_is_restarted_the_totals_are_the_fold_of_the_journal,
+    a_query_with_a_position_never_misses_it_and_one_without_says_how_far_it_is,
+    events_that_a_view_does_not_want_end_a_wait_as_well,
+    of_two_writers_that_begin_at_the_same_offset_one_wins,
+);
 
 fn registry() -> ProjectionRegistry {
     let mut registry = ProjectionRegistry::default();
@@ -20,10 +28,8 @@ fn registry() -> ProjectionRegistry {
     registry
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn however_often_it_is_restarted_the_totals_are_the_fold_of_the_journal() {
+async fn however_often_it_is_restarted_the_totals_are_the_fold_of_the_journal(mut world: World) {
     let mut rng = StdRng::seed_from_u64(7);
-    let mut world = World::new();
     let mut expected: BTreeMap<&str, (i64, i64)> = BTreeMap::new();
     for round in 0..12 {
         let projections = world.start(&registry()).await;
@@ -71,9 +77,9 @@ async fn however_often_it_is_restarted_the_totals_are_the_fold_of_the_journal() 
     projections.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_query_with_a_position_never_misses_it_and_one_without_says_how_far_it_is() {
-    let mut world = World::new();
+async fn a_query_with_a_position_never_misses_it_and_one_without_says_how_far_it_is(
+    mut world: World,
+) {
     world.open("a-1", "ada", "EUR");
     let projections = world.start(&registry()).await;
     let views = projections.views();
@@ -123,9 +129,7 @@ async fn a_query_with_a_position_never_misses_it_and_one_without_says_how_far_it
     projections.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn events_that_a_view_does_not_want_end_a_wait_as_well() {
-    let mut world = World::new();
+async fn events_that_a_view_does_not_want_end_a_wait_as_well(mut world: World) {
     let projections = world.start(&registry()).await;
     let created = OrderEvent::OrderCreated {
         customer: "ada".to_owned(),
@@ -144,16 +148,20 @@ async fn events_that_a_view_does_not_want_end_a_wait_as_well() {
     projections.stop().await;
 }
 
-#[tokio::test]
-async fn of_two_writers_that_begin_at_the_same_offset_one_wins() {
-    let world = World::new();
-    let options = world.options();
-    let open = async || Store::open(&options.path, "journal", 3).await.unwrap();
-    let mut one = open().await;
+async fn of_two_writers_that_begin_at_the_same_offset_one_wins(world: World) {
+    let mut one = world.store().await;
     let registry = registry();
     let definition = registry.get("accounts").unwrap();
+    if one.is_shared() {
+        let pen = one.reach_for_pen(&[], [&**definition], false).await;
+        assert!(matches!(pen, Ok(Pen::Held)), "{pen:?}");
+    }
     let build = one.create(definition, BuildState::Live).await.unwrap();
-    let mut other = open().await;
+    let mut other = world.store().await;
+    if other.is_shared() {
+        let pen = other.reach_for_pen(&[], [&**definition], false).await;
+        assert!(matches!(pen, Ok(Pen::Elsewhere)), "{pen:?}");
+    }
     let moved = |from, to| OffsetMove {
         build: build.id,
         shard: 1,
@@ -183,7 +191,7 @@ async fn a_file_that_is_gone_or_broken_or_of_another_journal_is_built_again() {
     for harm in 0..4 {
         match harm {
             0 => {}
-            1 => super::super::store::remove(&path).unwrap(),
+            1 => super::super::file::remove(&path).unwrap(),
             2 => std::fs::write(&path, b"this is no database, but long enough to be one").unwrap(),
             _ => {}
         }

@@ -1,0 +1,132 @@
+//! Real nodes with their read models in one PostgreSQL database, which goes away and comes back.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::reading::{check_accounts, histories};
+use super::support::client;
+use super::support::http::{Http, Request};
+use super::support::node::{Node, NodeSetup};
+use super::support::postgres::{PASSWORD, Postgres};
+use super::support::{ports, skipped, temp_dir, wait};
+
+const SOON: Duration = Duration::from_secs(30);
+
+#[test]
+fn while_postgres_is_away_commands_go_on_views_say_503_and_nothing_shows_the_password() {
+    let name = "PostgreSQL away";
+    let server = match Postgres::start() {
+        Ok(server) => server,
+        Err(why) => return skipped(name, &why),
+    };
+    let database = server.database();
+    server.down();
+    let directory = temp_dir();
+    let node = NodeSetup::new(directory.path())
+        .set("PROJECTIONS__STORE", server.url(&database))
+        .set("LOG__LEVEL", "debug")
+        .start();
+    let mut http = node.client();
+    client::expect_success(&mut http, &client::open("a-1"));
+    for round in 1..=3 {
+        client::expect_success(&mut http, &client::deposit("a-1", 1));
+        let began = Instant::now();
+        let refused = wait::until("views notice", SOON, || {
+            let answer = http.get("/v1/views/accounts/a-1");
+            (answer.status == 503).then_some(answer)
+        });
+        assert_eq!(refused.json()["code"], "not-ready", "{}", refused.text());
+        assert!(refused.header("Retry-After").is_some());
+        assert!(began.elapsed() < Duration::from_secs(10));
+        let told = http.get("/v1/projections").json();
+        assert_eq!(told["store"]["kind"], "postgres");
+        assert_eq!(told["store"]["standing"]["state"], "away", "{told}");
+        assert_eq!(told["projections"][0]["state"], "failing", "{told}");
+        wait::until("the gauge falls", SOON, || {
+            (node.metric("phalanx_projection_store_up") == Some(0.0)).then_some(())
+        });
+        server.up();
+        let row = wait::until("views are back", SOON, || {
+            let answer = http.get("/v1/views/accounts/a-1");
+            let row = (answer.status == 200).then(|| answer.json())?;
+            (row["balance_cents"] == round).then_some(row)
+        });
+        assert_eq!(row["lag"]["events"], 0, "{row}");
+        server.down();
+    }
+    let log = node.log();
+    assert!(!log.contains(PASSWORD), "the log shows the password");
+    let told = log
+        .matches("the database of read models cannot be used")
+        .count();
+    assert!((1..=3).contains(&told), "told {told} times:\n{log}");
+}
+
+/// Sends a command to any node until it is stored.
+fn store(http: &mut Http, request: &Request) {
+    wait::until("a command is stored", SOON, || {
+        let response = http.try_send(request).ok()?;
+        match response.status {
+            200 | 201 => Some(()),
+            503 | 504 => None,
+            status => panic!("{request:?}: {status} {}", response.text()),
+        }
+    });
+}
+
+#[test]
+fn nodes_of_a_cluster_share_a_database_and_take_over_from_one_that_dies() {
+    let name = "a cluster on PostgreSQL";
+    let server = match Postgres::shared() {
+        Ok(server) => server,
+        Err(why) => return skipped(name, &why),
+    };
+    let url = server.url(&server.database());
+    let directory = temp_dir();
+    let members: Vec<(u64, SocketAddr)> = (1..=3).map(|id| (id, ports::free_address())).collect();
+    let setup =
+        |id: u64| NodeSetup::member(directory.path(), id, &members).set("PROJECTIONS__STORE", &url);
+    let setups = [setup(1), setup(2), setup(3)];
+    let mut nodes: Vec<Node> = setups.iter().map(NodeSetup::spawn).collect();
+    let addresses: Vec<SocketAddr> = setups.iter().map(|setup| setup.address).collect();
+    let mut anywhere = Http::anywhere(&addresses).patient_for(Duration::from_secs(5));
+    let accounts: Vec<String> = (0..12).map(|n| format!("p-{n}")).collect();
+    for id in &accounts {
+        store(&mut anywhere, &client::open(id));
+    }
+    let mut deposited = 0;
+    for round in 0..4 {
+        for n in 0..60 {
+            let id = &accounts[n % accounts.len()];
+            let key = format!("round-{round}-{n}");
+            store(&mut anywhere, &client::deposit(id, 1).key(&key));
+            deposited += 1;
+        }
+        // Whoever writes dies in the midst of it, and somebody else goes on.
+        let writer = wait::until("somebody writes", SOON, || {
+            let told = anywhere
+                .try_send(&Request::get("/v1/projections"))
+                .ok()?
+                .json();
+            told["store"]["standing"]["writer"]
+                .as_str()?
+                .parse::<usize>()
+                .ok()
+        });
+        nodes[writer - 1].kill();
+        for n in 0..60 {
+            let id = &accounts[n % accounts.len()];
+            let key = format!("again-{round}-{n}");
+            store(&mut anywhere, &client::deposit(id, 1).key(&key));
+            deposited += 1;
+        }
+        nodes[writer - 1] = setups[writer - 1].spawn();
+    }
+    let expected = histories(&mut anywhere, &accounts);
+    for address in &addresses {
+        assert_eq!(
+            check_accounts(&mut Http::new(*address), &expected),
+            deposited
+        );
+    }
+}
