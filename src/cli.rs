@@ -12,6 +12,7 @@ mod check_config;
 mod cluster;
 mod completions;
 mod output;
+mod projections;
 mod serve;
 mod verify;
 
@@ -61,6 +62,8 @@ enum Command {
     Verify(verify::Arguments),
     /// Ask a running node about its cluster
     Cluster(cluster::Arguments),
+    /// Ask a running node about its projections, or operate them
+    Projections(projections::Arguments),
     /// Drive a server with commands and fresh reads, and measure it
     Bench(Box<crate::bench::Args>),
     /// Print a completion script for a shell
@@ -98,6 +101,7 @@ where
         Command::CheckConfig(arguments) => arguments.run(),
         Command::Verify(arguments) => arguments.run(node()),
         Command::Cluster(arguments) => arguments.run(),
+        Command::Projections(arguments) => arguments.run(),
         Command::Bench(arguments) => crate::bench::run(*arguments),
         Command::Completions(arguments) => arguments.run::<Cli>(),
     }

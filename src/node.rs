@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use phalanx_actors::CommandModel;
+use phalanx_actors::ports::Feed;
 use phalanx_actors::shard::ShardHandle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -77,6 +78,12 @@ impl Node {
     #[must_use]
     pub fn views(&self) -> Option<&Views> {
         self.projections.as_ref().map(Projections::views)
+    }
+
+    /// Committed events of the shards that this node has copies of.
+    #[must_use]
+    pub fn feed(&self) -> Arc<dyn Feed> {
+        Arc::new(self.journal.clone())
     }
 
     /// Where HTTP is served.

@@ -16,12 +16,14 @@
 
 mod address;
 mod build;
+mod changes;
 mod database;
 mod entry;
 mod error;
 mod fields;
 mod file;
 mod follow;
+mod follower;
 mod json;
 mod keeper;
 mod lag;
@@ -58,7 +60,9 @@ use sqlx::sqlite::SqlitePoolOptions;
 use tokio::task::JoinHandle;
 
 pub use self::address::StoreAddress;
+pub use self::changes::RowChanges;
 pub use self::error::{OperationError, StartError, StoreError, ViewError};
+pub use self::follower::{ChangeId, Follower, Reset, Told};
 pub use self::lag::Lag;
 pub use self::operate::DeadLetter;
 pub use self::retry::Retried;
@@ -174,9 +178,9 @@ impl Projections {
             journal: ground.journal,
             writer: handle.clone(),
             batch_bytes: options.batch_bytes,
+            interval: options.commit_interval,
             standing: standing.clone(),
             is_shared: server.is_some(),
-            interval: options.commit_interval,
         };
         let (supervisor, _joined) = Actor::spawn(None, Supervisor, context)
             .await
@@ -361,11 +365,24 @@ fn open_server(
 /// Sets the gauges until the task is aborted.
 async fn gauges(views: Views) {
     let mut rounds = tokio::time::interval(GAUGES);
+    let mut last = tokio::time::Instant::now();
+    let mut before: BTreeMap<&str, u64> = BTreeMap::new();
     loop {
         rounds.tick().await;
+        let seconds = last.elapsed().as_secs_f64().max(0.001);
+        last = tokio::time::Instant::now();
+        for (name, entry) in &views.0.entries {
+            let handled = entry.handled();
+            let since = handled.saturating_sub(before.insert(name, handled).unwrap_or(handled));
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a rate needs no more than a float holds"
+            )]
+            let rate = since as f64 / seconds;
+            entry.rate.store(rate.to_bits(), Ordering::Relaxed);
+        }
         for status in views.statuses() {
-            let rebuilt = status.rebuild.map(|rebuild| rebuild.percent / 100.0);
-            metrics::show(status.name, status.lag, status.dead_letters, rebuilt);
+            metrics::show(&status);
         }
         metrics::show_store(views.standing().state);
     }

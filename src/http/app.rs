@@ -18,6 +18,7 @@ use super::buffers::Buffers;
 use super::metrics::HttpMetrics;
 use super::reasons::Reasons;
 use super::response::{Reply, json};
+use super::watch::Hub;
 use super::{HttpLimits, openapi, types};
 
 /// What the HTTP layer serves.
@@ -68,6 +69,8 @@ pub(crate) struct App {
     pub(crate) reasons: Reasons,
     pub(crate) documents: Documents,
     pub(crate) feed: Option<Arc<dyn Feed>>,
+    /// Tells watchers of their aggregates.
+    pub(crate) hub: Option<Hub>,
     /// Room for event streams.
     pub(crate) streams: Arc<Semaphore>,
     /// Tells event streams that the node stops.
@@ -85,6 +88,9 @@ impl App {
         let reasons = Reasons::new(registry);
         let streams = limits.max_event_streams.min(Semaphore::MAX_PERMITS);
         let streams = Arc::new(Semaphore::new(streams));
+        let farewell = watch::Sender::new(false);
+        let hub = app.feed.clone();
+        let hub = hub.map(|feed| Hub::new(feed, farewell.subscribe()));
         let documents = Documents {
             types: types::render_all(registry).into(),
             openapi: openapi::document(registry, app.views.as_ref())
@@ -104,8 +110,9 @@ impl App {
             reasons,
             documents,
             feed: app.feed,
+            hub,
             streams,
-            farewell: watch::Sender::new(false),
+            farewell,
             started: AtomicBool::new(false),
             closing: AtomicBool::new(false),
         }

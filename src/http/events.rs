@@ -7,35 +7,25 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::FutureExt as _;
 use futures_util::future::select_all;
-use futures_util::stream::unfold;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
-use http::{HeaderValue, Method, Response, request};
+use http::{Response, request};
 use phalanx_actors::history::{RecordedEvent, parts};
-use phalanx_actors::names::Position;
+use phalanx_actors::names::{Position, ShardId};
 use phalanx_actors::ports::{Feed, FeedCursor};
 use phalanx_actors::record::Record;
-use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::{Instant, Interval, interval_at};
 
 use super::app::App;
 use super::code::Code;
-use super::guard::{Answering, ConnectionState};
+use super::guard::ConnectionState;
 use super::history::put_event;
 use super::problem::Problem;
 use super::query;
 use super::render::put_number;
-
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// A comment says this often that the connection lives.
-const HEARTBEAT: Duration = Duration::from_secs(15);
-/// How soon a client that lost the connection should come back.
-const RETRY: &[u8] = b"retry: 1000\n\n";
+use super::sse::{self, Ticket, Woken};
 /// Stored bytes that are read of a shard before the next one has its turn.
 const READ_BYTES: usize = 64 << 10;
 /// Bytes that are sent as one piece.
@@ -55,29 +45,20 @@ pub(crate) fn answer(
         let detail = format!("this node has no aggregate type `{stranger}`; /v1/types lists them");
         return Err(Box::new(Problem::query("aggregate_type", detail)));
     }
-    let last_id = parts.headers.get(LAST_EVENT_ID);
-    let last_id = last_id.filter(|id| !id.is_empty());
-    let start = match last_id {
+    let start = match sse::last_event_id(parts) {
         Some(id) => {
             let id = id.to_str().ok();
-            id.and_then(|id| seen(app, &*feed, id)).ok_or_else(|| {
-                Problem::new(Code::InvalidHeader, "Last-Event-ID: ".to_owned() + FORM)
-            })?
+            id.and_then(|id| seen(app, &*feed, id))
+                .ok_or_else(|| sse::bad_event_id(FORM))?
         }
         None => seen(app, &*feed, after.as_deref().unwrap_or("start"))
             .ok_or_else(|| Problem::query("after", FORM))?,
     };
-    let elsewhere = app.steward.shards_elsewhere();
-    if !elsewhere.is_empty() {
-        let detail =
-            format!("this node keeps no copy of the shards {elsewhere:?}; ask another one");
-        return Err(Box::new(Problem::new(Code::NotReady, detail)));
+    let unreadable = unreadable_shards(app);
+    if !unreadable.is_empty() {
+        return Err(Box::new(not_here(&unreadable)));
     }
-    let slot = Arc::clone(&app.streams).try_acquire_owned();
-    let slot = slot.map_err(|_| {
-        let detail = "the node has as many event streams as http.max_event_streams allows";
-        Problem::new(Code::Overloaded, detail)
-    })?;
+    let ticket = Ticket::take(app, connection)?;
     let reader = Reader {
         app: Arc::clone(app),
         feed,
@@ -89,34 +70,27 @@ pub(crate) fn answer(
         types,
         events: words(event_type.as_deref()),
         turn: 0,
-        beat: interval_at(Instant::now() + HEARTBEAT, HEARTBEAT),
-        farewell: app.farewell.subscribe(),
         ended: false,
-        _slot: slot,
-        _answering: connection.answering(),
+        ticket,
     };
-    let body = if parts.method == Method::HEAD {
-        Body::empty()
-    } else {
-        let hello = futures_util::stream::iter([Ok(Bytes::from_static(RETRY))]);
-        let pieces = unfold(reader, |mut reader| async move {
-            let piece = reader.next().await?;
-            Some((Ok::<_, std::convert::Infallible>(piece), reader))
-        });
-        Body::from_stream(futures_util::StreamExt::chain(hello, pieces))
-    };
-    let mut response = Response::new(body);
-    let headers = response.headers_mut();
-    let media_type = HeaderValue::from_static("text/event-stream");
-    headers.insert(CONTENT_TYPE, media_type);
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    Ok(sse::respond(&parts.method, reader))
 }
 
 const FORM: &str = "positions are `start`, `now` or a list such as 0:17,3:204, each shard once";
 
-fn nothing_to_read() -> Problem {
+pub(crate) fn nothing_to_read() -> Problem {
     Problem::new(Code::NotReady, "this node has no events to show")
+}
+
+/// The shards whose events cannot be had on this node.
+pub(crate) fn unreadable_shards(app: &App) -> Vec<ShardId> {
+    app.steward.shards_elsewhere()
+}
+
+/// The refusal of a stream that would need these.
+pub(crate) fn not_here(shards: &[ShardId]) -> Problem {
+    let detail = format!("this node keeps no copy of the shards {shards:?}; ask another one");
+    Problem::new(Code::NotReady, detail)
 }
 
 /// The words of a list with commas between them.
@@ -202,18 +176,18 @@ struct Reader {
     events: Vec<String>,
     /// The shard that is read first, so that a busy one does not keep the others waiting.
     turn: usize,
-    beat: Interval,
-    farewell: watch::Receiver<bool>,
     ended: bool,
-    _slot: OwnedSemaphorePermit,
-    _answering: Answering,
+    ticket: Ticket,
 }
 
-impl Reader {
-    /// The next piece of the stream; `None` at its end.
+impl sse::Reader for Reader {
+    fn ticket(&self) -> &Ticket {
+        &self.ticket
+    }
+
     async fn next(&mut self) -> Option<Bytes> {
-        while !self.ended && !*self.farewell.borrow() {
-            if self.beat.tick().now_or_never().is_some() {
+        while !self.ended && !self.ticket.is_over() {
+            if self.ticket.beats() {
                 return Some(self.heartbeat());
             }
             let mut piece = BytesMut::new();
@@ -227,18 +201,15 @@ impl Reader {
                 continue;
             }
             let more = more(&*self.feed, &self.cursors);
-            let beats = tokio::select! {
-                () = more => false,
-                _ = self.beat.tick() => true,
-                _ = self.farewell.wait_for(|over| *over) => false,
-            };
-            if beats {
+            if self.ticket.wait(more).await == Woken::Beat {
                 return Some(self.heartbeat());
             }
         }
         None
     }
+}
 
+impl Reader {
     /// Reads each shard once, until the piece is large enough; whether there was anything.
     fn read(&mut self, piece: &mut BytesMut) -> bool {
         let mut moved = false;
@@ -354,10 +325,9 @@ impl Reader {
         out.put_u8(b'\n');
     }
 
-    /// A comment, and the place besides: a reader of rare events need not read all others again.
+    /// A reader of rare events need not read all others again when it comes back.
     fn heartbeat(&self) -> Bytes {
-        let mut out = BytesMut::new();
-        out.put_slice(b": alive\n");
+        let mut out = BytesMut::from(&b": alive\n"[..]);
         if self.seen.iter().any(|seen| seen.number > 0) {
             self.put_id(&mut out);
         }
@@ -369,8 +339,7 @@ impl Reader {
     fn fail(&mut self, out: &mut BytesMut, reason: &str) {
         tracing::error!(reason, "an event stream ends");
         self.ended = true;
-        let problem = serde_json::json!({ "code": "internal", "detail": reason });
-        out.put_slice(format!("event: error\ndata: {problem}\n\n").as_bytes());
+        sse::put_error(out, "internal", reason);
     }
 }
 

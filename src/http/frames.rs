@@ -180,6 +180,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for FrameGuard<S> {
             this.received.advance(length);
             return Poll::Ready(Ok(()));
         }
+        // The library holds one piece for an answer without a window, and asks for no more.
+        if this.shared.is_stalled(this.limits.frame_timeout) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         let start = buf.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut this.io).poll_read(cx, buf) {
             let fresh = buf.filled().get(start..).unwrap_or_default();
@@ -190,6 +194,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for FrameGuard<S> {
             ready!(this.timer.poll(this.since + this.limit(), cx));
             let waits = this.tracker.in_frame() || this.tracker.in_block;
             if waits || !this.shared.is_answering() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            if this.shared.is_stalled(this.limits.frame_timeout) {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
             // It listens to an answer that goes on; the time begins anew.

@@ -11,8 +11,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -52,30 +51,50 @@ pub(crate) struct ConnectionState {
     pub(crate) refusal: Mutex<Option<Refusal>>,
     /// The time limits of the request in progress.
     pub(crate) timer: Mutex<LazyTimer>,
-    /// Answers in progress that may take any time.
-    answers: Arc<AtomicUsize>,
+    /// Answers in progress that may take any time: for each, since when the client has not taken
+    /// the last piece.
+    answers: Mutex<Vec<Weak<Mutex<Option<Instant>>>>>,
 }
 
 impl ConnectionState {
     /// As long as it lives, a client that says nothing is not idle: it listens.
     pub(crate) fn answering(&self) -> Answering {
-        self.answers.fetch_add(1, Ordering::Relaxed);
-        Answering(Arc::clone(&self.answers))
+        let answering = Answering(Arc::default());
+        let mut answers = self.answers.lock();
+        answers.retain(|answer| answer.strong_count() > 0);
+        answers.push(Arc::downgrade(&answering.0));
+        answering
     }
 
     /// Whether the client listens to an answer that goes on.
     pub(crate) fn is_answering(&self) -> bool {
-        self.answers.load(Ordering::Relaxed) > 0
+        let answers = self.answers.lock();
+        answers.iter().any(|answer| answer.strong_count() > 0)
+    }
+
+    /// Whether there is such an answer of which the client has taken nothing for this long.
+    pub(crate) fn is_stalled(&self, longest: Duration) -> bool {
+        let answers = self.answers.lock();
+        let given = answers.iter().filter_map(Weak::upgrade);
+        given
+            .filter_map(|answer| *answer.lock())
+            .any(|since| since.elapsed() >= longest)
     }
 }
 
 /// See [`ConnectionState::answering`].
 #[derive(Debug)]
-pub(crate) struct Answering(Arc<AtomicUsize>);
+pub(crate) struct Answering(Arc<Mutex<Option<Instant>>>);
 
-impl Drop for Answering {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+impl Answering {
+    /// A piece is on its way.
+    pub(crate) fn given(&self) {
+        *self.0.lock() = Some(Instant::now());
+    }
+
+    /// There is room for another piece.
+    pub(crate) fn taken(&self) {
+        *self.0.lock() = None;
     }
 }
 

@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 
 use self::parts::{
     answer, body, command_answers, command_parameters, components, events_answers,
-    events_parameters, problems, state_answers, state_parameters, stream_answers,
-    stream_parameters,
+    events_parameters, last_event_id, problems, state_answers, state_parameters, stream_answers,
+    stream_parameters, watch_answers,
 };
 use super::routes::Route;
 use super::schema;
@@ -89,6 +89,18 @@ fn general(route: Route) -> Value {
             "parameters": with(path(&["type", "id"]), events_parameters()),
             "responses": events_answers(),
         }}),
+        Route::Watch => json!({"get": {
+            "operationId": "watchState",
+            "tags": ["aggregates"],
+            "summary": "Follow the state of an aggregate",
+            "description": "A stream that does not end. The first message, `state`, has the state; \
+                each later one, `change`, names the events that have happened since and has the state \
+                after them. All of it is committed and folded from the journal, so it needs no \
+                justification. `id` is the sequence number; a comment every 15 seconds says that \
+                the stream lives.",
+            "parameters": with(path(&["type", "id"]), vec![last_event_id()]),
+            "responses": watch_answers(),
+        }}),
         Route::Events => json!({"get": {
             "operationId": "followEvents",
             "tags": ["events"],
@@ -104,6 +116,7 @@ fn general(route: Route) -> Value {
         Route::Drain => drain(),
         Route::View
         | Route::ViewRow
+        | Route::ViewChanges
         | Route::Projections
         | Route::Projection
         | Route::PauseProjection
@@ -241,6 +254,7 @@ fn shown(route: Route) -> Option<Shown> {
         Route::Command
         | Route::State
         | Route::History
+        | Route::Watch
         | Route::Events
         | Route::Transfer
         | Route::Nodes
@@ -248,6 +262,7 @@ fn shown(route: Route) -> Option<Shown> {
         | Route::Drain
         | Route::View
         | Route::ViewRow
+        | Route::ViewChanges
         | Route::Projections
         | Route::Projection
         | Route::PauseProjection
@@ -377,6 +392,16 @@ fn add_type(
             "summary": format!("Read the history of {name}"),
             "parameters": with(path(&["id"]), events_parameters()),
             "responses": events_answers(),
+        }}),
+    );
+    paths.insert(
+        format!("{at}/watch"),
+        json!({"get": {
+            "operationId": format!("{name}.watch"),
+            "tags": [name],
+            "summary": format!("Follow the state of {name}"),
+            "parameters": with(path(&["id"]), vec![last_event_id()]),
+            "responses": watch_answers(),
         }}),
     );
     for event in &description.events {

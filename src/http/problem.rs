@@ -90,10 +90,19 @@ impl Problem {
         self
     }
 
-    /// The status that it is sent with.
-    #[cfg(test)]
+    /// What kind of problem it is.
     pub(crate) fn code(&self) -> Code {
         self.code
+    }
+
+    /// What it says to the person who reads the client's log.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// Whether the same request may succeed later.
+    pub(crate) fn is_retryable(&self) -> bool {
+        self.retryable
     }
 
     /// Renders the problem for a request to `instance`.

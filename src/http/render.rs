@@ -70,7 +70,12 @@ pub(crate) fn state(view: &StateView, node_id: u64) -> Rendered {
 }
 
 /// Ids and names need no escaping: their characters are restricted where they enter.
-fn put_identity(out: &mut BytesMut, stream: &StreamName, sequence_number: u64, at: Position) {
+pub(crate) fn put_identity(
+    out: &mut BytesMut,
+    stream: &StreamName,
+    sequence_number: u64,
+    at: Position,
+) {
     out.put_slice(b"{\"aggregate_type\":\"");
     out.put_slice(stream.aggregate_type().as_bytes());
     out.put_slice(b"\",\"aggregate_id\":\"");

@@ -22,6 +22,8 @@ pub(crate) enum Route {
     State,
     /// Reads the history of an aggregate.
     History,
+    /// Follows the state of an aggregate.
+    Watch,
     /// Describes all aggregate types.
     Types,
     /// Describes one aggregate type.
@@ -44,6 +46,8 @@ pub(crate) enum Route {
     View,
     /// Reads one row.
     ViewRow,
+    /// Follows which rows change.
+    ViewChanges,
     /// How all projections are doing.
     Projections,
     /// How one projection is doing.
@@ -93,10 +97,11 @@ const DELETE: &str = "DELETE, OPTIONS";
 
 impl Route {
     /// Every route, in the order of the variants.
-    pub(crate) const ALL: [Self; 33] = [
+    pub(crate) const ALL: [Self; 35] = [
         Self::Command,
         Self::State,
         Self::History,
+        Self::Watch,
         Self::Types,
         Self::Type,
         Self::EventSchema,
@@ -108,6 +113,7 @@ impl Route {
         Self::Drain,
         Self::View,
         Self::ViewRow,
+        Self::ViewChanges,
         Self::Projections,
         Self::Projection,
         Self::PauseProjection,
@@ -135,6 +141,7 @@ impl Route {
             Self::Command => "/v1/aggregates/{type}/{id}/commands/{command}",
             Self::State => "/v1/aggregates/{type}/{id}",
             Self::History => "/v1/aggregates/{type}/{id}/events",
+            Self::Watch => "/v1/aggregates/{type}/{id}/watch",
             Self::Types => "/v1/types",
             Self::Type => "/v1/types/{type}",
             Self::EventSchema => "/v1/types/{type}/events/{event}/{version}",
@@ -146,6 +153,7 @@ impl Route {
             Self::Drain => "/v1/nodes/{node}/drain",
             Self::View => "/v1/views/{view}",
             Self::ViewRow => "/v1/views/{view}/{key}",
+            Self::ViewChanges => "/v1/views/{view}/changes",
             Self::Projections => "/v1/projections",
             Self::Projection => "/v1/projections/{projection}",
             Self::PauseProjection => "/v1/projections/{projection}/pause",
@@ -170,7 +178,10 @@ impl Route {
 
     /// Whether [`Target::find`] finds it.
     fn is_of_aggregate(self) -> bool {
-        matches!(self, Self::Command | Self::State | Self::History)
+        matches!(
+            self,
+            Self::Command | Self::State | Self::History | Self::Watch
+        )
     }
 
     /// The parameters in a path that it matched, in their order.
@@ -199,6 +210,7 @@ impl Route {
             Self::Node => DELETE,
             Self::State
             | Self::History
+            | Self::Watch
             | Self::Types
             | Self::Type
             | Self::EventSchema
@@ -206,6 +218,7 @@ impl Route {
             | Self::Shards
             | Self::View
             | Self::ViewRow
+            | Self::ViewChanges
             | Self::Projections
             | Self::Projection
             | Self::DeadLetters
@@ -240,6 +253,10 @@ pub(crate) enum Target<'p> {
         aggregate_type: &'p str,
         id: &'p str,
     },
+    Watch {
+        aggregate_type: &'p str,
+        id: &'p str,
+    },
 }
 
 impl<'p> Target<'p> {
@@ -256,6 +273,9 @@ impl<'p> Target<'p> {
         if rest == "events" {
             return Some(Self::History { aggregate_type, id });
         }
+        if rest == "watch" {
+            return Some(Self::Watch { aggregate_type, id });
+        }
         let command = rest.strip_prefix("commands/")?;
         (!command.contains('/')).then_some(Self::Command {
             aggregate_type,
@@ -270,6 +290,7 @@ impl<'p> Target<'p> {
             Self::Command { .. } => Route::Command,
             Self::State { .. } => Route::State,
             Self::History { .. } => Route::History,
+            Self::Watch { .. } => Route::Watch,
         }
     }
 }
@@ -341,6 +362,7 @@ mod tests {
             "/v1/aggregates/account/a/commands/X/",
             "/v1/aggregates/account/../../etc/passwd",
             "/v1/aggregates/account/a/what-if",
+            "/v1/aggregates/account/a/watch/",
             "/v1/types/",
             "/v1/types/account/events/Opened",
             "/v1/views",

@@ -28,8 +28,8 @@ use super::response::{Reply, reply};
 use super::routes::{self, Route, Target};
 use super::trace::new_trace_id;
 use super::{
-    body, cluster, command, events, headers, health, history, pages, projections, state, types,
-    views,
+    body, changes, cluster, command, events, headers, health, history, pages, projections, state,
+    types, views, watch,
 };
 
 /// What a request is answered with: what is complete in memory, or whatever axum streams.
@@ -62,6 +62,21 @@ impl Site {
         let started = Instant::now();
         let (mut parts, mut body) = request.into_parts();
         if let Some(target) = Target::find(parts.uri.path()) {
+            if let Target::Watch { aggregate_type, id } = target
+                && is_get(&parts.method)
+            {
+                let opened = match check_http2(&self.app, &parts) {
+                    Ok(()) => {
+                        let watch =
+                            watch::answer(&self.app, connection, &parts, aggregate_type, id);
+                        Box::pin(watch).await
+                    }
+                    Err(problem) => Err(problem),
+                };
+                let asked = Asked(Route::Watch, &parts, started);
+                let response = streamed(&self.app, asked, opened, &mut body).await;
+                return response.map(Either::Right);
+            }
             let answer = of_aggregate(&self.app, connection, &parts, target, &mut body).await;
             let asked = Asked(target.route(), &parts, started);
             let reply = finished(&self.app, asked, answer, &mut body).await;
@@ -82,26 +97,51 @@ async fn answer(app: Arc<App>, route: Route, request: Request<Body>) -> Response
     let (mut parts, mut body) = request.into_parts();
     let connection = parts.extensions.remove::<Arc<ConnectionState>>();
     let connection = connection.unwrap_or_default();
-    if route == Route::Events && is_get(&parts.method) {
-        let opened = events::answer(&app, &connection, &parts);
-        return match opened {
-            Ok(response) => {
-                let took = started.elapsed();
-                app.metrics.answered(route, response.status(), took);
-                response
-            }
-            Err(problem) => {
-                let asked = Asked(route, &parts, started);
-                let reply = finished(&app, asked, Err(problem), &mut body).await;
-                reply.map(Body::new)
-            }
-        };
+    if matches!(route, Route::Events | Route::ViewChanges) && is_get(&parts.method) {
+        let opened =
+            check_http2(&app, &parts).and_then(|()| open(&app, route, &connection, &parts));
+        let asked = Asked(route, &parts, started);
+        return streamed(&app, asked, opened, &mut body).await;
     }
     let answer = other(&app, &connection, &parts, route, &mut body).await;
     let asked = Asked(route, &parts, started);
     finished(&app, asked, answer, &mut body)
         .await
         .map(Body::new)
+}
+
+/// Opens a stream that axum has found.
+fn open(
+    app: &Arc<App>,
+    route: Route,
+    connection: &Arc<ConnectionState>,
+    parts: &request::Parts,
+) -> Result<Response<Body>, Box<Problem>> {
+    if route == Route::Events {
+        return events::answer(app, connection, parts);
+    }
+    let [view, ..] = route.parameters(parts.uri.path());
+    changes::answer(app, connection, parts, view)
+}
+
+/// What goes for every stream, and for the problem that stands for one.
+async fn streamed(
+    app: &App,
+    asked: Asked<'_>,
+    opened: Result<Response<Body>, Box<Problem>>,
+    body: &mut (impl hyper::body::Body<Data = Bytes> + Unpin),
+) -> Response<Body> {
+    match opened {
+        Ok(response) => {
+            let Asked(route, _, started) = asked;
+            app.metrics
+                .answered(route, response.status(), started.elapsed());
+            response
+        }
+        Err(problem) => finished(app, asked, Err(problem), body)
+            .await
+            .map(Body::new),
+    }
 }
 
 /// What was asked for, and when.
@@ -138,9 +178,7 @@ async fn of_aggregate(
     target: Target<'_>,
     body: &mut Incoming,
 ) -> Answered {
-    if parts.version == Version::HTTP_2 {
-        check_http2(app, parts)?;
-    }
+    check_http2(app, parts)?;
     match target {
         Target::Command {
             aggregate_type,
@@ -160,9 +198,10 @@ async fn of_aggregate(
         Target::History { aggregate_type, id } if is_get(&parts.method) => {
             history::answer(app, connection, parts, aggregate_type, id).await
         }
-        Target::Command { .. } | Target::State { .. } | Target::History { .. } => {
-            other_method(target.route(), parts)
-        }
+        Target::Command { .. }
+        | Target::State { .. }
+        | Target::History { .. }
+        | Target::Watch { .. } => other_method(target.route(), parts),
     }
 }
 
@@ -174,9 +213,7 @@ async fn other(
     route: Route,
     body: &mut Body,
 ) -> Answered {
-    if parts.version == Version::HTTP_2 {
-        check_http2(app, parts)?;
-    }
+    check_http2(app, parts)?;
     if parts.method.as_str() == REFUSED
         && let Some(refusal) = connection.refusal.lock().take()
     {
@@ -255,6 +292,9 @@ fn is_get(method: &Method) -> bool {
 
 /// What the guard sees to for HTTP/1.1.
 fn check_http2(app: &App, parts: &request::Parts) -> Result<(), Box<Problem>> {
+    if parts.version != Version::HTTP_2 {
+        return Ok(());
+    }
     let target = parts.uri.path().len() + parts.uri.query().map_or(0, str::len);
     if target > MAX_TARGET_BYTES {
         return Err(Box::new(violation(Violation::UriTooLong)));

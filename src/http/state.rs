@@ -110,7 +110,7 @@ async fn fresh(app: &App, stream: &StreamName) -> Result<(StateView, u64), Box<P
 }
 
 /// A read stores nothing, so its outcome is never in doubt.
-fn read_refusal(answer: Answer) -> Problem {
+pub(crate) fn read_refusal(answer: Answer) -> Problem {
     match answer {
         Answer::Failed(Failure {
             kind: FailureKind::OutcomeUnknown,

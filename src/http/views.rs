@@ -62,7 +62,10 @@ pub(crate) async fn row(app: &App, parts: &request::Parts, view: &str, key: &str
 }
 
 /// The read side, if there is one, and the name of the view.
-fn find<'a, 'v>(app: &'a App, view: &'v str) -> Result<(&'a Views, Cow<'v, str>), Problem> {
+pub(crate) fn find<'a, 'v>(
+    app: &'a App,
+    view: &'v str,
+) -> Result<(&'a Views, Cow<'v, str>), Problem> {
     let unknown = || Problem::from(ViewError::Unknown);
     let views = app.views.as_ref().ok_or_else(unknown)?;
     Ok((views, decode(view).ok_or_else(unknown)?))
@@ -160,7 +163,7 @@ impl From<ViewError> for Problem {
                 with_lag(Code::ViewBehind, lag).with("position", position.to_string())
             }
             ViewError::NoRow { lag } => with_lag(Code::RowNotFound, lag),
-            ViewError::Incomplete { .. } | ViewError::Away { .. } => {
+            ViewError::Incomplete { .. } | ViewError::Away { .. } | ViewError::Elsewhere { .. } => {
                 Self::new(Code::NotReady, detail)
             }
             ViewError::Busy => Self::new(Code::Overloaded, detail),

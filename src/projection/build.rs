@@ -14,6 +14,8 @@ use phalanx_actors::projection::{ProjectionDefinition, Table};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::changes::Changes;
+
 use super::store::StoredBuild;
 
 /// Names a build in the store.
@@ -34,6 +36,8 @@ pub(crate) struct Build {
     /// How to fill it; `None` when it was made by another version, whose code is gone.
     pub(crate) definition: Option<Arc<ProjectionDefinition>>,
     pub(crate) shards: Vec<Progress>,
+    /// Which rows have changed lately.
+    pub(crate) changes: Arc<Changes>,
     /// Events handled since the process began.
     pub(crate) handled: AtomicU64,
     /// Aggregates of which something was set aside.
@@ -60,6 +64,7 @@ impl Build {
             version: stored.version,
             tables: stored.tables,
             definition: same.then(|| Arc::clone(definition)),
+            changes: Arc::new(Changes::new(offsets.clone())),
             shards: offsets.into_iter().map(Progress::new).collect(),
             handled: AtomicU64::new(0),
             letters: AtomicU64::new(0),
@@ -74,6 +79,7 @@ impl Build {
             version: definition.version,
             tables: definition.tables.clone(),
             definition: Some(Arc::clone(definition)),
+            changes: Arc::new(Changes::new((0..shards).map(|_| 0).collect())),
             shards: (0..shards).map(|_| Progress::new(0)).collect(),
             handled: AtomicU64::new(0),
             letters: AtomicU64::new(0),

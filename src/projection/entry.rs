@@ -1,6 +1,7 @@
 //! One registered projection: the build that answers, the one that will, and whether it is paused.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use phalanx_actors::names::Position;
@@ -29,6 +30,8 @@ pub(super) struct Entry {
     live: watch::Sender<Arc<Build>>,
     pub(super) rebuild: Mutex<Option<Rebuild>>,
     pub(super) paused: watch::Sender<bool>,
+    /// Events per second lately, as the bits of a float.
+    pub(super) rate: AtomicU64,
 }
 
 impl Entry {
@@ -42,12 +45,26 @@ impl Entry {
             live: watch::Sender::new(live),
             rebuild: Mutex::new(None),
             paused: watch::Sender::new(paused),
+            rate: AtomicU64::new(0),
         }
     }
 
     /// The build that answers.
     pub(super) fn live(&self) -> Arc<Build> {
         Arc::clone(&self.live.borrow())
+    }
+
+    /// Hears of each build that takes the place of the one that answers.
+    pub(super) fn swaps(&self) -> watch::Receiver<Arc<Build>> {
+        self.live.subscribe()
+    }
+
+    /// Events that were handled since the node started, those of a rebuild included. After a swap it
+    /// begins with those of the new build.
+    pub(super) fn handled(&self) -> u64 {
+        let rebuild = self.rebuild.lock().clone();
+        let rebuilt = rebuild.map_or(0, |rebuild| rebuild.build.handled.load(Ordering::Relaxed));
+        self.live().handled.load(Ordering::Relaxed) + rebuilt
     }
 
     /// Lets another build answer from now on.

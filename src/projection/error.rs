@@ -104,6 +104,12 @@ pub enum ViewError {
         /// How many.
         shards: usize,
     },
+    /// Another node fills the views, and only that one knows which rows change.
+    #[error("changes of rows are told by the node that fills the views: {writer}")]
+    Elsewhere {
+        /// Which one, as far as this node knows.
+        writer: String,
+    },
     /// Too many queries at once.
     #[error("too many queries of views at once")]
     Busy,

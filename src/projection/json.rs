@@ -19,14 +19,19 @@ pub(super) fn append_members(out: &mut Vec<u8>, table: &Table, values: &[Value])
         out.push(b'"');
         out.extend_from_slice(column.name.as_bytes());
         out.extend_from_slice(b"\":");
-        match value {
-            Value::Null => out.extend_from_slice(b"null"),
-            Value::Boolean(true) => out.extend_from_slice(b"true"),
-            Value::Boolean(false) => out.extend_from_slice(b"false"),
-            Value::Integer(number) => out.extend_from_slice(number.to_string().as_bytes()),
-            Value::Text(text) => append_text(out, text),
-            Value::Time(time) => append_text(out, &time.to_string()),
-        }
+        append_value(out, value);
+    }
+}
+
+/// Appends a value.
+pub(super) fn append_value(out: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::Null => out.extend_from_slice(b"null"),
+        Value::Boolean(true) => out.extend_from_slice(b"true"),
+        Value::Boolean(false) => out.extend_from_slice(b"false"),
+        Value::Integer(number) => out.extend_from_slice(number.to_string().as_bytes()),
+        Value::Text(text) => append_text(out, text),
+        Value::Time(time) => append_text(out, &time.to_string()),
     }
 }
 

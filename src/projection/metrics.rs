@@ -5,8 +5,8 @@ use std::time::Duration;
 use metrics::{Histogram, counter, describe_counter, describe_gauge, describe_histogram};
 use metrics::{gauge, histogram};
 
-use super::lag::Lag;
 use super::standing::Part;
+use super::status::ProjectionStatus;
 
 /// Committed events that a view does not show yet.
 const LAG_EVENTS: &str = "phalanx_projection_lag_events";
@@ -14,10 +14,16 @@ const LAG_EVENTS: &str = "phalanx_projection_lag_events";
 const LAG_SECONDS: &str = "phalanx_projection_lag_seconds";
 /// Events that were handled.
 const EVENTS_TOTAL: &str = "phalanx_projection_events_total";
+/// The same, each second.
+const EVENTS_PER_SECOND: &str = "phalanx_projection_events_per_second";
 /// Aggregates of which something was set aside.
 const DEAD_LETTERS: &str = "phalanx_projection_dead_letters";
 /// How much of a rebuild is done, from 0 to 1.
 const REBUILD_RATIO: &str = "phalanx_projection_rebuild_ratio";
+/// Events that a rebuild reads each second, on average.
+const REBUILD_RATE: &str = "phalanx_projection_rebuild_events_per_second";
+/// Seconds that a rebuild will take at that rate.
+const REBUILD_SECONDS: &str = "phalanx_projection_rebuild_seconds_left";
 /// Whether the store of read models can be read.
 const STORE_UP: &str = "phalanx_projection_store_up";
 /// Whether this node fills the read models.
@@ -37,6 +43,9 @@ impl Default for WriterMetrics {
         describe_gauge!(LAG_SECONDS, "Seconds that the oldest of them has waited");
         describe_counter!(EVENTS_TOTAL, "Events that a projection handled");
         describe_gauge!(DEAD_LETTERS, "Aggregates of which something was set aside");
+        describe_gauge!(EVENTS_PER_SECOND, "Events handled each second lately");
+        describe_gauge!(REBUILD_RATE, "Events that a rebuild reads each second");
+        describe_gauge!(REBUILD_SECONDS, "Seconds that a rebuild will take yet");
         describe_gauge!(REBUILD_RATIO, "How much of a rebuild is done, from 0 to 1");
         describe_gauge!(STORE_UP, "Whether the store of read models can be read");
         describe_gauge!(STORE_WRITING, "Whether this node fills the read models");
@@ -65,19 +74,21 @@ pub(crate) fn show_store(part: Part) {
 }
 
 /// Sets the gauges of one projection.
-pub(crate) fn show(projection: &'static str, lag: Lag, dead_letters: u64, rebuilt: Option<f64>) {
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "a gauge is a float, and nobody minds the last digits"
-    )]
-    let events = lag.events as f64;
-    gauge!(LAG_EVENTS, "projection" => projection).set(events);
-    gauge!(LAG_SECONDS, "projection" => projection).set(lag.seconds);
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "a gauge is a float, and nobody minds the last digits"
-    )]
-    let letters = dead_letters as f64;
-    gauge!(DEAD_LETTERS, "projection" => projection).set(letters);
-    gauge!(REBUILD_RATIO, "projection" => projection).set(rebuilt.unwrap_or(1.0));
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge is a float, and nobody minds the last digits"
+)]
+pub(crate) fn show(status: &ProjectionStatus) {
+    let set = |gauge: &'static str, value: f64| {
+        gauge!(gauge, "projection" => status.name).set(value);
+    };
+    set(LAG_EVENTS, status.lag.events as f64);
+    set(LAG_SECONDS, status.lag.seconds);
+    set(EVENTS_PER_SECOND, status.events_per_second);
+    set(DEAD_LETTERS, status.dead_letters as f64);
+    let rebuild = status.rebuild.as_ref();
+    set(REBUILD_RATIO, rebuild.map_or(1.0, |r| r.percent / 100.0));
+    set(REBUILD_RATE, rebuild.map_or(0.0, |r| r.events_per_second));
+    let left = rebuild.map(|rebuild| rebuild.seconds_left.unwrap_or(f64::INFINITY));
+    set(REBUILD_SECONDS, left.unwrap_or(0.0));
 }

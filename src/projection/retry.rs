@@ -151,6 +151,9 @@ impl Writer {
         }
         self.store.commit().await?;
         attempt.handled += done as u64;
+        if done > 0 {
+            build.changes.start_over();
+        }
         if let Some(space) = self.spaces.get_mut(&build.id) {
             space.workspace.stored();
             let parked = space.parked.len() as u64;

@@ -316,6 +316,25 @@ fn parse_filter(table: &Table, name: &str, value: &str) -> Result<Filter, ViewEr
     })
 }
 
+/// The one filter of a stream of changes: the key that the pairs name.
+pub(super) fn parse_key_filter(
+    table: &Table,
+    pairs: &[(Cow<'_, str>, Cow<'_, str>)],
+) -> Result<Option<Value>, ViewError> {
+    let Some((name, value)) = pairs.first() else {
+        return Ok(None);
+    };
+    let filter = parse_filter(table, name, value)?;
+    if filter.column != table.key_at() || filter.operator != Operator::Equal {
+        let reason = format!("changes are filtered by `{}=` alone", table.key);
+        return Err(refused(name, reason));
+    }
+    match pairs.get(1) {
+        Some((name, _)) => Err(refused(name, "a stream of changes has one filter")),
+        None => Ok(Some(filter.value)),
+    }
+}
+
 /// Reads a value of a column's type.
 fn parse_value(
     table: &Table,

@@ -31,6 +31,8 @@ pub struct ProjectionStatus {
     pub description: &'static str,
     /// The version of the rows that answer queries.
     pub version: u32,
+    /// The number of those rows, which grows with each rebuild.
+    pub build: i64,
     /// What it is at.
     pub state: Activity,
     /// The aggregate types whose events it takes in.
@@ -39,6 +41,8 @@ pub struct ProjectionStatus {
     pub lag: Lag,
     /// Events that it has handled since the node started.
     pub events_handled: u64,
+    /// Events that it has handled each second lately, those of a rebuild included.
+    pub events_per_second: f64,
     /// Aggregates of which something was set aside.
     pub dead_letters: u64,
     /// The rebuild that is going on.
@@ -117,10 +121,14 @@ impl Views {
             name: entry.definition.name,
             description: entry.definition.description,
             version: live.version,
+            build: live.id,
             state,
             aggregate_types: entry.definition.aggregate_types().collect(),
             lag: self.lag(&live, &reached),
             events_handled: live.handled.load(std::sync::atomic::Ordering::Relaxed),
+            events_per_second: f64::from_bits(
+                entry.rate.load(std::sync::atomic::Ordering::Relaxed),
+            ),
             dead_letters: live.letters.load(std::sync::atomic::Ordering::Relaxed),
             rebuild: rebuild.map(|rebuild| self.rebuild_status(&rebuild)),
             shards,

@@ -14,6 +14,7 @@ use phalanx_actors::projection::{
 };
 
 use super::build::{Build, BuildId, Progress, stored_as};
+use super::changes::Changes;
 use super::database::{Connection, Database};
 use super::error::StoreError;
 use super::fields::{Fields, number};
@@ -300,6 +301,7 @@ impl Store {
             version: definition.version,
             tables: definition.tables.clone(),
             definition: Some(Arc::clone(definition)),
+            changes: Arc::new(Changes::new((0..self.shards).map(|_| 0).collect())),
             shards: (0..self.shards).map(|_| Progress::new(0)).collect(),
             handled: AtomicU64::new(0),
             letters: AtomicU64::new(0),

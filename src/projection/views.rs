@@ -146,7 +146,7 @@ impl Views {
     }
 
     /// The build that answers now, and how far it is at this moment.
-    fn shown(&self, entry: &Entry) -> Result<(Arc<Build>, Reached), ViewError> {
+    pub(super) fn shown(&self, entry: &Entry) -> Result<(Arc<Build>, Reached), ViewError> {
         let shards = self.0.missing.load(Ordering::Relaxed);
         if shards > 0 {
             return Err(ViewError::Incomplete { shards });
@@ -291,6 +291,6 @@ impl Views {
 }
 
 /// The table that is the view.
-fn view_table(build: &Build) -> Result<&Table, ViewError> {
+pub(super) fn view_table(build: &Build) -> Result<&Table, ViewError> {
     build.tables.first().ok_or(ViewError::Unknown)
 }

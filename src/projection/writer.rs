@@ -419,6 +419,9 @@ impl Writer {
         crash_point!("projection::after_commit");
         for build in touched {
             if let Some(space) = self.spaces.get_mut(&build.id) {
+                build
+                    .changes
+                    .note(build.id, space.workspace.changes(), &moves);
                 space.workspace.stored();
                 let parked = space.parked.len() as u64;
                 build.letters.store(parked, Ordering::Relaxed);

@@ -1,108 +1,18 @@
 //! Chapter "Events as a stream": server-sent events that resume without a gap or a repeat.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use rand::Rng as _;
 
 use serde_json::{Value, json};
 
 use crate::cases::{Fixture, case, run};
 use crate::support::client;
 use crate::support::http::Request;
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A reader of an event stream, as strict as a browser's.
-struct Stream {
-    lines: BufReader<TcpStream>,
-    head: String,
-    /// What came in chunks and is not read yet.
-    text: String,
-    last_id: String,
-}
-
-/// What an empty line ends.
-#[derive(Debug, Default)]
-struct Message {
-    data: String,
-    comments: usize,
-}
-
-impl Stream {
-    fn open(address: SocketAddr, query: &str, last_id: Option<&str>) -> Self {
-        let mut socket = TcpStream::connect(address).expect("the node listens");
-        socket.set_read_timeout(Some(PATIENCE)).expect("a limit");
-        let resume = last_id.map_or(String::new(), |id| format!("Last-Event-ID: {id}\r\n"));
-        let request = format!(
-            "GET /v1/events{query} HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\n{resume}\r\n"
-        );
-        socket.write_all(request.as_bytes()).expect("it is sent");
-        let mut lines = BufReader::new(socket);
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            assert_ne!(lines.read_line(&mut head).expect("a head"), 0, "{head}");
-        }
-        Self {
-            lines,
-            head: head.to_ascii_lowercase(),
-            text: String::new(),
-            last_id: last_id.unwrap_or_default().to_owned(),
-        }
-    }
-
-    /// Reads one more chunk; `false` at the end of the stream.
-    fn read_chunk(&mut self) -> bool {
-        let mut size = String::new();
-        self.lines.read_line(&mut size).expect("a chunk in time");
-        let size = usize::from_str_radix(size.trim(), 16).unwrap_or(0);
-        if size == 0 {
-            return false;
-        }
-        let mut chunk = vec![0; size + 2];
-        self.lines.read_exact(&mut chunk).expect("a whole chunk");
-        chunk.truncate(size);
-        self.text
-            .push_str(&String::from_utf8(chunk).expect("UTF-8"));
-        true
-    }
-
-    /// The next message; `None` at the end of the stream.
-    fn message(&mut self) -> Option<Message> {
-        while !self.text.contains("\n\n") {
-            if !self.read_chunk() {
-                return None;
-            }
-        }
-        let (block, rest) = self.text.split_once("\n\n").expect("looked for");
-        let mut message = Message::default();
-        for line in block.lines() {
-            match line.split_once(':') {
-                Some(("", _)) => message.comments += 1,
-                Some(("id", id)) => self.last_id = id.trim_start().to_owned(),
-                Some(("data", data)) => message.data.push_str(data.trim_start()),
-                Some(("retry", _)) => {}
-                other => panic!("{other:?} in {block}"),
-            }
-        }
-        self.text = rest.to_owned();
-        Some(message)
-    }
-
-    /// The next event.
-    fn event(&mut self) -> Value {
-        loop {
-            let message = self.message().expect("the stream goes on");
-            if !message.data.is_empty() {
-                return serde_json::from_str(&message.data).expect("JSON");
-            }
-        }
-    }
-
-    fn events(&mut self, count: usize) -> Vec<Value> {
-        (0..count).map(|_| self.event()).collect()
-    }
-}
+use crate::support::sse::Stream;
+use crate::support::{measured, seeded, wait};
 
 fn id(event: &Value) -> String {
     event["id"].as_str().expect("an id").to_owned()
@@ -140,7 +50,7 @@ fn assert_in_order(events: &[Value]) {
 fn the_events_of_all_shards_come_as_cloud_events_and_new_ones_follow() {
     let fixture = Fixture::new();
     let before = fill(&fixture, "s", 12, 3);
-    let mut stream = Stream::open(fixture.node.address, "?after=start", None);
+    let mut stream = Stream::open(fixture.node.address, "/v1/events?after=start", None);
     assert!(stream.head.starts_with("http/1.1 200"), "{}", stream.head);
     assert!(stream.head.contains("content-type: text/event-stream"));
     let old = stream.events(before.len());
@@ -167,7 +77,7 @@ fn a_reader_that_is_cut_at_random_sees_each_event_once_and_in_order() {
     let mut last_id = None;
     let mut cuts = 0;
     while seen.len() < ids.len() {
-        let mut stream = Stream::open(fixture.node.address, "", last_id.as_deref());
+        let mut stream = Stream::open(fixture.node.address, "/v1/events", last_id.as_deref());
         let some = (cuts * 7 % 11 + 1).min(ids.len() - seen.len());
         seen.extend(stream.events(some));
         last_id = Some(stream.last_id.clone());
@@ -186,9 +96,13 @@ fn filters_leave_out_and_what_was_left_out_is_not_seen_after_a_resumption_either
     fill(&fixture, "f", 3, 4);
     let order = Request::command("order", "o-1", "CreateOrder", r#"{"customer":"ada"}"#);
     client::expect_success(&mut http, &order);
-    let mut orders = Stream::open(fixture.node.address, "?aggregate_type=order", None);
+    let mut orders = Stream::open(
+        fixture.node.address,
+        "/v1/events?aggregate_type=order",
+        None,
+    );
     assert_eq!(id(&orders.event()), "order/o-1/1");
-    let query = "?aggregate_type=account,order&event_type=AccountOpened,OrderCreated";
+    let query = "/v1/events?aggregate_type=account,order&event_type=AccountOpened,OrderCreated";
     let mut some = Stream::open(fixture.node.address, query, None);
     let names: BTreeSet<String> = some.events(4).iter().map(id).collect();
     let expected = [
@@ -207,14 +121,14 @@ fn filters_leave_out_and_what_was_left_out_is_not_seen_after_a_resumption_either
 fn a_stream_can_begin_now_or_behind_a_position() {
     let fixture = Fixture::new();
     fill(&fixture, "b", 4, 2);
-    let mut now = Stream::open(fixture.node.address, "?after=now", None);
+    let mut now = Stream::open(fixture.node.address, "/v1/events?after=now", None);
     let mut http = fixture.node.client();
     let reply = http.send(&client::open("later"));
     assert_eq!(id(&now.event()), "account/later/1");
     let position = reply.header("Phalanx-Position").expect("a position");
     let (shard, number) = position.split_once(':').expect("two numbers");
     let before = number.parse::<u64>().expect("a number") - 1;
-    let query = format!("?after={shard}:{before}");
+    let query = format!("/v1/events?after={shard}:{before}");
     let mut behind = Stream::open(fixture.node.address, &query, None);
     let all = behind.events(4 * 3 + 1 - usize::try_from(before).expect("small"));
     let of_shard = all.iter().filter(|e| {
@@ -254,7 +168,7 @@ fn an_idle_stream_outlives_the_limits_of_its_connection_and_ends_with_the_node()
             .set("HTTP__HEADER_TIMEOUT_MS", 300)
             .set("HTTP__MAX_EVENT_STREAMS", 1)
     });
-    let mut stream = Stream::open(fixture.node.address, "", None);
+    let mut stream = Stream::open(fixture.node.address, "/v1/events", None);
     let full = fixture.send(&Request::get("/v1/events"));
     assert_eq!((full.status, full.code()), (503, "overloaded".to_owned()));
     assert!(full.header("Retry-After").is_some());
@@ -269,4 +183,99 @@ fn an_idle_stream_outlives_the_limits_of_its_connection_and_ends_with_the_node()
         "{:?}",
         began.elapsed()
     );
+}
+
+#[test]
+fn a_hundred_cuts_at_random_moments_while_events_come_lose_and_repeat_nothing() {
+    let fixture = Fixture::new();
+    let done = AtomicBool::new(false);
+    let mut random = seeded("events");
+    let mut seen = Vec::new();
+    let mut last_id = None;
+    let expected: BTreeSet<String> = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..3)
+            .map(|writer| {
+                let (fixture, done) = (&fixture, &done);
+                scope.spawn(move || {
+                    let mut ids = BTreeSet::new();
+                    let mut round = 0;
+                    while !done.load(Ordering::Relaxed) {
+                        ids.extend(fill(fixture, &format!("r-{writer}-{round}"), 2, 3));
+                        round += 1;
+                    }
+                    ids
+                })
+            })
+            .collect();
+        for _ in 0..100 {
+            let mut stream = Stream::open(fixture.node.address, "/v1/events", last_id.as_deref());
+            seen.extend(stream.events(random.random_range(0..12)));
+            last_id = Some(stream.last_id.clone()).filter(|id| !id.is_empty());
+        }
+        done.store(true, Ordering::Relaxed);
+        let ids = writers
+            .into_iter()
+            .map(|writer| writer.join().expect("no panic"));
+        ids.flatten().collect()
+    });
+    let mut rest = Stream::open(fixture.node.address, "/v1/events", last_id.as_deref());
+    seen.extend(rest.events(expected.len().saturating_sub(seen.len())));
+    assert_in_order(&seen);
+    let unique: BTreeSet<String> = seen.iter().map(id).collect();
+    assert_eq!((unique.len(), unique), (seen.len(), expected));
+}
+
+/// Thirty readers that read nothing, each with 30 MB before it.
+#[test]
+fn readers_that_do_not_read_cost_no_memory_and_are_cut_where_they_can_go_on() {
+    let readers = 30;
+    let fixture = Fixture::with(|setup| {
+        setup
+            .set("HTTP__BODY_TIMEOUT_MS", 1_000)
+            .set("HTTP__MAX_EVENT_STREAMS", readers)
+    });
+    let mut http = fixture.node.client();
+    let owner = "o".repeat(300_000);
+    let mut expected = BTreeSet::new();
+    for account in 0..100 {
+        let name = format!("big-{account}");
+        let body = json!({"owner": owner, "currency": "EUR"}).to_string();
+        client::expect_success(
+            &mut http,
+            &Request::command("account", &name, "OpenAccount", body),
+        );
+        expected.insert(format!("account/{name}/1"));
+    }
+    let before = fixture.node.resident_bytes();
+    let mut slow: Vec<Stream> = (0..readers)
+        .map(|_| Stream::open(fixture.node.address, "/v1/events", None))
+        .collect();
+    let full = fixture.send(&Request::get("/v1/events"));
+    assert_eq!(full.status, 503, "all places are taken");
+    // Once they are cut, there are places again. Meanwhile memory is looked at.
+    let mut most = before;
+    wait::until("the readers are cut", Duration::from_secs(30), || {
+        most = most.max(fixture.node.resident_bytes());
+        // Those that look are left.
+        let connections = fixture.node.metric("phalanx_http_connections");
+        connections.is_some_and(|open| open <= 3.0).then_some(())
+    });
+    let grown = most.saturating_sub(before);
+    measured("memory for 30 readers that do not read, MiB", grown >> 20);
+    assert!(grown < 150 << 20, "{grown} bytes for {readers} readers");
+    // One of them wakes up: what the node sent before it gave up is still in the socket.
+    let mut late = slow.swap_remove(0);
+    let mut seen = Vec::new();
+    while let Some(message) = late.try_message() {
+        if !message.data.is_empty() {
+            seen.push(message.json());
+        }
+    }
+    assert!(seen.len() < expected.len(), "{}", seen.len());
+    let last_id = Some(late.last_id.clone()).filter(|id| !id.is_empty());
+    let mut resumed = Stream::open(fixture.node.address, "/v1/events", last_id.as_deref());
+    seen.extend(resumed.events(expected.len() - seen.len()));
+    assert_in_order(&seen);
+    let unique: BTreeSet<String> = seen.iter().map(id).collect();
+    assert_eq!((unique.len(), unique), (seen.len(), expected));
 }

@@ -11,6 +11,7 @@
 mod support;
 
 mod cases;
+mod changes;
 mod commands;
 mod description;
 mod directory;
@@ -22,7 +23,9 @@ mod idempotency;
 mod ids;
 mod overload;
 mod preconditions;
+mod projections_cli;
 mod reads;
 mod rejections;
 mod shutdown;
 mod views;
+mod watch;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::node::{Listener, fresh_id};
@@ -11,9 +11,11 @@ use phalanx::http::HttpLimits;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
@@ -75,7 +77,11 @@ fn request_block<'a>(method: &'a str, path: &'a str) -> Vec<u8> {
 
 impl Connection {
     fn open(listener: &Listener) -> Self {
-        let mut socket = TcpStream::connect(listener.address).unwrap();
+        Self::to(listener.address)
+    }
+
+    fn to(address: SocketAddr) -> Self {
+        let mut socket = TcpStream::connect(address).unwrap();
         let limit = Some(Duration::from_secs(20));
         socket.set_read_timeout(limit).unwrap();
         socket.write_all(PREFACE).unwrap();
@@ -126,6 +132,9 @@ impl Connection {
                 _ => continue,
             }
             answer.complete |= frame.flags & END_STREAM != 0;
+            if !answer.complete {
+                self.credit(&frame);
+            }
         }
         let answer = self.answers.remove(&stream).unwrap();
         (answer.status, answer.body)
@@ -311,6 +320,117 @@ fn answers_that_nobody_takes_share_a_bounded_memory() {
             == 200
     });
     assert!(free);
+}
+
+impl Connection {
+    /// Reads until the body of a stream that goes on says this; gives all of it so far.
+    fn until(&mut self, stream: u32, text: &str) -> String {
+        loop {
+            let body = &self.answers.entry(stream).or_default().body;
+            let body = String::from_utf8_lossy(body).into_owned();
+            if body.contains(text) {
+                return body;
+            }
+            let frame = self.read().unwrap();
+            let answer = self.answers.entry(frame.stream).or_default();
+            match frame.kind {
+                HEADERS => answer.status = frame.payload[0],
+                DATA => answer.body.extend_from_slice(&frame.payload),
+                _ => {}
+            }
+            self.credit(&frame);
+        }
+    }
+
+    /// Lets the server send as much again as has come.
+    fn credit(&mut self, frame: &Frame) {
+        let length = u32::try_from(frame.payload.len()).unwrap();
+        if frame.kind == DATA && length > 0 {
+            self.write(WINDOW_UPDATE, 0, 0, &length.to_be_bytes());
+            self.write(WINDOW_UPDATE, 0, frame.stream, &length.to_be_bytes());
+        }
+    }
+}
+
+/// Ids of the last message that is complete.
+fn last_id(body: &str) -> String {
+    let (complete, _) = body.rsplit_once("\n\n").unwrap();
+    let line = complete
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_prefix("id: "));
+    line.unwrap().to_owned()
+}
+
+#[test]
+fn event_streams_share_a_connection_with_requests_and_resume() {
+    let address = crate::node::address();
+    let mut connection = Connection::to(address);
+    let get = |path: &str| request_block("GET", path);
+    let id = fresh_id("h2-events");
+    let path = format!("/v1/aggregates/probe/{id}/commands/Count");
+    let stream = "/v1/events?after=now&aggregate_type=probe";
+    connection.write(HEADERS, END_HEADERS | END_STREAM, 1, &get(stream));
+    connection.until(1, "retry: ");
+    assert_eq!(connection.answers[&1].status, STATUS_200);
+    // A command beside it, and its events on the stream; many enough to need more than one window.
+    connection.write(HEADERS, END_HEADERS, 3, &request_block("POST", &path));
+    connection.write(DATA, END_STREAM, 3, br#"{"times":400}"#);
+    connection.answer(3);
+    let body = connection.until(1, &format!("probe/{id}/400\""));
+    for number in 1..=400 {
+        let event = format!("\"id\":\"probe/{id}/{number}\"");
+        assert_eq!(body.matches(&event).count(), 1, "{number}");
+    }
+    assert!(body.len() > 2 * 65_535, "{}", body.len());
+    // It goes on where it was, on another connection.
+    let seen = last_id(&body);
+    drop(connection);
+    let mut connection = Connection::to(address);
+    connection.write(HEADERS, END_HEADERS, 1, &request_block("POST", &path));
+    connection.write(DATA, END_STREAM, 1, br#"{"times":2}"#);
+    connection.answer(1);
+    let mut fields = get("/v1/events?aggregate_type=probe");
+    fields.extend(block(&[("last-event-id", &seen)]));
+    connection.write(HEADERS, END_HEADERS | END_STREAM, 3, &fields);
+    let body = connection.until(3, &format!("probe/{id}/402\""));
+    assert!(body.contains(&format!("probe/{id}/401\"")));
+    assert!(!body.contains(&format!("probe/{id}/400\"")), "not twice");
+    // A stream that is reset gives its place back, and the connection goes on.
+    connection.write(RST_STREAM, 0, 3, &8_u32.to_be_bytes());
+    connection.write(HEADERS, END_HEADERS | END_STREAM, 5, &get("/livez"));
+    assert_eq!(connection.answer(5).0, STATUS_200);
+}
+
+/// A client may open a stream, give it no window, and keep the connection busy with pings.
+#[test]
+fn an_event_stream_that_takes_nothing_ends_with_its_connection() {
+    let listener = Listener::with_events(HttpLimits {
+        body_timeout_ms: 300,
+        idle_timeout_ms: 600,
+        ..HttpLimits::default()
+    });
+    let path = format!(
+        "/v1/aggregates/probe/{}/commands/Count",
+        fresh_id("h2-stall")
+    );
+    assert_eq!(
+        listener.connect().post(&path, r#"{"times":10}"#).status,
+        201
+    );
+    let mut connection = Connection::open(&listener);
+    connection.write(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 20]);
+    let started = Instant::now();
+    let stream = request_block("GET", "/v1/events?aggregate_type=probe");
+    connection.write(HEADERS, END_HEADERS | END_STREAM, 1, &stream);
+    while started.elapsed() < Duration::from_secs(10) {
+        let ping = frame(PING, 0, 0, &[0; 8]);
+        if connection.socket.write_all(&ping).is_err() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_about(started.elapsed(), 600);
 }
 
 #[test]

@@ -154,6 +154,11 @@ pub(crate) fn connect() -> Client {
     Client::connect(running().node.http_address())
 }
 
+/// Where the node itself listens.
+pub(crate) fn address() -> SocketAddr {
+    running().node.http_address()
+}
+
 /// A further listener of the same node. It stops when the value is dropped.
 pub(crate) struct Listener {
     pub(crate) address: SocketAddr,
@@ -163,10 +168,20 @@ pub(crate) struct Listener {
 
 impl Listener {
     pub(crate) fn start(limits: HttpLimits) -> Self {
+        Self::serving(limits, false)
+    }
+
+    /// One with event streams.
+    pub(crate) fn with_events(limits: HttpLimits) -> Self {
+        Self::serving(limits, true)
+    }
+
+    fn serving(limits: HttpLimits, events: bool) -> Self {
         let running = running();
         let metrics = phalanx::telemetry::metrics::install().unwrap();
         let node = &running.node;
-        let app = HttpApp::new(node.router().clone(), node.steward().clone(), metrics);
+        let mut app = HttpApp::new(node.router().clone(), node.steward().clone(), metrics);
+        app.feed = events.then(|| node.feed());
         let bound = tokio::net::TcpListener::bind("127.0.0.1:0");
         let listener = running.runtime.block_on(bound).unwrap();
         let address = listener.local_addr().unwrap();

@@ -14,6 +14,7 @@ pub(crate) mod node;
 pub(crate) mod ports;
 pub(crate) mod postgres;
 pub(crate) mod scratch_disk;
+pub(crate) mod sse;
 pub(crate) mod wait;
 
 use std::io::Write as _;

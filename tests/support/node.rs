@@ -312,6 +312,18 @@ impl Node {
             .expect("the kernel says how much memory a process occupies")
     }
 
+    /// Time that the processors have spent on the process since it began.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))
+            .expect("the process can be looked at");
+        // The name in parentheses may hold anything; the state follows, then numbers.
+        let (_, rest) = stat.rsplit_once(") ").expect("a name");
+        let ticks = rest.split(' ').skip(11).take(2);
+        let ticks: u64 = ticks.map(|t| t.parse::<u64>().expect("a number")).sum();
+        // The kernel counts in hundredths, whatever its own clock does.
+        Duration::from_millis(ticks * 10)
+    }
+
     /// The sum of a metric over all its labels; `None` when there is none of this name.
     pub(crate) fn metric(&self, name: &str) -> Option<f64> {
         let text = self.send(&Request::get("/metrics")).text();

@@ -16,6 +16,7 @@ use super::row::{Key, Value};
 use super::rows::Rows;
 use super::table::Table;
 use crate::fold::guarded;
+use crate::names::Position;
 
 /// Events that are looked through for the rows that they want, after one had to stop.
 const LOOK_AHEAD: usize = 1024;
@@ -43,6 +44,8 @@ pub struct Change<'a> {
     pub key: &'a Key,
     /// Its new values in the order of the columns; `None` removes it.
     pub values: Option<&'a [Value]>,
+    /// The last event that changed it.
+    pub position: Position,
 }
 
 /// How a run over events ended.
@@ -69,7 +72,8 @@ pub enum Run {
 #[derive(Debug)]
 struct Slot {
     known: Known,
-    changed: bool,
+    /// The last event that changed it, if it differs from what is stored.
+    changed: Option<Position>,
     /// The generation in which it was last used.
     used: u64,
 }
@@ -83,6 +87,8 @@ pub struct Workspace {
     undo: Vec<Undo>,
     wanted: Vec<(usize, Key)>,
     capacity: usize,
+    /// The event that is at work.
+    event: Position,
     generation: u64,
     /// Rows that came in since the generation began.
     fresh: usize,
@@ -93,8 +99,8 @@ pub struct Workspace {
 struct Undo {
     table: usize,
     key: Key,
-    /// What was known and whether that was changed already; `None` when nothing was known.
-    before: Option<(Known, bool)>,
+    /// What was known and what had changed that already; `None` when nothing was known.
+    before: Option<(Known, Option<Position>)>,
 }
 
 impl Workspace {
@@ -108,6 +114,10 @@ impl Workspace {
             undo: Vec::new(),
             wanted: Vec::new(),
             capacity,
+            event: Position {
+                shard: 0,
+                number: 0,
+            },
             generation: 0,
             fresh: 0,
         }
@@ -151,6 +161,7 @@ impl Workspace {
     /// Runs one handler. A handler that met a missing row has not succeeded, whatever it says.
     fn apply(&mut self, event: &DecodedEvent) -> Result<(), String> {
         let before = self.wanted.len();
+        self.event = event.position;
         let result = guarded(|| {
             let handled: Result<(), HandlerError> = event.apply(&mut Rows::new(self));
             handled.map_err(|error| error.to_string())
@@ -176,7 +187,7 @@ impl Workspace {
                         slot.known = known;
                         slot.changed = changed;
                     }
-                    changed
+                    changed.is_some()
                 }
             };
             if !was_changed {
@@ -208,24 +219,28 @@ impl Workspace {
             return;
         };
         let used = self.generation;
+        let changed = Some(self.event);
         let before = match rows.entry(key.clone()) {
             Entry::Occupied(mut entry) => {
                 let slot = entry.get_mut();
                 slot.used = used;
                 let before = std::mem::replace(&mut slot.known, known);
-                Some((before, std::mem::replace(&mut slot.changed, true)))
+                Some((before, std::mem::replace(&mut slot.changed, changed)))
             }
             Entry::Vacant(entry) => {
                 entry.insert(Slot {
                     known,
-                    changed: true,
+                    changed,
                     used,
                 });
                 self.fresh += 1;
                 None
             }
         };
-        if !before.as_ref().is_some_and(|(_, changed)| *changed) {
+        if !before
+            .as_ref()
+            .is_some_and(|(_, changed)| changed.is_some())
+        {
             self.changed.push((table, key.clone()));
         }
         self.undo.push(Undo { table, key, before });
@@ -239,7 +254,7 @@ impl Workspace {
                 self.fresh += 1;
                 slots.entry(row.key).or_insert(Slot {
                     known: row.values,
-                    changed: false,
+                    changed: None,
                     used: generation,
                 });
             }
@@ -254,6 +269,7 @@ impl Workspace {
                 table: *table,
                 key,
                 values: slot.known.as_deref(),
+                position: slot.changed?,
             })
         })
     }
@@ -267,7 +283,7 @@ impl Workspace {
                 .get_mut(table)
                 .and_then(|rows| rows.get_mut(&key))
             {
-                slot.changed = false;
+                slot.changed = None;
             }
         }
         if self.fresh <= self.capacity / 2 {

@@ -206,6 +206,16 @@ pub(super) fn stream_parameters() -> Vec<Value> {
     ]
 }
 
+/// Where a stream goes on for a client that was cut off.
+pub(super) fn last_event_id() -> Value {
+    let text = json!({"type": "string"});
+    header(
+        "Last-Event-ID",
+        "The last `id` that was received; the stream goes on behind it.",
+        &text,
+    )
+}
+
 /// Headers of every answer that shows an aggregate.
 fn versioned() -> Value {
     json!({
@@ -304,6 +314,18 @@ pub(super) fn stream_answers() -> Value {
         &json!({"type": "string"}),
     );
     let mut responses = problems(&["400", "503"]);
+    responses.insert("200".to_owned(), stream);
+    responses.into()
+}
+
+/// What a watch is answered with.
+pub(super) fn watch_answers() -> Value {
+    let stream = answer(
+        "Server-sent events with an aggregate's state.",
+        "text/event-stream",
+        &json!({"type": "string"}),
+    );
+    let mut responses = problems(&["400", "404", "500", "503"]);
     responses.insert("200".to_owned(), stream);
     responses.into()
 }

@@ -4,7 +4,7 @@
 use phalanx_actors::projection::{Column, ColumnType, ProjectionDefinition, Table};
 use serde_json::{Map, Value, json};
 
-use super::parts::{answer, header, problems, query};
+use super::parts::{answer, header, last_event_id, problems, query};
 use super::{JSON, path, with};
 use crate::http::routes::Route;
 
@@ -18,6 +18,10 @@ pub(super) fn general(route: Route) -> Value {
             &with(path(&["view", "key"]), fresh_parameters()),
             &any,
         ),
+        Route::ViewChanges => {
+            let parameters = with(path(&["view"]), vec![last_event_id()]);
+            changes("followRows", &parameters)
+        }
         Route::Projections => {
             let every = json!({
                 "type": "object",
@@ -142,6 +146,28 @@ fn retry(id: &str, summary: &str) -> Value {
     }})
 }
 
+fn changes(id: &str, parameters: &[Value]) -> Value {
+    let stream = answer(
+        "Server-sent events with keys and positions.",
+        "text/event-stream",
+        &json!({"type": "string"}),
+    );
+    let mut responses = problems(&["400", "404", "503"]);
+    responses.insert("200".to_owned(), stream);
+    json!({"get": {
+        "operationId": id,
+        "tags": ["views"],
+        "summary": "Follow which rows of a view change",
+        "description": "A stream that does not end. The message `change` names the rows that one \
+            event has changed or removed, after they are stored; with its `position` as `after`, \
+            a query shows them. The message `reset` says that the rows must be read again: at the \
+            beginning, after a rebuild, and where changes are not known any more. The name of the \
+            view's key column as a parameter follows the one row of that key.",
+        "parameters": parameters,
+        "responses": responses,
+    }})
+}
+
 const READ_PROBLEMS: [&str; 5] = ["400", "404", "500", "503", "504"];
 
 fn list(id: &str, parameters: &[Value], row: &Value) -> Value {
@@ -259,6 +285,14 @@ pub(super) fn add(
         &reference(&component),
     );
     paths.insert(format!("/v1/views/{name}/{{key}}"), one);
+    let key = table.columns.get(table.key_at()).map(|column| {
+        let schema = json!({"type": type_of(column)});
+        query(&column.name, "Only the row of this key.", &schema)
+    });
+    let mut parameters: Vec<Value> = key.into_iter().collect();
+    parameters.push(last_event_id());
+    let follow = changes(&format!("views.{name}.changes"), &parameters);
+    paths.insert(format!("/v1/views/{name}/changes"), follow);
 }
 
 fn filter(column: &Column) -> Value {
@@ -330,10 +364,12 @@ pub(super) fn components(schemas: &mut Map<String, Value>) {
                 "name": text,
                 "description": text,
                 "version": count,
+                "build": count,
                 "state": {"type": "string", "enum": ["running", "paused", "failing", "outdated"]},
                 "aggregate_types": {"type": "array", "items": text},
                 "lag": reference("Lag"),
                 "events_handled": count,
+                "events_per_second": number,
                 "dead_letters": count,
                 "rebuild": {
                     "type": ["object", "null"],
