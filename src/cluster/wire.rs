@@ -11,6 +11,7 @@
 //! ```
 
 mod answer;
+mod feed;
 mod question;
 
 use std::time::Duration;
@@ -23,6 +24,9 @@ use phalanx_actors::request::{Answer, CommandRequest, Failure, FailureKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use self::feed::{
+    CopiesAnswer, CopiesQuestion, RecordsAnswer, RecordsQuestion, read_records, records,
+};
 use super::NodeId;
 use super::transport::{CallKind, Lane};
 

@@ -67,10 +67,10 @@ pub(crate) fn answer(
         None => seen(app, &*feed, after.as_deref().unwrap_or("start"))
             .ok_or_else(|| Problem::query("after", FORM))?,
     };
-    let elsewhere = app.steward.shards_elsewhere();
-    if !elsewhere.is_empty() {
+    let unreadable = feed.unreadable_shards();
+    if !unreadable.is_empty() {
         let detail =
-            format!("this node keeps no copy of the shards {elsewhere:?}; ask another one");
+            format!("no member with a copy of the shards {unreadable:?} can be reached from here");
         return Err(Box::new(Problem::new(Code::NotReady, detail)));
     }
     let slot = Arc::clone(&app.streams).try_acquire_owned();
