@@ -9,6 +9,7 @@
 //! does not fit reaches a service.
 
 mod calls;
+pub mod feed;
 mod frame;
 pub mod handshake;
 mod lanes;

@@ -4,6 +4,7 @@
 //! the command model to the actors, and from there through `replication` to the `journal`.
 
 mod builder;
+mod copies;
 pub mod core;
 mod error;
 mod groups;

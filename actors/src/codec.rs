@@ -52,6 +52,8 @@ pub enum ValueType {
     Said = 65,
     /// How a node sees the cluster, or what it is asked to change there.
     Housekeeping = 66,
+    /// Committed records for another node.
+    Records = 67,
 }
 
 /// Why stored bytes could not be read.

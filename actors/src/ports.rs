@@ -134,12 +134,14 @@ impl FeedCursor {
 /// back: an event that is not committed yet is not shown, on a leader or on a follower.
 pub trait Feed: Debug + Send + Sync + 'static {
     /// Position number of the last event of a shard that is known here to be committed; 0 when
-    /// there is none.
+    /// there is none. It may take a moment until a feed that gets its events from another node can
+    /// show them.
     fn committed_position(&self, shard: ShardId) -> u64;
 
-    /// The records behind the cursor, in order, and moves it behind them. At least one if there is
-    /// one, then until they weigh about `max_bytes`. The first may begin before the cursor when
-    /// that stood within a record.
+    /// The records behind the cursor, in order, and moves it behind them. At least one if one is
+    /// here, then until they weigh about `max_bytes`. The first may begin before the cursor when
+    /// that stood within a record. None while they are still on their way from another node:
+    /// [`Feed::wait_committed`] tells when they are here.
     ///
     /// # Errors
     /// See [`JournalError`].
@@ -149,8 +151,13 @@ pub trait Feed: Debug + Send + Sync + 'static {
         max_bytes: usize,
     ) -> Result<Vec<Record>, JournalError>;
 
-    /// Waits until [`Feed::committed_position`] is beyond `beyond`. Costs nothing while it waits.
+    /// Waits until there is something to read behind `beyond`. Costs nothing while it waits.
     fn wait_committed(&self, shard: ShardId, beyond: u64) -> BoxFuture<'_, ()>;
+
+    /// The shards whose newest events can be had from nowhere at the moment.
+    fn unreadable_shards(&self) -> Vec<ShardId> {
+        Vec::new()
+    }
 }
 
 /// Commands that travel in one log entry.

@@ -24,6 +24,10 @@ pub const PROTOCOL_MIN: u32 = 1;
 pub const PROTOCOL_MAX: u32 = 2;
 /// The first version in which a node says whether it has space.
 pub const PROTOCOL_WITH_SPACE: u32 = 2;
+/// The first version in which nodes ask one another for committed events
+/// ([`CallKind::Copies`](super::transport::CallKind::Copies) and
+/// [`CallKind::Records`](super::transport::CallKind::Records)).
+pub const PROTOCOL_WITH_FEEDS: u32 = 2;
 
 /// The oldest and the newest version that this process speaks. Tests make it an older or a newer
 /// release: `FAILPOINTS='cluster::protocol=return(1-2)'`.

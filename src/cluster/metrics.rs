@@ -3,6 +3,8 @@
 use metrics::{Counter, Histogram, Unit, counter, histogram};
 use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
 
+use phalanx_actors::record::Record;
+
 use super::NodeId;
 
 /// Requests handed to another node, by `outcome`: `answered`, `not_here` (it does not lead),
@@ -19,6 +21,11 @@ pub const SHARDS_LED: &str = "phalanx_shards_led";
 /// Log entries that the slowest shard's copy on a node lacks, by `peer`; of the shards that this
 /// node leads.
 pub const REPLICATION_LAG: &str = "phalanx_replication_lag_entries";
+
+/// Events that came from the copy of another node, for readers on this one.
+pub const FEED_EVENTS: &str = "phalanx_feed_remote_events_total";
+/// Times that a shard's events were taken from another member than before.
+pub const FEED_SWITCHES: &str = "phalanx_feed_switches_total";
 
 /// When the certificate that this node shows other members runs out, in seconds since 1970.
 pub const CERTIFICATE_EXPIRY: &str = "phalanx_tls_certificate_expiry_timestamp_seconds";
@@ -100,4 +107,38 @@ pub(crate) fn set_certificate_expiry(not_after: u64) {
 pub(crate) fn certificate_loads(outcome: &'static str) -> Counter {
     describe_counter!(CERTIFICATE_LOADS, "Changes of the certificate files");
     counter!(CERTIFICATE_LOADS, "outcome" => outcome)
+}
+
+/// The handles of the feed.
+#[derive(Debug)]
+pub(crate) struct FeedMetrics {
+    events: Counter,
+    switches: Counter,
+}
+
+impl Default for FeedMetrics {
+    fn default() -> Self {
+        describe_counter!(FEED_EVENTS, "Events that came from copies on other nodes");
+        describe_counter!(
+            FEED_SWITCHES,
+            "Times that a shard's events were taken from another node than before"
+        );
+        Self {
+            events: counter!(FEED_EVENTS),
+            switches: counter!(FEED_SWITCHES),
+        }
+    }
+}
+
+impl FeedMetrics {
+    /// Records have arrived.
+    pub(crate) fn fetched(&self, records: &[Record]) {
+        let events = records.iter().map(|r| u64::from(r.event_count)).sum();
+        self.events.increment(events);
+    }
+
+    /// Another member gives a shard's events.
+    pub(crate) fn switched(&self) {
+        self.switches.increment(1);
+    }
 }

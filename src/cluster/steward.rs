@@ -33,6 +33,7 @@ pub use self::change::ChangeError;
 pub(crate) use self::moves::MOST_LAG;
 use self::moves::as_asked;
 use super::NodeId;
+use super::feed::Copy;
 use super::leaders::Leaders;
 use super::members::Standing;
 use super::peers::Peers;
@@ -143,14 +144,22 @@ impl Steward {
         }
     }
 
-    /// The shards of which this node keeps no copy, as far as it knows.
+    /// What this node has of each shard, as far as it knows; damage is not looked for.
     #[must_use]
-    pub fn shards_elsewhere(&self) -> Vec<ShardId> {
+    pub fn copies(&self) -> Vec<Copy> {
         let me = self.membership.me;
-        let kept = |shard: &ShardView| shard.voters.contains(&me) || shard.learners.contains(&me);
-        let shards = self.groups.shards().into_iter();
-        let elsewhere = shards.filter(|shard| !kept(shard));
-        elsewhere.map(|shard| shard.shard).collect()
+        let copy = |shard: ShardView| {
+            if shard.refusal.is_some() {
+                Copy::None
+            } else if shard.voters.contains(&me) {
+                Copy::Full
+            } else if shard.learners.contains(&me) {
+                Copy::Building
+            } else {
+                Copy::None
+            }
+        };
+        self.groups.shards().into_iter().map(copy).collect()
     }
 
     /// The numbers of all shards.

@@ -63,6 +63,10 @@ pub enum CallKind {
     Drain = 7,
     /// Ask a shard's leader to give it other voters.
     Reshape = 8,
+    /// Which copies a node has, and how far they are; waits for news.
+    Copies = 9,
+    /// Read a shard's committed records from any copy.
+    Records = 10,
     /// Raft: a vote.
     Vote = 32,
     /// Raft: whether a vote would be given.
@@ -86,6 +90,8 @@ impl CallKind {
             Self::Transfer,
             Self::Drain,
             Self::Reshape,
+            Self::Copies,
+            Self::Records,
             Self::Vote,
             Self::PreVote,
             Self::Append,

@@ -11,6 +11,7 @@
 //! ```
 
 mod answer;
+mod feed;
 mod question;
 mod status;
 
@@ -25,6 +26,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use self::status::{node_view, read_node_view};
+pub use self::feed::{
+    CopiesAnswer, CopiesQuestion, RecordsAnswer, RecordsQuestion, read_records, records,
+};
 use super::NodeId;
 use super::transport::{CallKind, Lane};
 

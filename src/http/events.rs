@@ -54,7 +54,7 @@ pub(crate) fn answer(
         None => seen(app, &*feed, after.as_deref().unwrap_or("start"))
             .ok_or_else(|| Problem::query("after", FORM))?,
     };
-    let unreadable = unreadable_shards(app);
+    let unreadable = feed.unreadable_shards();
     if !unreadable.is_empty() {
         return Err(Box::new(not_here(&unreadable)));
     }
@@ -82,14 +82,9 @@ pub(crate) fn nothing_to_read() -> Problem {
     Problem::new(Code::NotReady, "this node has no events to show")
 }
 
-/// The shards whose events cannot be had on this node.
-pub(crate) fn unreadable_shards(app: &App) -> Vec<ShardId> {
-    app.steward.shards_elsewhere()
-}
-
-/// The refusal of a stream that would need these.
+/// The refusal of a stream that would need these shards.
 pub(crate) fn not_here(shards: &[ShardId]) -> Problem {
-    let detail = format!("this node keeps no copy of the shards {shards:?}; ask another one");
+    let detail = format!("no member with a copy of the shards {shards:?} can be reached from here");
     Problem::new(Code::NotReady, detail)
 }
 

@@ -15,7 +15,7 @@ use axum::body::Body;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderValue, Response, request};
 use phalanx_actors::history::{At, HistoryPage};
-use phalanx_actors::names::StreamName;
+use phalanx_actors::names::{ShardId, StreamName};
 use phalanx_actors::request::{Answer, Failure, StateView};
 use tokio::time::Instant;
 
@@ -24,7 +24,7 @@ use self::hub::Subscription;
 use super::answers::timed_out;
 use super::app::App;
 use super::code::Code;
-use super::events::{not_here, nothing_to_read, unreadable_shards};
+use super::events::{not_here, nothing_to_read};
 use super::guard::ConnectionState;
 use super::problem::Problem;
 use super::query;
@@ -58,7 +58,7 @@ pub(crate) async fn answer(
     let known = sse::last_event_id(parts).map(sequence_number).transpose()?;
     let hub = app.hub.as_ref().ok_or_else(nothing_to_read)?;
     let shard = stream.shard(app.router.shards());
-    if unreadable_shards(app).contains(&shard) {
+    if is_unreadable(app, shard) {
         return Err(Box::new(not_here(&[shard])));
     }
     let ticket = Ticket::take(app, connection)?;
@@ -85,6 +85,12 @@ pub(crate) async fn answer(
         ticket,
     };
     Ok(sse::respond(&parts.method, watcher))
+}
+
+/// Whether nothing that happens in the shard is heard of on this node.
+fn is_unreadable(app: &App, shard: ShardId) -> bool {
+    let feed = app.feed.as_ref();
+    feed.is_some_and(|feed| feed.unreadable_shards().contains(&shard))
 }
 
 fn sequence_number(id: &HeaderValue) -> Result<u64, Problem> {
@@ -234,11 +240,11 @@ impl Watcher {
             .await
     }
 
-    /// A sign of life, unless this node has lost its copy of the shard and would never hear of
+    /// A sign of life, unless this node can reach no copy of the shard and would never hear of
     /// anything: the client finds another node.
     fn beat(&self) -> Option<Bytes> {
         let shard = self.stream.shard(self.app.router.shards());
-        let here = !unreadable_shards(&self.app).contains(&shard);
+        let here = !is_unreadable(&self.app, shard);
         here.then(|| sse::heartbeat(None))
     }
 

@@ -22,6 +22,7 @@ use crate::domain::views::{AccountTotals, Accounts, MaintenanceJobs, Orders, Pre
 use crate::domain::{Account, Order, Prescription, WorkshopDay};
 use crate::http::{self, HttpApp, HttpLimits};
 use crate::journal::{Identity, Journal, JournalOptions, Storage};
+use crate::projection::ProjectionGround;
 use crate::settings::Settings;
 use crate::telemetry::metrics;
 
@@ -151,22 +152,31 @@ impl NodeBuilder {
         };
         let core = Core::start(&settings, ground).await?;
         let missing_shards = Arc::<AtomicUsize>::default();
+        let feed = read_side::feed(&core, &journal);
         let projections = {
             let missing = Arc::clone(&missing_shards);
-            read_side::start(&settings, &self.projections, &journal, missing, clock).await?
+            let ground = ProjectionGround {
+                feed: Arc::clone(&feed),
+                journal: Arc::new(journal.clone()),
+                clock,
+            };
+            read_side::start(&settings, &self.projections, &journal, missing, ground).await?
         };
         let services = core.services();
         let mut background = core.background;
         background.extend(members.listen(services));
         background.push(tokio::spawn(metrics::upkeep(prometheus.clone())));
         if projections.is_some() {
-            let watch = read_side::watch_copies(Arc::clone(&core.steward), missing_shards);
+            let watch = read_side::watch_copies(Arc::clone(&feed), missing_shards);
             background.push(tokio::spawn(watch));
+        }
+        if core.router.has_peers() {
+            background.push(tokio::spawn(core.feed.clone().run()));
         }
         let (stop_http, mut stopping) = watch::channel(false);
         let mut app = HttpApp::new(core.router.clone(), Arc::clone(&core.steward), prometheus);
         app.views = projections.as_ref().map(|running| running.views().clone());
-        app.feed = Some(Arc::new(journal.clone()));
+        app.feed = Some(feed);
         app.max_wait = Duration::from_millis(settings.projections.max_wait_ms);
         let http = tokio::spawn(http::serve(
             listener,

@@ -17,9 +17,11 @@ use phalanx_actors::{CommandModel, passivation};
 use tokio::task::JoinHandle;
 
 use super::NodeError;
+use super::copies::NodeCopies;
 use super::members;
 use super::routing::Routing;
 use crate::cluster::NodeId;
+use crate::cluster::feed::ClusterFeed;
 use crate::cluster::members::Members;
 use crate::cluster::peers::Peers;
 use crate::cluster::roster::Roster;
@@ -59,6 +61,8 @@ pub struct Core {
     pub router: Router,
     /// Members, shards, and who leads them.
     pub steward: Arc<Steward>,
+    /// The committed events of all shards, once [`ClusterFeed::run`] runs.
+    pub feed: ClusterFeed,
     /// The shards of this node.
     pub shards: Vec<ShardHandle>,
     /// The raft groups of this node.
@@ -90,6 +94,7 @@ impl Core {
             Arc::clone(&services),
             ground.key_seed,
         );
+        let peers = Arc::clone(&ground.peers);
         let routing = Routing::start(
             settings,
             &ground.journal,
@@ -98,6 +103,13 @@ impl Core {
             &started.groups,
             ground.peers,
             ground.roster,
+        );
+        let copies = NodeCopies::new(Arc::clone(&routing.steward), ground.journal.clone());
+        let feed = ClusterFeed::new(
+            settings.cluster.shards,
+            Arc::new(ground.journal.clone()),
+            Arc::new(copies),
+            peers,
         );
         let mut background = started.background;
         if routing.router.has_peers() {
@@ -130,6 +142,7 @@ impl Core {
             model,
             router: routing.router,
             steward: routing.steward,
+            feed,
             shards: started.shards,
             groups: started.groups,
             background,
@@ -145,6 +158,7 @@ impl Core {
             command: Arc::new(Receiver::new(
                 self.router.clone(),
                 Arc::clone(&self.steward),
+                self.feed.clone(),
             )),
         }
     }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use phalanx_actors::ports::Clock;
+use phalanx_actors::ports::Feed;
 use phalanx_actors::projection::ProjectionRegistry;
 
 use super::NodeError;
-use crate::cluster::steward::Steward;
+use super::core::Core;
 use crate::journal::Journal;
 use crate::projection::{
     ProjectionGround, ProjectionOptions, Projections, StartError, StoreAddress,
@@ -21,18 +21,27 @@ const FILE: &str = "views.sqlite";
 /// How often is looked which shards have a copy here.
 const ROUND: Duration = Duration::from_millis(250);
 
-/// Counts the shards without a copy here, until it is dropped: members come and go.
-pub(super) async fn watch_copies(steward: Arc<Steward>, missing_shards: Arc<AtomicUsize>) {
+/// The committed events of all shards: of the journal alone where there are no other members.
+pub(super) fn feed(core: &Core, journal: &Journal) -> Arc<dyn Feed> {
+    if core.router.has_peers() {
+        Arc::new(core.feed.clone())
+    } else {
+        Arc::new(journal.clone())
+    }
+}
+
+/// Counts the shards whose events can be had from nowhere, until it is dropped: members come and go.
+pub(super) async fn watch_copies(feed: Arc<dyn Feed>, missing_shards: Arc<AtomicUsize>) {
     let mut rounds = tokio::time::interval(ROUND);
     let mut told = 0;
     loop {
         rounds.tick().await;
-        let missing = steward.shards_elsewhere().len();
+        let missing = feed.unreadable_shards().len();
         missing_shards.store(missing, Ordering::Relaxed);
         if missing != std::mem::replace(&mut told, missing) && missing > 0 {
             tracing::info!(
                 missing,
-                "this node keeps no copy of some shards: its views do not answer"
+                "no member with a copy of some shards can be reached: views do not answer"
             );
         }
     }
@@ -44,7 +53,7 @@ pub(super) async fn start(
     registry: &ProjectionRegistry,
     journal: &Journal,
     missing_shards: Arc<AtomicUsize>,
-    clock: Arc<dyn Clock>,
+    ground: ProjectionGround,
 ) -> Result<Option<Projections>, NodeError> {
     if registry.is_empty() || !settings.projections.enabled {
         return Ok(None);
@@ -64,11 +73,6 @@ pub(super) async fn start(
         commit_interval: Duration::from_millis(settings.projections.commit_interval_ms),
         cache_rows: settings.projections.cache_rows,
         read_connections: settings.projections.read_connections,
-    };
-    let ground = ProjectionGround {
-        feed: Arc::new(journal.clone()),
-        journal: Arc::new(journal.clone()),
-        clock,
     };
     let started = Box::pin(Projections::start(registry, options, ground)).await?;
     Ok(Some(started))

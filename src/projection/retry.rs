@@ -6,6 +6,7 @@
 //! of its events, however often it is attempted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use phalanx_actors::names::StreamName;
 use phalanx_actors::projection::DecodedEvent;
@@ -18,6 +19,9 @@ use super::writer::Writer;
 
 /// Records that are handled in one transaction, at most.
 const RECORDS: usize = 512;
+
+/// How long the index of this node's copy may take to reach the build.
+const INDEXED: Duration = Duration::from_secs(2);
 
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -92,7 +96,15 @@ impl Writer {
         let shard = attempt.letter.shard;
         let space = self.spaces.get(&build.id);
         let until = space.and_then(|space| space.offset(shard)).unwrap_or(0);
-        self.journal.wait_indexed(shard, until).await;
+        let indexed = self.journal.wait_indexed(shard, until);
+        if tokio::time::timeout(INDEXED, indexed).await.is_err() {
+            // An attempt reads the aggregate's stream, and only a copy of the shard has that.
+            let reason = format!(
+                "this node has no copy of shard {shard} that reaches position {until}; nothing was \
+                 changed"
+            );
+            return Ok(Step::Refused(reason));
+        }
         let records =
             self.journal
                 .read_stream(shard, &attempt.stream, attempt.sequence, RECORDS)?;

@@ -16,22 +16,29 @@ use tokio::time::Instant;
 use super::course::{BEGIN_WAIT, superseded};
 use super::{Cluster, Router};
 use crate::cluster::NodeId;
+use crate::cluster::feed::ClusterFeed;
 use crate::cluster::steward::Steward;
 use crate::cluster::transport::{CallError, CallKind, Service};
 use crate::cluster::wire::{self, Asked, Heading, Led, Said};
 
-/// Answers peers on behalf of a router and a steward.
+/// Answers peers on behalf of a router, a steward and a feed.
 #[derive(Debug, Clone)]
 pub struct Receiver {
     router: Router,
     steward: Arc<Steward>,
+    feed: ClusterFeed,
 }
 
 impl Receiver {
-    /// Answers questions from `router` and housekeeping from `steward`.
+    /// Answers questions from `router`, housekeeping from `steward`, and shows the committed events
+    /// of `feed`.
     #[must_use]
-    pub fn new(router: Router, steward: Arc<Steward>) -> Self {
-        Self { router, steward }
+    pub fn new(router: Router, steward: Arc<Steward>, feed: ClusterFeed) -> Self {
+        Self {
+            router,
+            steward,
+            feed,
+        }
     }
 }
 
@@ -51,6 +58,7 @@ impl Service for Receiver {
                 let steward = Arc::clone(&self.steward);
                 Box::pin(async move { steward.receive(from, kind, &request).await })
             }
+            CallKind::Copies | CallKind::Records => self.feed.receive(kind, &request),
             CallKind::Vote | CallKind::PreVote | CallKind::Append | CallKind::TakeOver => Box::pin(
                 std::future::ready(Err(format!("{kind:?} is not for the router"))),
             ),
