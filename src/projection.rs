@@ -49,7 +49,7 @@ mod writer;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use phalanx_actors::ports::{Clock, Feed, Journal};
@@ -313,7 +313,7 @@ async fn try_file(
     options: &ProjectionOptions,
 ) -> Result<(Store, Vec<Planned>), StoreError> {
     let mut store = Store::open(&options.path, &options.journal, options.shards).await?;
-    match plan(&mut store, registry.iter()).await {
+    match Box::pin(plan(&mut store, registry.iter())).await {
         Ok(planned) => Ok((store, planned)),
         Err(error) => {
             store.close().await;

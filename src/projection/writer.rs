@@ -149,9 +149,9 @@ impl WriterHandle {
 
     /// Returns when somebody waits for a view.
     pub(crate) async fn hurried(&self) {
-        while self.hurry.waiting.load(Ordering::Relaxed) == 0 {
-            self.hurry.news.notified().await;
-        }
+        let mut waiting = self.waiting.subscribe();
+        // The sender lives as long as `self`: waiting cannot fail.
+        let _somebody = waiting.wait_for(|waiting| *waiting > 0).await;
     }
 
     /// Has commits follow each other without a pause for as long as the guard lives.
@@ -582,7 +582,7 @@ async fn take_pen(
     let wanted = definitions.iter().map(|definition| &**definition);
     let pen = store.reach_for_pen(ends, wanted, patient).await?;
     let planned = match pen {
-        Pen::Held => plan(store, definitions).await?,
+        Pen::Held => Box::pin(plan(store, definitions)).await?,
         Pen::Elsewhere | Pen::NotYet(_) => Vec::new(),
     };
     Ok((pen, planned))
