@@ -25,7 +25,7 @@ pub(crate) const PASSWORD: &str = "pg-s3cret";
 /// Starts the server, waits until its input ends, stops it, removes its directory.
 const SCRIPT: &str = "set -u
 \"$BIN/postgres\" -D \"$HOME_DIR/data\" -k \"$HOME_DIR\" -p \"$PORT\" -c listen_addresses=127.0.0.1 \
-    -c fsync=${FSYNC:-off} -c max_connections=80 -c shared_buffers=64MB -c ssl=${SSL:-off} \
+    -c fsync=off -c max_connections=80 -c shared_buffers=64MB \
     -c log_min_messages=error </dev/null >>\"$HOME_DIR/log\" 2>&1 &
 server=$!
 keep=no
@@ -166,6 +166,30 @@ impl Postgres {
         }
         let address = SocketAddr::from(([127, 0, 0, 1], self.port));
         assert!(TcpStream::connect(address).is_err(), "it still listens");
+    }
+
+    /// Has the server speak TLS with this certificate and key, in PEM.
+    pub(crate) fn secure(&self, certificate: &str, key: &str) {
+        self.down();
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let path = self.home.join("data").join(name);
+            fs::write(&path, text).expect("the file can be written");
+            let closed = fs::Permissions::from_mode(0o600);
+            fs::set_permissions(&path, closed).expect("it can be closed");
+            if is_root() {
+                let given = Command::new("chown").arg("postgres:").arg(&path).status();
+                assert!(given.expect("chown runs").success());
+            }
+        }
+        let settings = self.home.join("data/postgresql.conf");
+        let mut settings = fs::File::options()
+            .append(true)
+            .open(settings)
+            .expect("it is there");
+        settings
+            .write_all(b"\nssl = on\n")
+            .expect("it can be written");
+        self.up();
     }
 
     /// Makes a database; gives its name.

@@ -213,7 +213,10 @@ async fn a_server_that_is_away_is_waited_for_and_queries_say_so_at_once() {
         writes(&node).await;
         let rows = all(node.views(), "accounts", &world).await;
         assert_eq!(rows[0]["balance_cents"], round + 1);
-        server.down();
+        // The last time it stays: what is up goes with this process.
+        if round < 2 {
+            server.down();
+        }
     }
     node.stop().await;
 }
@@ -339,6 +342,79 @@ async fn what_postgres_cannot_keep_holds_nothing_up() {
     assert_eq!(jobs[0]["end"], "9999-12-30T22:00:00Z");
     all(node.views(), "account_totals", &world).await;
     node.stop().await;
+}
+
+/// A certificate of an authority for this address, its key, and the certificate of the authority.
+fn certificate() -> [String; 3] {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority_key = KeyPair::generate().unwrap();
+    let root = authority.self_signed(&authority_key).unwrap();
+    let issuer = Issuer::new(authority, authority_key);
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let signed = params.signed_by(&key, &issuer).unwrap();
+    [signed.pem(), key.serialize_pem(), root.pem()]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_encrypted_and_servers_verified_as_the_address_says() {
+    let server: &'static Postgres = match Postgres::start() {
+        Ok(server) => Box::leak(Box::new(server)),
+        Err(_) => {
+            assert!(World::on_postgres("TLS to PostgreSQL").is_none());
+            return;
+        }
+    };
+    let mut world = World::new();
+    world.open("a-1", "ada", "EUR");
+    world.postgres = Some((server, server.database()));
+    let [right, wrong] = ["right.pem", "wrong.pem"].map(|name| world.directory.path().join(name));
+    let tried = async |parameters: &str| {
+        let (server, database) = world.postgres.as_ref().unwrap();
+        let text = format!("{}?{parameters}", server.url(database));
+        let options = ProjectionOptions {
+            address: StoreAddress::parse(&text).unwrap(),
+            ..world.options()
+        };
+        let node = Projections::start(&registry(), options, world.ground())
+            .await
+            .unwrap();
+        let mut stand = node.views().standing();
+        until("it is clear", async || {
+            stand = node.views().standing();
+            matches!(stand.state, Part::Writing | Part::Away)
+        })
+        .await;
+        let plain = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+                     WHERE datname = current_database() AND pid <> pg_backend_pid() AND NOT ssl";
+        let plain: u64 = world.sql(plain).parse().unwrap();
+        node.stop().await;
+        until("all sessions end", async || {
+            let sessions = "SELECT count(*) FROM pg_stat_activity \
+                            WHERE datname = current_database() AND pid <> pg_backend_pid()";
+            world.sql(sessions) == "0"
+        })
+        .await;
+        (stand.state, plain > 0)
+    };
+    // A server that cannot: what need not be encrypted is not, what must be is refused.
+    assert_eq!(tried("sslmode=prefer").await, (Part::Writing, true));
+    assert_eq!(tried("sslmode=require").await, (Part::Away, false));
+    let [certificate, key, root] = certificate();
+    server.secure(&certificate, &key);
+    std::fs::write(&right, root).unwrap();
+    std::fs::write(&wrong, self::certificate()[2].clone()).unwrap();
+    let verified = |root: &std::path::Path| {
+        let root = root.display();
+        format!("sslmode=verify-full&sslrootcert={root}")
+    };
+    assert_eq!(tried("sslmode=disable").await, (Part::Writing, true));
+    assert_eq!(tried("sslmode=prefer").await, (Part::Writing, false));
+    assert_eq!(tried("sslmode=require").await, (Part::Writing, false));
+    assert_eq!(tried(&verified(&right)).await, (Part::Writing, false));
+    assert_eq!(tried(&verified(&wrong)).await, (Part::Away, false));
 }
 
 #[tokio::test(flavor = "multi_thread")]
