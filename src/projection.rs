@@ -178,9 +178,9 @@ impl Projections {
             journal: ground.journal,
             writer: handle.clone(),
             batch_bytes: options.batch_bytes,
-            interval: options.commit_interval,
             standing: standing.clone(),
             is_shared: server.is_some(),
+            interval: options.commit_interval,
         };
         let (supervisor, _joined) = Actor::spawn(None, Supervisor, context)
             .await
@@ -275,13 +275,13 @@ async fn open_file(
         path: options.path.display().to_string(),
         source,
     };
-    let opened = match try_file(registry, options).await {
+    let opened = match Box::pin(try_file(registry, options)).await {
         // What the file says of itself cannot be read: it is built again.
         Err(error) if is_damage(&error) => {
             tracing::error!(%error, "the read models cannot be read; building them again");
             file::remove(&options.path)
                 .map_err(|error| open_error(StoreError::Sql(sqlx::Error::Io(error))))?;
-            try_file(registry, options).await
+            Box::pin(try_file(registry, options)).await
         }
         opened => opened,
     };
@@ -313,7 +313,7 @@ async fn try_file(
     options: &ProjectionOptions,
 ) -> Result<(Store, Vec<Planned>), StoreError> {
     let mut store = Store::open(&options.path, &options.journal, options.shards).await?;
-    match plan(&mut store, registry.iter()).await {
+    match Box::pin(plan(&mut store, registry.iter())).await {
         Ok(planned) => Ok((store, planned)),
         Err(error) => {
             store.close().await;

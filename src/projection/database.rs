@@ -112,11 +112,11 @@ impl Connection<'_> {
                 let done = if values.peek().is_none() {
                     let text: String = String::from(&*text);
                     let done = sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut **connection);
-                    answered(done).await?
+                    Box::pin(answered(done)).await?
                 } else {
                     let query = postgres::query(numbered(&text));
                     let query = values.fold(query, postgres::bind);
-                    answered(query.execute(&mut **connection)).await?
+                    Box::pin(answered(query.execute(&mut **connection))).await?
                 };
                 Ok(done.rows_affected())
             }

@@ -45,11 +45,11 @@ pub(super) struct ProjectorContext {
     pub(super) journal: Arc<dyn Journal>,
     pub(super) writer: WriterHandle,
     pub(super) batch_bytes: usize,
-    /// The least time between two batches that are not full while nobody waits for the view.
-    pub(super) interval: Duration,
     pub(super) standing: Standing,
     /// Whether the rows lie on a server, which other nodes read as well.
     pub(super) is_shared: bool,
+    /// The least time between two batches that are not full while nobody waits for the view.
+    pub(super) interval: Duration,
 }
 
 /// What a projector starts with.

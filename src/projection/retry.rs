@@ -71,7 +71,7 @@ impl Writer {
             handled: 0,
         };
         loop {
-            let step = match self.step(build, &mut attempt).await {
+            let step = match Box::pin(self.step(build, &mut attempt)).await {
                 Ok(step) => step,
                 Err(error) => {
                     self.give_up(std::iter::once(build.id)).await;

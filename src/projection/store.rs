@@ -252,7 +252,7 @@ impl Store {
         state: BuildState,
     ) -> Result<Build, StoreError> {
         self.begin().await?;
-        match self.make(definition, state).await {
+        match Box::pin(self.make(definition, state)).await {
             Ok(build) => {
                 self.commit().await?;
                 Ok(build)

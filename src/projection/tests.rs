@@ -8,6 +8,5 @@ mod queries;
 mod rebuilds;
 mod restarts;
 #[path = "../../tests/support/postgres.rs"]
-#[expect(clippy::panic, reason = "a test fails by panicking")]
 mod server;
 mod shared;

@@ -325,7 +325,7 @@ impl Writer {
                     let _nobody_waits = reply.send(());
                     return;
                 }
-                Some(control) => self.control(control).await,
+                Some(control) => Box::pin(self.control(control)).await,
                 None => {}
             }
         }
@@ -494,12 +494,12 @@ impl Writer {
                 skip,
                 reply,
             } => {
-                let _gone = reply.send(self.retry(&build, letter, skip).await);
+                let _gone = reply.send(Box::pin(self.retry(&build, letter, skip)).await);
             }
             pen @ (Control::TakePen { .. }
             | Control::LayPenDown { .. }
             | Control::WishForPen { .. }
-            | Control::Ping { .. }) => self.pen(pen).await,
+            | Control::Ping { .. }) => Box::pin(self.pen(pen)).await,
             // The loop sees to it.
             Control::Close { .. } => {}
         }
@@ -515,7 +515,8 @@ impl Writer {
                 reply,
             } => {
                 self.spaces.clear();
-                let taken = take_pen(&mut self.store, &ends, &definitions, patient).await;
+                let taken = take_pen(&mut self.store, &ends, &definitions, patient);
+                let taken = Box::pin(taken).await;
                 if taken.is_err() {
                     self.store.let_go();
                 }
@@ -582,7 +583,7 @@ async fn take_pen(
     let wanted = definitions.iter().map(|definition| &**definition);
     let pen = store.reach_for_pen(ends, wanted, patient).await?;
     let planned = match pen {
-        Pen::Held => plan(store, definitions).await?,
+        Pen::Held => Box::pin(plan(store, definitions)).await?,
         Pen::Elsewhere | Pen::NotYet(_) => Vec::new(),
     };
     Ok((pen, planned))

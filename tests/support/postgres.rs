@@ -25,7 +25,7 @@ pub(crate) const PASSWORD: &str = "pg-s3cret";
 /// Starts the server, waits until its input ends, stops it, removes its directory.
 const SCRIPT: &str = "set -u
 \"$BIN/postgres\" -D \"$HOME_DIR/data\" -k \"$HOME_DIR\" -p \"$PORT\" -c listen_addresses=127.0.0.1 \
-    -c fsync=${FSYNC:-off} -c max_connections=80 -c shared_buffers=64MB -c ssl=${SSL:-off} \
+    -c fsync=off -c max_connections=80 -c shared_buffers=64MB \
     -c log_min_messages=error </dev/null >>\"$HOME_DIR/log\" 2>&1 &
 server=$!
 keep=no

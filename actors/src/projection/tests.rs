@@ -267,7 +267,7 @@ fn one_definition_gives_the_tables_of_both_stores() {
     );
     assert_eq!(
         create_table(owners, Dialect::Postgres, "o")[0],
-        "CREATE TABLE \"o\" (\"owner\" TEXT NOT NULL, \"cents\" BIGINT NOT NULL, \
+        "CREATE TABLE \"o\" (\"owner\" TEXT COLLATE \"C\" NOT NULL, \"cents\" BIGINT NOT NULL, \
          \"since\" TIMESTAMPTZ, PRIMARY KEY (\"owner\"))"
     );
     assert_eq!(create_table(purses, Dialect::Sqlite, "p").len(), 1);
