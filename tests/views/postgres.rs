@@ -127,6 +127,11 @@ fn nodes_of_a_cluster_share_a_database_and_take_over_from_one_that_dies() {
     }
     let expected = histories(&mut anywhere, &accounts);
     for address in &addresses {
+        // The one that was started last may not listen yet.
+        wait::until("it listens", SOON, || {
+            let mut http = Http::new(*address);
+            http.try_send(&Request::get("/livez")).ok()
+        });
         assert_eq!(
             check_accounts(&mut Http::new(*address), &expected),
             deposited
