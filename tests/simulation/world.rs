@@ -26,6 +26,9 @@ const STREAMS: usize = 6;
 /// A run in which fewer commands were acknowledged says nothing.
 const FLOOR: usize = 1;
 
+/// The last index of each copy's log, and the one up to which it is applied.
+type Ends = Vec<(Option<u64>, Option<u64>)>;
+
 /// What a run came to.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -238,33 +241,37 @@ impl World {
         }
     }
 
-    /// Waits until all copies are applied to the same end.
+    /// Waits until all copies of every shard are applied to the same end, at one moment: a late
+    /// election adds an entry to a shard that had met before.
     async fn settle(&self) {
         self.arrive().await;
         let deadline = Instant::now() + RECOVERY;
-        for shard in 0..self.shards {
-            loop {
-                let ends: Vec<(Option<u64>, Option<u64>)> = self
-                    .copies(shard)
-                    .map(|node| {
-                        let journal = node.journal().unwrap();
-                        let last = journal.log_bounds(shard).unwrap().map(|b| b.last_index);
-                        let applied = journal.applied(shard).unwrap().map(|a| a.index);
-                        (last, applied)
-                    })
-                    .collect();
-                let first = ends.first().copied().unwrap_or_default();
-                if !ends.is_empty() && ends.iter().all(|end| *end == first && end.0 == end.1) {
-                    break;
-                }
-                if Instant::now() > deadline {
-                    self.trace
-                        .violated(format!("shard {shard}: copies do not meet: {ends:?}"));
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
+        while let Some((shard, ends)) = self.apart() {
+            if Instant::now() > deadline {
+                self.trace
+                    .violated(format!("shard {shard}: copies do not meet: {ends:?}"));
+                return;
             }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// A shard whose copies do not end alike, with the last and the applied index of each.
+    fn apart(&self) -> Option<(u32, Ends)> {
+        (0..self.shards).find_map(|shard| {
+            let ends: Ends = self
+                .copies(shard)
+                .map(|node| {
+                    let journal = node.journal().unwrap();
+                    let last = journal.log_bounds(shard).unwrap().map(|b| b.last_index);
+                    let applied = journal.applied(shard).unwrap().map(|a| a.index);
+                    (last, applied)
+                })
+                .collect();
+            let first = ends.first().copied().unwrap_or_default();
+            let meet = !ends.is_empty() && ends.iter().all(|end| *end == first && end.0 == end.1);
+            (!meet).then_some((shard, ends))
+        })
     }
 
     /// The nodes that vote in a shard, as its leader says: every node runs a group for each shard.
