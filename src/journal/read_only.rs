@@ -11,7 +11,6 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use phalanx_actors::names::{ShardId, StreamName};
 use phalanx_actors::ports::{Clock, JournalError, SystemClock};
-use uuid::Uuid;
 
 use super::directory::Directory;
 use super::disk::{Scan, Table};
@@ -33,16 +32,8 @@ impl Journal {
         let options = JournalOptions::new(data_dir.to_owned(), identity.clone());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let mark = directory.mark_file_read_only()?;
-        let scratch = std::env::temp_dir().join(format!("phalanx-read-{}", Uuid::new_v4()));
-        std::fs::create_dir(&scratch).map_err(|error| OpenError::Io {
-            path: scratch.clone(),
-            source: Arc::new(error),
-        })?;
         let database = directory.database();
-        let disk = RocksDisk::open_read_only(&options, database, mark, &scratch, &clock);
-        // Whatever became of it: nobody needs it, and nobody is told that it could not go.
-        std::fs::remove_dir_all(&scratch).ok();
-        let disk = disk?;
+        let disk = RocksDisk::open_read_only(&options, database, mark, &clock)?;
         let opened = Opened {
             disk: Box::new(disk),
             marks: directory.marks.clone(),

@@ -72,13 +72,12 @@ impl RocksDisk {
         })
     }
 
-    /// Opens the database under `dir` to read it. RocksDB's own log of what it does, which it would
-    /// write there even then, goes to a place that is thrown away.
+    /// Opens the database under `dir` to read it. RocksDB then writes nothing there, not even its own
+    /// diagnostics.
     pub(crate) fn open_read_only(
         options: &JournalOptions,
         dir: PathBuf,
         mark: File,
-        scratch: &Path,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
         if let Some(file) = wal::damaged_manifest(&dir) {
@@ -91,7 +90,6 @@ impl RocksDisk {
         let mut database = rocks_options::database(options);
         database.create_if_missing(false);
         database.create_missing_column_families(false);
-        database.set_db_log_dir(scratch);
         let tables = rocks_options::tables(options, clock);
         let db = DB::open_cf_descriptors_read_only(&database, &dir, tables, false)
             .map_err(|error| open_error(&dir, options.identity.shards, &error))?;
