@@ -37,6 +37,7 @@ mod query;
 mod reasons;
 mod render;
 mod response;
+mod roles;
 mod routes;
 mod schema;
 mod service;

@@ -1,5 +1,6 @@
 //! What all requests of a node share.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cluster::roles::{self, Role};
 use crate::cluster::router::Router;
 use crate::cluster::steward::Steward;
 use crate::projection::Views;
@@ -36,6 +38,8 @@ pub struct HttpApp {
     pub max_wait: Duration,
     /// Committed events for event streams; `None` when this node shows none.
     pub feed: Option<Arc<dyn Feed>>,
+    /// What this node does; the rest is refused.
+    pub roles: BTreeSet<Role>,
 }
 
 impl HttpApp {
@@ -49,6 +53,7 @@ impl HttpApp {
             views: None,
             max_wait: Duration::ZERO,
             feed: None,
+            roles: roles::all(),
         }
     }
 }
@@ -68,6 +73,7 @@ pub(crate) struct App {
     pub(crate) reasons: Reasons,
     pub(crate) documents: Documents,
     pub(crate) feed: Option<Arc<dyn Feed>>,
+    pub(crate) roles: BTreeSet<Role>,
     /// Room for event streams.
     pub(crate) streams: Arc<Semaphore>,
     /// Tells event streams that the node stops.
@@ -104,6 +110,7 @@ impl App {
             reasons,
             documents,
             feed: app.feed,
+            roles: app.roles,
             streams,
             farewell: watch::Sender::new(false),
             started: AtomicBool::new(false),

@@ -28,8 +28,8 @@ use super::response::{Reply, reply};
 use super::routes::{self, Route, Target};
 use super::trace::new_trace_id;
 use super::{
-    body, cluster, command, events, headers, health, history, pages, projections, state, types,
-    views,
+    body, cluster, command, events, headers, health, history, pages, projections, roles, state,
+    types, views,
 };
 
 /// What a request is answered with: what is complete in memory, or whatever axum streams.
@@ -83,7 +83,8 @@ async fn answer(app: Arc<App>, route: Route, request: Request<Body>) -> Response
     let connection = parts.extensions.remove::<Arc<ConnectionState>>();
     let connection = connection.unwrap_or_default();
     if route == Route::Events && is_get(&parts.method) {
-        let opened = events::answer(&app, &connection, &parts);
+        let opened = roles::check(&app, route);
+        let opened = opened.and_then(|()| events::answer(&app, &connection, &parts));
         return match opened {
             Ok(response) => {
                 let took = started.elapsed();
@@ -141,6 +142,9 @@ async fn of_aggregate(
     if parts.version == Version::HTTP_2 {
         check_http2(app, parts)?;
     }
+    if parts.method != Method::OPTIONS {
+        roles::check(app, target.route())?;
+    }
     match target {
         Target::Command {
             aggregate_type,
@@ -182,6 +186,9 @@ async fn other(
     {
         let problem = violation(refusal.violation);
         return Ok(problem_reply(problem, &refusal.path, parts));
+    }
+    if parts.method != Method::OPTIONS {
+        roles::check(app, route)?;
     }
     let [first, second, third] = route.parameters(parts.uri.path());
     let reads = is_get(&parts.method);

@@ -44,7 +44,7 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) writer: WriterHandle,
     pub(super) readers: SqlitePool,
-    /// Shards that this node has no copy of.
+    /// Shards whose events can be had from nowhere at the moment.
     pub(super) missing: Arc<AtomicUsize>,
     pub(super) shards: u32,
     pub(super) supervisor: ractor::ActorRef<super::supervisor::SupervisorMessage>,
