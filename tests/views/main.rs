@@ -13,4 +13,5 @@ mod support;
 mod everywhere;
 mod kills;
 mod reading;
+mod roles;
 mod tokens;
