@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod peers;
 mod pins;
 pub mod placement;
+pub mod roles;
 pub mod roster;
 pub mod router;
 mod server;

@@ -38,6 +38,7 @@ mod query;
 mod reasons;
 mod render;
 mod response;
+mod roles;
 mod routes;
 mod schema;
 mod service;

@@ -107,7 +107,7 @@ pub struct ProjectionOptions {
     pub follow_interval: Duration,
     /// Number of shards.
     pub shards: u32,
-    /// How many shards this node has no copy of at the moment.
+    /// How many shards' events can be had from nowhere at the moment.
     pub missing_shards: Arc<AtomicUsize>,
     /// Bytes of events that a projector takes in at once.
     pub batch_bytes: usize,

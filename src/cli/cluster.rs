@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::ask::get;
 use super::output;
+use crate::cluster::roles::Role;
 use crate::cluster::status::{ClusterView, MemberRole, MemberState, MemberView, ShardView};
 
 /// How long a node may take to answer; it asks its peers first.
@@ -127,6 +128,10 @@ fn members(cluster: &ClusterView) -> String {
         cluster.members.iter().map(row).collect(),
     );
     for member in &cluster.members {
+        let roles: Vec<&str> = member.roles.iter().map(|role| role.name()).collect();
+        if !roles.is_empty() && roles.len() < Role::ALL.len() {
+            writeln!(text, "node {} is only: {}", member.id, roles.join(", ")).ok();
+        }
         if let Some(reason) = &member.reason {
             // Writing to a string cannot fail.
             writeln!(text, "node {}: {reason}", member.id).ok();

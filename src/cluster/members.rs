@@ -18,6 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::NodeId;
+use super::roles::{self, Role};
 
 /// The members of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,9 @@ pub struct MembersState {
     pub nodes: BTreeMap<NodeId, MemberState>,
     /// Who did once.
     pub removed: BTreeSet<NodeId>,
+    /// What those do who do not do everything.
+    #[serde(default)]
+    pub roles: BTreeMap<NodeId, BTreeSet<Role>>,
 }
 
 /// One member.
@@ -109,6 +113,9 @@ pub enum MembersCommand {
         zone: String,
         /// Made when its data directory was formatted.
         incarnation: String,
+        /// What it does; everything when it does not say.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        roles: BTreeSet<Role>,
     },
     /// A new member has its share of copies.
     ConfirmJoined {
@@ -168,6 +175,14 @@ pub enum MembersEvent {
         /// The member.
         id: NodeId,
     },
+    /// A member said that it does other things than before. Releases that know no roles cannot read
+    /// it; it is only written where a member does not do everything.
+    NodeRolesChanged {
+        /// The member.
+        id: NodeId,
+        /// What it does.
+        roles: BTreeSet<Role>,
+    },
 }
 
 /// Why members are not changed.
@@ -222,8 +237,8 @@ pub enum MembersRejection {
         /// The id.
         id: NodeId,
     },
-    /// Nobody would be left.
-    #[error("node {id} is the last member that stays")]
+    /// Nobody would be left to hold copies of shards.
+    #[error("node {id} is the last member that stays and holds copies of shards")]
     LastMember {
         /// The id.
         id: NodeId,
@@ -233,6 +248,7 @@ pub enum MembersRejection {
 impl Aggregate for Members {
     const TYPE: &'static str = "_members";
     const DESCRIPTION: &'static str = "The members of the cluster.";
+    const STATE_SCHEMA_VERSION: u16 = 2;
 
     type State = MembersState;
     type Command = MembersCommand;
@@ -263,7 +279,12 @@ impl Aggregate for Members {
                 address,
                 zone,
                 incarnation,
-            } => state.announce(id, address, zone, incarnation)?,
+                roles,
+            } => {
+                let news = state.announce(id, address, zone, incarnation)?;
+                let changed = state.change_roles(id, roles);
+                return Ok(news.into_iter().chain(changed).collect());
+            }
             MembersCommand::ConfirmJoined { id } => {
                 let joining = state.member(id)?.standing == Standing::Joining;
                 joining.then_some(MembersEvent::NodeJoined { id })
@@ -300,7 +321,15 @@ impl Aggregate for Members {
             MembersEvent::NodeLeaving { id } => state.set(*id, Standing::Leaving),
             MembersEvent::NodeRemoved { id } => {
                 state.nodes.remove(id);
+                state.roles.remove(id);
                 state.removed.insert(*id);
+            }
+            MembersEvent::NodeRolesChanged { id, roles } => {
+                if *roles == roles::all() {
+                    state.roles.remove(id);
+                } else {
+                    state.roles.insert(*id, roles.clone());
+                }
             }
         }
     }
@@ -314,6 +343,30 @@ impl MembersState {
             Some(member) => Some(member.standing),
             None => self.removed.contains(&id).then_some(Standing::Removed),
         }
+    }
+
+    /// What a member does.
+    #[must_use]
+    pub fn roles_of(&self, id: NodeId) -> BTreeSet<Role> {
+        self.roles.get(&id).cloned().unwrap_or_else(roles::all)
+    }
+
+    /// Whether a member may hold copies of shards. One that has not said what it does yet may not.
+    #[must_use]
+    pub fn holds_copies(&self, id: NodeId) -> bool {
+        let silent = |member: &MemberState| {
+            member.standing == Standing::Joining && member.incarnation.is_empty()
+        };
+        self.roles_of(id).contains(&Role::Command) && !self.nodes.get(&id).is_some_and(silent)
+    }
+
+    fn change_roles(&self, id: NodeId, roles: BTreeSet<Role>) -> Option<MembersEvent> {
+        let roles = if roles.is_empty() {
+            roles::all()
+        } else {
+            roles
+        };
+        (roles != self.roles_of(id)).then_some(MembersEvent::NodeRolesChanged { id, roles })
     }
 
     fn insert(&mut self, id: NodeId, address: &str, standing: Standing) {
@@ -395,7 +448,8 @@ impl MembersState {
             return Ok(None);
         }
         let mut others = self.nodes.iter().filter(|(other, _)| **other != id);
-        if others.any(|(_, member)| member.standing != Standing::Leaving) {
+        let holds = |id: NodeId| self.roles_of(id).contains(&Role::Command);
+        if others.any(|(id, member)| member.standing != Standing::Leaving && holds(*id)) {
             Ok(Some(MembersEvent::NodeLeaving { id }))
         } else {
             Err(MembersRejection::LastMember { id })

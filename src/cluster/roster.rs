@@ -11,17 +11,20 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use phalanx_actors::codec::{self, ValueType};
+use phalanx_actors::codec::{self, CodecError, ValueType};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::NodeId;
-use super::members::{Founder, MembersState, Standing};
+use super::members::{Founder, MemberState, MembersState, Standing};
 
 const FILE: &str = "members";
 const DRAFT: &str = "members.new";
-const SCHEMA: u16 = 1;
+/// Before there were roles; still written where every member does everything, so that the release
+/// before this one can go back to it.
+const SCHEMA_WITHOUT_ROLES: u16 = 1;
+const SCHEMA: u16 = 2;
 
 /// The members as of some moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +40,44 @@ pub struct Heard {
 struct Stored {
     founders: BTreeSet<NodeId>,
     heard: Option<Heard>,
+}
+
+/// The file as it was before there were roles.
+type Before = (
+    BTreeSet<NodeId>,
+    Option<(u64, (BTreeMap<NodeId, MemberState>, BTreeSet<NodeId>))>,
+);
+
+impl Stored {
+    fn read(bytes: &[u8]) -> Result<Self, CodecError> {
+        let (schema, payload) = codec::open(ValueType::Members, bytes)?;
+        if schema != SCHEMA_WITHOUT_ROLES {
+            return codec::from_bytes(payload);
+        }
+        let (founders, heard): Before = codec::from_bytes(payload)?;
+        let heard = heard.map(|(sequence, (nodes, removed))| Heard {
+            sequence,
+            members: MembersState {
+                nodes,
+                removed,
+                roles: BTreeMap::new(),
+            },
+        });
+        Ok(Self { founders, heard })
+    }
+
+    fn write(self) -> Result<Vec<u8>, CodecError> {
+        let roles = |heard: &Heard| !heard.members.roles.is_empty();
+        if self.heard.as_ref().is_some_and(roles) {
+            return codec::seal(ValueType::Members, SCHEMA, &self);
+        }
+        let heard = self.heard.map(|heard| {
+            let MembersState { nodes, removed, .. } = heard.members;
+            (heard.sequence, (nodes, removed))
+        });
+        let before: Before = (self.founders, heard);
+        codec::seal(ValueType::Members, SCHEMA_WITHOUT_ROLES, &before)
+    }
 }
 
 /// Whom the transport should know.
@@ -82,12 +123,10 @@ impl Roster {
     ) -> io::Result<Self> {
         let file = dir.join(FILE);
         let stored = match fs::read(&file) {
-            Ok(bytes) => Some(codec::unseal::<Stored>(ValueType::Members, &bytes).map_err(
-                |error| {
-                    let text = format!("{} is damaged: {error}", file.display());
-                    io::Error::new(io::ErrorKind::InvalidData, text)
-                },
-            )?),
+            Ok(bytes) => Some(Stored::read(&bytes).map_err(|error| {
+                let text = format!("{} is damaged: {error}", file.display());
+                io::Error::new(io::ErrorKind::InvalidData, text)
+            })?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
@@ -242,7 +281,7 @@ impl Roster {
             founders: self.founders.clone(),
             heard: heard.cloned(),
         };
-        let bytes = codec::seal(ValueType::Members, SCHEMA, &stored).map_err(io::Error::other)?;
+        let bytes = stored.write().map_err(io::Error::other)?;
         let draft = dir.join(DRAFT);
         let mut file = File::create(&draft)?;
         file.write_all(&bytes)?;
@@ -255,7 +294,7 @@ impl Roster {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::members::MemberState;
+    use crate::cluster::roles::Role;
 
     fn configured(ids: &[NodeId]) -> BTreeMap<NodeId, String> {
         ids.iter().map(|id| (*id, format!("host-{id}:1"))).collect()
@@ -273,8 +312,52 @@ mod tests {
             members: MembersState {
                 nodes: ids.iter().map(|id| (*id, member(id))).collect(),
                 removed: removed.iter().copied().collect(),
+                roles: BTreeMap::new(),
             },
         }
+    }
+
+    #[test]
+    fn roles_are_kept_and_without_any_the_file_is_as_it_was() {
+        #[derive(Serialize)]
+        struct Members {
+            nodes: BTreeMap<NodeId, MemberState>,
+            removed: BTreeSet<NodeId>,
+        }
+        #[derive(Serialize)]
+        struct Known {
+            sequence: u64,
+            members: Members,
+        }
+        #[derive(Serialize)]
+        struct File {
+            founders: BTreeSet<NodeId>,
+            heard: Option<Known>,
+        }
+        let news = heard(7, &[1, 2], &[3]);
+        let stored = Stored {
+            founders: BTreeSet::from([1]),
+            heard: Some(news.clone()),
+        };
+        let file = File {
+            founders: BTreeSet::from([1]),
+            heard: Some(Known {
+                sequence: 7,
+                members: Members {
+                    nodes: news.members.nodes.clone(),
+                    removed: news.members.removed.clone(),
+                },
+            }),
+        };
+        let before = codec::seal(ValueType::Members, 1, &file).unwrap();
+        assert_eq!(stored.clone().write().unwrap(), before);
+        assert_eq!(Stored::read(&before).unwrap().heard, Some(news.clone()));
+        let mut other = stored;
+        let mut news = news;
+        news.members.roles.insert(2, BTreeSet::from([Role::Query]));
+        other.heard = Some(news.clone());
+        let bytes = other.write().unwrap();
+        assert_eq!(Stored::read(&bytes).unwrap().heard, Some(news));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::NodeId;
 use super::members::Standing;
+use super::roles::Role;
 
 /// One shard as a node sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +108,9 @@ pub struct MemberView {
     pub reason: Option<String>,
     /// `serving`, `joining`, `leaving`, `draining` or `unknown`.
     pub role: MemberRole,
+    /// What it does for the cluster, as far as is known: see `node.roles` of the settings.
+    #[serde(default)]
+    pub roles: Vec<Role>,
     /// Shards that it leads.
     pub leads: u32,
     /// Shards in which it votes without leading.

@@ -38,6 +38,7 @@ use super::leaders::Leaders;
 use super::members::Standing;
 use super::peers::Peers;
 use super::placement::pending;
+use super::roles::{self, Role};
 use super::roster::Roster;
 use super::status::{
     ClusterView, MemberRole, MemberState, MemberView, MoveError, NodeView, Reshaped, ShardView,
@@ -92,6 +93,8 @@ pub struct Membership {
     pub incarnation: String,
     /// The failure zone of this node.
     pub zone: String,
+    /// What this node does.
+    pub roles: BTreeSet<Role>,
     /// Copies of each shard that are wanted.
     pub replication_factor: usize,
     /// What this node knows of the members.
@@ -223,6 +226,7 @@ impl Steward {
                     (_, Some(_)) => MemberRole::Serving,
                     (_, None) => MemberRole::Unknown,
                 },
+                roles: self.roles_of(*id).into_iter().collect(),
                 leads: count(true),
                 follows: count(false),
                 disk_full: view.is_some_and(|view| view.full),
@@ -241,6 +245,14 @@ impl Steward {
                 .map(member)
                 .collect(),
         }
+    }
+
+    fn roles_of(&self, node: NodeId) -> BTreeSet<Role> {
+        if node == self.membership.me {
+            return self.membership.roles.clone();
+        }
+        let heard = self.membership.roster.heard();
+        heard.map_or_else(roles::all, |heard| heard.members.roles_of(node))
     }
 
     fn state_of(&self, node: NodeId) -> (MemberState, Option<String>) {

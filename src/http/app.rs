@@ -1,5 +1,6 @@
 //! What all requests of a node share.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cluster::roles::{self, Role};
 use crate::cluster::router::Router;
 use crate::cluster::steward::Steward;
 use crate::projection::Views;
@@ -37,6 +39,8 @@ pub struct HttpApp {
     pub max_wait: Duration,
     /// Committed events for event streams; `None` when this node shows none.
     pub feed: Option<Arc<dyn Feed>>,
+    /// What this node does; the rest is refused.
+    pub roles: BTreeSet<Role>,
 }
 
 impl HttpApp {
@@ -50,6 +54,7 @@ impl HttpApp {
             views: None,
             max_wait: Duration::ZERO,
             feed: None,
+            roles: roles::all(),
         }
     }
 }
@@ -71,6 +76,7 @@ pub(crate) struct App {
     pub(crate) feed: Option<Arc<dyn Feed>>,
     /// Tells watchers of their aggregates.
     pub(crate) hub: Option<Hub>,
+    pub(crate) roles: BTreeSet<Role>,
     /// Room for event streams.
     pub(crate) streams: Arc<Semaphore>,
     /// Tells event streams that the node stops.
@@ -111,6 +117,7 @@ impl App {
             documents,
             feed: app.feed,
             hub,
+            roles: app.roles,
             streams,
             farewell,
             started: AtomicBool::new(false),

@@ -28,8 +28,8 @@ use super::response::{Reply, reply};
 use super::routes::{self, Route, Target};
 use super::trace::new_trace_id;
 use super::{
-    body, changes, cluster, command, events, headers, health, history, pages, projections, state,
-    types, views, watch,
+    body, changes, cluster, command, events, headers, health, history, pages, projections, roles,
+    state, types, views, watch,
 };
 
 /// What a request is answered with: what is complete in memory, or whatever axum streams.
@@ -65,7 +65,8 @@ impl Site {
             if let Target::Watch { aggregate_type, id } = target
                 && is_get(&parts.method)
             {
-                let opened = match check_http2(&self.app, &parts) {
+                let checked = check_http2(&self.app, &parts);
+                let opened = match checked.and_then(|()| roles::check(&self.app, Route::Watch)) {
                     Ok(()) => {
                         let watch =
                             watch::answer(&self.app, connection, &parts, aggregate_type, id);
@@ -98,8 +99,8 @@ async fn answer(app: Arc<App>, route: Route, request: Request<Body>) -> Response
     let connection = parts.extensions.remove::<Arc<ConnectionState>>();
     let connection = connection.unwrap_or_default();
     if matches!(route, Route::Events | Route::ViewChanges) && is_get(&parts.method) {
-        let opened =
-            check_http2(&app, &parts).and_then(|()| open(&app, route, &connection, &parts));
+        let checked = check_http2(&app, &parts).and_then(|()| roles::check(&app, route));
+        let opened = checked.and_then(|()| open(&app, route, &connection, &parts));
         let asked = Asked(route, &parts, started);
         return streamed(&app, asked, opened, &mut body).await;
     }
@@ -179,6 +180,9 @@ async fn of_aggregate(
     body: &mut Incoming,
 ) -> Answered {
     check_http2(app, parts)?;
+    if parts.method != Method::OPTIONS {
+        roles::check(app, target.route())?;
+    }
     match target {
         Target::Command {
             aggregate_type,
@@ -219,6 +223,9 @@ async fn other(
     {
         let problem = violation(refusal.violation);
         return Ok(problem_reply(problem, &refusal.path, parts));
+    }
+    if parts.method != Method::OPTIONS {
+        roles::check(app, route)?;
     }
     let [first, second, third] = route.parameters(parts.uri.path());
     let reads = is_get(&parts.method);

@@ -18,6 +18,7 @@ use super::core::{Core, Ground};
 use super::members;
 use super::{Node, NodeError, read_side, shutdown};
 use crate::cluster::members::Members;
+use crate::cluster::roles::Role;
 use crate::domain::views::{AccountTotals, Accounts, MaintenanceJobs, Orders, Prescriptions};
 use crate::domain::{Account, Order, Prescription, WorkshopDay};
 use crate::http::{self, HttpApp, HttpLimits};
@@ -170,13 +171,15 @@ impl NodeBuilder {
             let watch = read_side::watch_copies(Arc::clone(&feed), missing_shards);
             background.push(tokio::spawn(watch));
         }
-        if core.router.has_peers() {
+        let query = settings.node.has(Role::Query);
+        if core.router.has_peers() && query {
             background.push(tokio::spawn(core.feed.clone().run()));
         }
         let (stop_http, mut stopping) = watch::channel(false);
         let mut app = HttpApp::new(core.router.clone(), Arc::clone(&core.steward), prometheus);
         app.views = projections.as_ref().map(|running| running.views().clone());
-        app.feed = Some(feed);
+        app.feed = query.then_some(feed);
+        app.roles = settings.node.roles.iter().copied().collect();
         app.max_wait = Duration::from_millis(settings.projections.max_wait_ms);
         let http = tokio::spawn(http::serve(
             listener,

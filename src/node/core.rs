@@ -24,6 +24,7 @@ use crate::cluster::NodeId;
 use crate::cluster::feed::ClusterFeed;
 use crate::cluster::members::Members;
 use crate::cluster::peers::Peers;
+use crate::cluster::roles::Role;
 use crate::cluster::roster::Roster;
 use crate::cluster::router::{Receiver, Router};
 use crate::cluster::steward::Steward;
@@ -184,6 +185,10 @@ async fn start_shards(
     services: &Arc<Services>,
 ) -> Result<Started, NodeError> {
     let mut started = Started::default();
+    let holds_copies = settings.node.has(Role::Command);
+    if !holds_copies {
+        check_without_copies(settings, ground)?;
+    }
     let placed = members::founding_placement(settings, &ground.roster);
     let limits = SequencerLimits {
         batch_commands: settings.raft.max_batch_commands,
@@ -192,10 +197,14 @@ async fn start_shards(
     };
     for (shard, replicas) in (0..).zip(placed) {
         // Also where it has no copy: one may be built here.
-        let group = start_group(settings, ground, shard, &replicas).await;
+        let group = if holds_copies {
+            Some(start_group(settings, ground, shard, &replicas).await)
+        } else {
+            None
+        };
         let replicator: Arc<dyn Replicator> = match &group {
-            Ok(group) => Arc::clone(group) as Arc<dyn Replicator>,
-            Err(_) => Arc::new(Refused),
+            Some(Ok(group)) => Arc::clone(group) as Arc<dyn Replicator>,
+            Some(Err(_)) | None => Arc::new(Refused),
         };
         let handle = ShardHandle::start(shard, Arc::clone(services), replicator, limits)
             .await
@@ -204,20 +213,37 @@ async fn start_shards(
                 reason: error.to_string(),
             })?;
         match group {
-            Ok(group) => {
+            Some(Ok(group)) => {
                 started.raft.add(Arc::clone(&group));
                 let watch = Arc::clone(&group).watch(handle.clone());
                 started.background.push(tokio::spawn(watch));
                 started.groups.push(group);
             }
-            Err(reason) => {
+            Some(Err(reason)) => {
                 tracing::error!(shard, %reason, "the shard is refused");
                 handle.refuse(reason);
             }
+            None => {}
         }
         started.shards.push(handle);
     }
     Ok(started)
+}
+
+/// A node that has confirmed entries must not fall silent because of an edited file: the copies that
+/// are counted on would be fewer than anybody knows.
+fn check_without_copies(settings: &Settings, ground: &Ground) -> Result<(), NodeError> {
+    let refused = |what: String| Err(NodeError::HoldsCopies { what });
+    if ground.roster.founders().contains(&settings.node.id) {
+        return refused("this node founded the cluster".to_owned());
+    }
+    for shard in 0..settings.cluster.shards {
+        // What cannot be read may have been a copy.
+        if !matches!(ground.journal.log_bounds(shard), Ok(None)) {
+            return refused(format!("its data directory holds entries of shard {shard}"));
+        }
+    }
+    Ok(())
 }
 
 /// Starts a shard's raft group unless its storage is damaged.

@@ -65,6 +65,15 @@ pub enum NodeError {
         /// Why.
         reason: String,
     },
+    /// What is stored needs a role that the settings take away.
+    #[error(
+        "node.roles lacks `command`, but {what}; let the node leave the cluster first (phalanx \
+         cluster leave) and start a new one under a new node.id, or give it the role back"
+    )]
+    HoldsCopies {
+        /// What was found.
+        what: String,
+    },
     /// The grace period was too short.
     #[error("{count} requests were still in flight after node.shutdown_grace_ms")]
     Unfinished {

@@ -9,6 +9,7 @@ use phalanx_actors::projection::ProjectionRegistry;
 
 use super::NodeError;
 use super::core::Core;
+use crate::cluster::roles::Role;
 use crate::journal::Journal;
 use crate::projection::{
     ProjectionGround, ProjectionOptions, Projections, StartError, StoreAddress,
@@ -55,7 +56,8 @@ pub(super) async fn start(
     missing_shards: Arc<AtomicUsize>,
     ground: ProjectionGround,
 ) -> Result<Option<Projections>, NodeError> {
-    if registry.is_empty() || !settings.projections.enabled {
+    let wanted = settings.projections.enabled && settings.node.has(Role::Query);
+    if registry.is_empty() || !wanted {
         return Ok(None);
     }
     let address = StoreAddress::parse(&settings.projections.store.0);

@@ -87,6 +87,7 @@ fn membership(settings: &Settings, journal: &Journal, roster: Arc<Roster>) -> Me
         me: settings.node.id,
         incarnation: journal.incarnation().to_string(),
         zone: settings.node.zone.clone(),
+        roles: settings.node.roles.iter().copied().collect(),
         replication_factor: members::factor(settings),
         roster,
     }

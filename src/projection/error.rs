@@ -98,8 +98,11 @@ pub enum ViewError {
         /// How far the view is behind.
         lag: Lag,
     },
-    /// This node has no copy of some shards, so its views would be incomplete.
-    #[error("this node keeps no copy of {shards} shards, so it cannot answer for all of them")]
+    /// The events of some shards can be had from nowhere, so the rows may be old without a sign.
+    #[error(
+        "no member with a copy of {shards} shards can be reached from here, so the view cannot \
+         answer for all of them"
+    )]
     Incomplete {
         /// How many.
         shards: usize,

@@ -48,7 +48,7 @@ pub(super) struct Shared {
     pub(super) standing: Standing,
     /// How to ask for the pen of a database that nodes share.
     pub(super) wanted: Option<Arc<Wanted>>,
-    /// Shards that this node has no copy of.
+    /// Shards whose events can be had from nowhere at the moment.
     pub(super) missing: Arc<AtomicUsize>,
     pub(super) shards: u32,
     pub(super) supervisor: ractor::ActorRef<super::supervisor::SupervisorMessage>,

@@ -69,6 +69,20 @@ impl Layer {
                         |inner: Dict| wrap(Dict::from([(name.clone(), inner.into())]));
                     Value::from(self.section(&key, entries, known, schema, &wrap_section))
                 }
+                (Some(Value::Array(_, known)), Node::List(trees)) if !of_blocks(known) => {
+                    let whole = |list: Value| wrap(Dict::from([(name.clone(), list)]));
+                    match self.plain_list(&key, &origin, trees, schema, &whole) {
+                        Some(list) => self.accept(key, origin, list),
+                        None => continue,
+                    }
+                }
+                (Some(Value::Array(_, known)), Node::Leaf(_) | Node::Section(_))
+                    if !of_blocks(known) =>
+                {
+                    let expected = "a list of values in brackets, with commas between";
+                    self.refuse(&key, origin, ProblemKind::WrongShape { expected });
+                    continue;
+                }
                 (Some(Value::Array(_, known)), Node::List(trees)) => {
                     let wrap_list =
                         |list: Vec<Value>| wrap(Dict::from([(name.clone(), list.into())]));
@@ -109,6 +123,33 @@ impl Layer {
             accepted.insert(name, value);
         }
         accepted
+    }
+
+    /// Checks a list of single values, each on its own, so that the one that does not fit is named.
+    fn plain_list(
+        &mut self,
+        key: &str,
+        origin: &Origin,
+        trees: Vec<Tree>,
+        schema: &Schema,
+        wrap: &dyn Fn(Value) -> Dict,
+    ) -> Option<Value> {
+        let mut list = Vec::new();
+        for Tree { node, .. } in trees {
+            let Node::Leaf(value) = node else {
+                let expected = "a list of single values";
+                self.refuse(key, origin.clone(), ProblemKind::WrongShape { expected });
+                return None;
+            };
+            let alone = Value::from(wrap(vec![value.clone()].into()));
+            if let Err(error) = alone.deserialize::<Settings>() {
+                let kind = bad_value(key, &value, &error, schema);
+                self.refuse(key, origin.clone(), kind);
+                return None;
+            }
+            list.push(value);
+        }
+        Some(list.into())
     }
 
     /// Checks each block of a list; the list is accepted as a whole or not at all.
@@ -172,6 +213,11 @@ impl Layer {
             kind,
         });
     }
+}
+
+/// Whether a list consists of blocks of keys, and not of single values.
+fn of_blocks(known: &[Value]) -> bool {
+    known.first().is_none_or(|first| first.as_dict().is_some())
 }
 
 fn bad_value(key: &str, value: &Value, error: &figment::Error, schema: &Schema) -> ProblemKind {

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::roles::Role;
+
 /// Who this node is and where its data lies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -25,6 +27,12 @@ pub struct NodeSettings {
     /// Default `default`, 1 to 64 characters of `A-Z a-z 0-9 . _ -`. More zones spread the replicas
     /// of a shard further.
     pub zone: String,
+    /// What this node does: `command` may hold copies of shards and lead them, `query` keeps the
+    /// read models and answers views and event streams, `gateway` takes the requests of clients.
+    ///
+    /// Default all three, at least one. A node without `command` joins a running cluster; it founds
+    /// none.
+    pub roles: Vec<Role>,
     /// Time for running requests after SIGTERM before the node ends anyway, in milliseconds.
     ///
     /// Default 10000, range 0 to 600000. Larger lets slow requests finish; smaller makes a restart
@@ -33,12 +41,21 @@ pub struct NodeSettings {
     pub shutdown_grace_ms: u64,
 }
 
+impl NodeSettings {
+    /// Whether this node has a role.
+    #[must_use]
+    pub fn has(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+}
+
 impl Default for NodeSettings {
     fn default() -> Self {
         Self {
             id: 1,
             data_dir: PathBuf::from("data/node-1"),
             zone: "default".to_owned(),
+            roles: Role::ALL.to_vec(),
             shutdown_grace_ms: 10_000,
         }
     }

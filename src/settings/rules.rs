@@ -16,6 +16,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::Settings;
 use super::schema::{self, collect_values};
+use crate::cluster::roles::Role;
 use crate::projection::StoreAddress;
 
 /// A broken rule and the keys it is about, the most likely culprit first.
@@ -108,6 +109,7 @@ pub(super) fn violations(settings: &Settings) -> Vec<Violation> {
     let mut found = Vec::new();
     ranges(settings, &mut found);
     texts(settings, &mut found);
+    roles(settings, &mut found);
     open_files(settings, &mut found);
     elections(settings, &mut found);
     messages(settings, &mut found);
@@ -178,6 +180,23 @@ fn texts(settings: &Settings, found: &mut Vec<Violation>) {
             settings.log.level
         );
         found.push(Violation::new(&["log.level"], rule));
+    }
+}
+
+/// Each role once, at least one, and nobody founds a cluster who may hold nothing of it.
+fn roles(settings: &Settings, found: &mut Vec<Violation>) {
+    let node = &settings.node;
+    let distinct: BTreeSet<Role> = node.roles.iter().copied().collect();
+    if node.roles.is_empty() || distinct.len() != node.roles.len() {
+        let names = Role::ALL.map(Role::name).join(", ");
+        let rule = format!("`node.roles` must name at least one of {names}, each at most once");
+        found.push(Violation::new(&["node.roles"], rule));
+    } else if settings.cluster.bootstrap && !node.has(Role::Command) {
+        let rule =
+            "`node.roles` without `command` needs `cluster.bootstrap` = false: who founds a \
+                    cluster holds copies of its shards, and a node without that role joins later"
+                .to_owned();
+        found.push(Violation::new(&["node.roles", "cluster.bootstrap"], rule));
     }
 }
 

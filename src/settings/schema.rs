@@ -135,10 +135,15 @@ fn collect_names(dict: &Dict, path: &str, names: &mut Vec<(String, Sort)>) {
                 names.push((key, Sort::Section));
             }
             Value::Array(_, blocks) => {
-                if let Some(Value::Dict(_, block)) = blocks.first() {
-                    collect_names(block, &format!("{key}[]"), names);
-                }
-                names.push((key, Sort::Section));
+                let sort = match blocks.first() {
+                    Some(Value::Dict(_, block)) => {
+                        collect_names(block, &format!("{key}[]"), names);
+                        Sort::Section
+                    }
+                    Some(_) => Sort::Value,
+                    None => Sort::Section,
+                };
+                names.push((key, sort));
             }
             Value::String(..)
             | Value::Char(..)

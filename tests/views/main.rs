@@ -14,4 +14,5 @@ mod everywhere;
 mod kills;
 mod postgres;
 mod reading;
+mod roles;
 mod tokens;

@@ -34,7 +34,75 @@ fn announce(id: NodeId, incarnation: &str) -> MembersCommand {
         address: format!("host-{id}:1"),
         zone: "a".to_owned(),
         incarnation: incarnation.to_owned(),
+        roles: BTreeSet::new(),
     }
+}
+
+fn does(id: NodeId, roles: &[Role]) -> MembersCommand {
+    let MembersCommand::Announce {
+        address,
+        zone,
+        incarnation,
+        ..
+    } = announce(id, "i")
+    else {
+        panic!("it announces");
+    };
+    let roles = roles.iter().copied().collect();
+    MembersCommand::Announce {
+        id,
+        address,
+        zone,
+        incarnation,
+        roles,
+    }
+}
+
+#[test]
+fn a_member_without_the_role_holds_no_copies_and_does_not_stay_alone() {
+    let asks = [Role::Query, Role::Gateway];
+    let given = three()
+        .when(add(4, "host-4:1"))
+        .then([added(4, "host-4:1")]);
+    assert!(!given.state().holds_copies(4), "it has not said anything");
+    let given = given.when(does(4, &asks)).then([
+        MembersEvent::NodeAnnounced {
+            id: 4,
+            address: "host-4:1".to_owned(),
+            zone: "a".to_owned(),
+            incarnation: "i".to_owned(),
+        },
+        MembersEvent::NodeRolesChanged {
+            id: 4,
+            roles: asks.into(),
+        },
+    ]);
+    assert!(!given.state().holds_copies(4) && given.state().holds_copies(3));
+    let mut given = given.when(does(4, &asks)).then([]);
+    for id in [1, 2] {
+        given = given
+            .when(MembersCommand::RemoveNode { id })
+            .then([MembersEvent::NodeLeaving { id }]);
+    }
+    let given = given
+        .when(MembersCommand::RemoveNode { id: 3 })
+        .then_rejected(MembersRejection::LastMember { id: 3 });
+    // With all roles again, as when it does not say.
+    let given = given
+        .when(does(4, &[]))
+        .then([MembersEvent::NodeRolesChanged {
+            id: 4,
+            roles: roles::all(),
+        }])
+        .when(MembersCommand::RemoveNode { id: 3 })
+        .then([MembersEvent::NodeLeaving { id: 3 }]);
+    assert!(given.state().holds_copies(4) && given.state().roles.is_empty());
+}
+
+#[test]
+fn who_does_everything_says_nothing_that_an_older_release_does_not_know() {
+    let said = serde_json::to_string(&announce(4, "i")).unwrap();
+    assert!(!said.contains("roles"), "{said}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use phalanx_actors::names::ShardId;
 
 use super::Steward;
 use crate::cluster::NodeId;
-use crate::cluster::members::{Members, MembersCommand, Standing};
+use crate::cluster::members::{MemberState, Members, MembersCommand, Standing};
 use crate::cluster::placement::{Copies, MOVES_AT_ONCE, Member, Move, next_moves};
 use crate::cluster::router::Router;
 use crate::cluster::status::{NodeView, Reshaped, ShardView};
@@ -85,11 +85,17 @@ impl Steward {
             copies.any(|found| found.voters.contains(&id) || found.learners.contains(&id))
         };
         let reachable = |id: NodeId| survey.members.iter().any(|m| m.id == id && m.reachable);
+        // Until it has said what it does, nobody knows what its share is.
+        let announced = |member: &MemberState| {
+            member.standing != Standing::Joining || !member.incarnation.is_empty()
+        };
         let mut waiting = false;
         for (id, member) in &heard.members.nodes {
             let id = *id;
             let command = match member.standing {
-                Standing::Joining if survey.complete && !planned && reachable(id) => {
+                Standing::Joining
+                    if survey.complete && !planned && reachable(id) && announced(member) =>
+                {
                     MembersCommand::ConfirmJoined { id }
                 }
                 Standing::Leaving if survey.complete && !holds(id) => {
@@ -176,7 +182,8 @@ impl Steward {
             Member {
                 id,
                 zone: noted.map(|noted| noted.zone.clone()).unwrap_or_default(),
-                stays: noted.is_none_or(|noted| noted.standing != Standing::Leaving),
+                stays: noted.is_none_or(|noted| noted.standing != Standing::Leaving)
+                    && heard.as_ref().is_none_or(|h| h.members.holds_copies(id)),
                 reachable: view.is_some(),
                 roomy: view.is_some_and(|view| !view.full),
             }

@@ -5,6 +5,7 @@
 //! wait for what does not answer: the next look comes. Invariant: what a node goes by is what it
 //! read last, so that all nodes come to go by the same.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use super::Steward;
 use super::conduct::{Round, leader_view};
 use crate::cluster::leaders::Known;
 use crate::cluster::members::{Members, MembersCommand, Standing};
+use crate::cluster::roles;
 use crate::cluster::roster::Heard;
 use crate::cluster::router::Router;
 use crate::cluster::wire::Led;
@@ -146,7 +148,12 @@ impl Steward {
         };
         let address = self.membership.roster.own_address();
         let (zone, incarnation) = (&self.membership.zone, &self.membership.incarnation);
-        if noted.address == address && noted.zone == *zone && noted.incarnation == *incarnation {
+        let roles = &self.membership.roles;
+        let same = noted.address == address
+            && noted.zone == *zone
+            && noted.incarnation == *incarnation
+            && heard.members.roles_of(id) == *roles;
+        if same {
             return;
         }
         let command = MembersCommand::Announce {
@@ -154,6 +161,12 @@ impl Steward {
             address,
             zone: zone.clone(),
             incarnation: incarnation.clone(),
+            // Not said where it goes without saying: an older release does not know the word.
+            roles: if *roles == roles::all() {
+                BTreeSet::new()
+            } else {
+                roles.clone()
+            },
         };
         match self.command(router, &command).await {
             Ok(()) => self.nudge.notify_one(),

@@ -180,6 +180,7 @@ fn house(others: Others, lags: &[(NodeId, u64)], elected: Option<NodeId>) -> Hou
     });
     let members = (1..=3).map(|id| (id, format!("host-{id}:1")));
     let membership = Membership {
+        roles: roles::all(),
         name: "phalanx".to_owned(),
         me: 1,
         incarnation: "incarnation 1".to_owned(),
