@@ -21,7 +21,9 @@ use super::tls::{Proof, Security, lacks, member_name};
 pub const PROTOCOL_MIN: u32 = 1;
 /// The newest. Two neighbouring releases share at least one version, so that nodes can be replaced
 /// one at a time.
-pub const PROTOCOL_MAX: u32 = 1;
+///
+/// 1: the first. 2: nodes ask each other for two states of an aggregate (what-if, diff).
+pub const PROTOCOL_MAX: u32 = 2;
 
 /// The oldest and the newest version that this process speaks. Tests make it an older or a newer
 /// release: `FAILPOINTS='cluster::protocol=return(1-2)'`.

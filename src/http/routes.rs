@@ -22,6 +22,10 @@ pub(crate) enum Route {
     State,
     /// Reads the history of an aggregate.
     History,
+    /// Compares two states of the past.
+    Diff,
+    /// Folds events that did not happen.
+    WhatIf,
     /// Describes all aggregate types.
     Types,
     /// Describes one aggregate type.
@@ -93,10 +97,12 @@ const DELETE: &str = "DELETE, OPTIONS";
 
 impl Route {
     /// Every route, in the order of the variants.
-    pub(crate) const ALL: [Self; 33] = [
+    pub(crate) const ALL: [Self; 35] = [
         Self::Command,
         Self::State,
         Self::History,
+        Self::Diff,
+        Self::WhatIf,
         Self::Types,
         Self::Type,
         Self::EventSchema,
@@ -135,6 +141,8 @@ impl Route {
             Self::Command => "/v1/aggregates/{type}/{id}/commands/{command}",
             Self::State => "/v1/aggregates/{type}/{id}",
             Self::History => "/v1/aggregates/{type}/{id}/events",
+            Self::Diff => "/v1/aggregates/{type}/{id}/diff",
+            Self::WhatIf => "/v1/aggregates/{type}/{id}/what-if",
             Self::Types => "/v1/types",
             Self::Type => "/v1/types/{type}",
             Self::EventSchema => "/v1/types/{type}/events/{event}/{version}",
@@ -170,7 +178,10 @@ impl Route {
 
     /// Whether [`Target::find`] finds it.
     fn is_of_aggregate(self) -> bool {
-        matches!(self, Self::Command | Self::State | Self::History)
+        matches!(
+            self,
+            Self::Command | Self::State | Self::History | Self::Diff | Self::WhatIf
+        )
     }
 
     /// The parameters in a path that it matched, in their order.
@@ -188,6 +199,7 @@ impl Route {
     pub(crate) fn allow(self) -> &'static str {
         match self {
             Self::Command
+            | Self::WhatIf
             | Self::Transfer
             | Self::Nodes
             | Self::Drain
@@ -199,6 +211,7 @@ impl Route {
             Self::Node => DELETE,
             Self::State
             | Self::History
+            | Self::Diff
             | Self::Types
             | Self::Type
             | Self::EventSchema
@@ -240,6 +253,14 @@ pub(crate) enum Target<'p> {
         aggregate_type: &'p str,
         id: &'p str,
     },
+    Diff {
+        aggregate_type: &'p str,
+        id: &'p str,
+    },
+    WhatIf {
+        aggregate_type: &'p str,
+        id: &'p str,
+    },
 }
 
 impl<'p> Target<'p> {
@@ -253,8 +274,11 @@ impl<'p> Target<'p> {
                 id: rest,
             });
         };
-        if rest == "events" {
-            return Some(Self::History { aggregate_type, id });
+        match rest {
+            "events" => return Some(Self::History { aggregate_type, id }),
+            "diff" => return Some(Self::Diff { aggregate_type, id }),
+            "what-if" => return Some(Self::WhatIf { aggregate_type, id }),
+            _ => {}
         }
         let command = rest.strip_prefix("commands/")?;
         (!command.contains('/')).then_some(Self::Command {
@@ -270,6 +294,8 @@ impl<'p> Target<'p> {
             Self::Command { .. } => Route::Command,
             Self::State { .. } => Route::State,
             Self::History { .. } => Route::History,
+            Self::Diff { .. } => Route::Diff,
+            Self::WhatIf { .. } => Route::WhatIf,
         }
     }
 }
@@ -340,7 +366,9 @@ mod tests {
             "/v1/aggregates/account/a/commands",
             "/v1/aggregates/account/a/commands/X/",
             "/v1/aggregates/account/../../etc/passwd",
-            "/v1/aggregates/account/a/what-if",
+            "/v1/aggregates/account/a/what-if/1",
+            "/v1/aggregates/account/a/whatif",
+            "/v1/aggregates/account/a/diff/",
             "/v1/types/",
             "/v1/types/account/events/Opened",
             "/v1/views",

@@ -6,7 +6,7 @@ use super::support::http::Request;
 use super::support::{skipped, temp_dir, wait};
 
 /// Versions that this release speaks, from and to.
-const OURS: (u32, u32) = (1, 1);
+const OURS: (u32, u32) = (1, 2);
 
 /// Lets a node speak these versions instead.
 fn speaking(cluster: &mut Cluster, node: u64, (least, most): (u32, u32)) {
