@@ -4,13 +4,15 @@
 //! `serve` is handed in, so that a program with aggregates of its own has the same command line. A
 //! further command is one variant of `Command`, one module and one arm in [`run`].
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong arguments or settings. Invariant: results go to standard
+//! Exit codes: 0 done, 1 failed, 2 wrong arguments or settings; `entity` has 3 as well, for what there
+//! is not. Invariant: results go to standard
 //! output and messages to standard error; a reader that went away is no error.
 
 pub(crate) mod ask;
 mod check_config;
 mod cluster;
 mod completions;
+mod entity;
 mod output;
 mod serve;
 
@@ -57,6 +59,8 @@ enum Command {
     CheckConfig(check_config::Arguments),
     /// Ask a running node about its cluster
     Cluster(cluster::Arguments),
+    /// Ask a running node about one aggregate: its state, its history, what would have been
+    Entity(entity::Arguments),
     /// Drive a server with commands and fresh reads, and measure it
     Bench(Box<crate::bench::Args>),
     /// Print a completion script for a shell
@@ -80,6 +84,7 @@ where
         Command::Serve(arguments) => arguments.run(serve),
         Command::CheckConfig(arguments) => arguments.run(),
         Command::Cluster(arguments) => arguments.run(),
+        Command::Entity(arguments) => arguments.run(),
         Command::Bench(arguments) => crate::bench::run(*arguments),
         Command::Completions(arguments) => arguments.run::<Cli>(),
     }

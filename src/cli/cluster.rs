@@ -204,7 +204,7 @@ fn role(role: MemberRole) -> &'static str {
 }
 
 /// Appends rows under a header, each column as wide as its widest cell.
-fn table(text: &mut String, header: &[&str], rows: Vec<Vec<String>>) {
+pub(super) fn table(text: &mut String, header: &[&str], rows: Vec<Vec<String>>) {
     let head = header.iter().map(|cell| (*cell).to_owned()).collect();
     let mut all: Vec<Vec<String>> = vec![head];
     all.extend(rows);
