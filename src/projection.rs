@@ -152,6 +152,7 @@ impl Projections {
             journal: ground.journal,
             writer: handle.clone(),
             batch_bytes: options.batch_bytes,
+            interval: options.commit_interval,
         };
         let (supervisor, _joined) = Actor::spawn(None, Supervisor, context)
             .await

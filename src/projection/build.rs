@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use phalanx_actors::names::ShardId;
 use phalanx_actors::projection::{ProjectionDefinition, Table};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Names a build in the store.
 pub(crate) type BuildId = i64;
@@ -66,6 +67,8 @@ pub(crate) fn stored_as(build: BuildId, table: &str) -> String {
 #[derive(Debug)]
 pub(crate) struct Progress {
     reached: watch::Sender<u64>,
+    /// How many queries wait for it.
+    waiting: watch::Sender<usize>,
     /// When the oldest event that is on its way was decided; 0 when none is.
     oldest_us: AtomicI64,
     failure: Mutex<Option<String>>,
@@ -75,6 +78,7 @@ impl Progress {
     pub(crate) fn new(reached: u64) -> Self {
         Self {
             reached: watch::Sender::new(reached),
+            waiting: watch::Sender::new(0),
             oldest_us: AtomicI64::new(0),
             failure: Mutex::new(None),
         }
@@ -96,9 +100,17 @@ impl Progress {
 
     /// Waits until `position` is in the rows. Costs nothing while it waits.
     pub(crate) async fn wait(&self, position: u64) {
+        let _waiting = Waiting::new(&self.waiting);
         let mut reached = self.reached.subscribe();
         // The sender lives as long as `self`: waiting cannot fail.
         let _reached = reached.wait_for(|reached| *reached >= position).await;
+    }
+
+    /// Returns at `due`, or as soon as somebody waits.
+    pub(crate) async fn pause(&self, due: Instant) {
+        let mut waiting = self.waiting.subscribe();
+        // Time that is up is what usually ends it; the sender lives as long as `self`.
+        let _due = tokio::time::timeout_at(due, waiting.wait_for(|waiting| *waiting > 0)).await;
     }
 
     pub(crate) fn set_oldest_us(&self, time_us: i64) {
@@ -115,5 +127,22 @@ impl Progress {
 
     pub(crate) fn failure(&self) -> Option<String> {
         self.failure.lock().clone()
+    }
+}
+
+/// Counts one that waits, for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Waiting<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Waiting<'a> {
+    pub(super) fn new(count: &'a watch::Sender<usize>) -> Self {
+        count.send_modify(|waiting| *waiting += 1);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|waiting| *waiting -= 1);
     }
 }

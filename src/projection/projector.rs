@@ -2,7 +2,9 @@
 //!
 //! It pulls a bounded batch from the journal, decodes what the projection wants, hands it to the
 //! writer, and goes on when that is stored; so there is never more than one batch of it in memory.
-//! When nothing is left it sleeps until more is committed.
+//! When nothing is left it sleeps until more is committed. When little was there it lets a moment pass
+//! as well, unless a query waits: many small batches cost far more than few larger ones, above all in
+//! projections that want none of what is written.
 //!
 //! Owns: its place in the shard. Refuses: to guess after a failure. It ends with the error, and its
 //! supervisor starts it again from the stored offset. Invariant: one batch at a time, in order.
@@ -16,6 +18,7 @@ use phalanx_actors::projection::DecodedEvent;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::build::{Build, Progress};
 use super::writer::{Batch, WriterHandle};
@@ -41,6 +44,8 @@ pub(super) struct ProjectorContext {
     pub(super) journal: Arc<dyn Journal>,
     pub(super) writer: WriterHandle,
     pub(super) batch_bytes: usize,
+    /// The least time between two batches that are not full while nobody waits for the view.
+    pub(super) interval: Duration,
 }
 
 /// What a projector starts with.
@@ -62,6 +67,8 @@ pub(super) struct ProjectorState {
     start: ProjectorStart,
     cursor: FeedCursor,
     stored: u64,
+    /// When the last batch was pulled.
+    pulled: Instant,
     waker: Option<JoinHandle<()>>,
 }
 
@@ -80,6 +87,7 @@ impl Actor for Projector {
         Ok(ProjectorState {
             cursor: FeedCursor::after(start.shard, offset),
             stored: offset,
+            pulled: Instant::now(),
             start,
             waker: None,
         })
@@ -95,7 +103,7 @@ impl Actor for Projector {
         match done.inspect_err(|reason| state.failed(reason)) {
             Ok(Pulled::More) => myself.send_message(ProjectorMessage::Wake)?,
             Ok(Pulled::Nothing) => state.sleep(myself, None),
-            Ok(Pulled::Full) => state.sleep(myself, Some(FULL_POLL)),
+            Ok(Pulled::DiskFull) => state.sleep(myself, Some(FULL_POLL)),
             Err(reason) => return Err(reason.into()),
         }
         Ok(())
@@ -115,10 +123,12 @@ impl Actor for Projector {
 
 /// What one pull came to.
 enum Pulled {
+    /// A full batch: there is more.
     More,
+    /// Nothing is left, or next to nothing.
     Nothing,
     /// What is left of the disk belongs to the journal.
-    Full,
+    DiskFull,
 }
 
 impl ProjectorState {
@@ -141,8 +151,9 @@ impl ProjectorState {
         }
         let ProjectorStart { context, build, .. } = &self.start;
         if context.journal.is_full() {
-            return Ok(Pulled::Full);
+            return Ok(Pulled::DiskFull);
         }
+        self.pulled = Instant::now();
         let read = context
             .feed
             .read_committed(&mut self.cursor, context.batch_bytes);
@@ -158,6 +169,7 @@ impl ProjectorState {
                 definition.decode(self.start.shard, record, 1, &mut events);
             }
         }
+        let bytes: usize = records.iter().map(|record| record.bytes.len()).sum();
         drop(records);
         let to = self.cursor.position();
         if events.is_empty() && to - self.stored < UNSTORED {
@@ -167,7 +179,15 @@ impl ProjectorState {
         }
         let progress = self.progress()?;
         progress.set_failure(None);
-        Ok(Pulled::More)
+        let ProjectorStart { context, shard, .. } = &self.start;
+        if context.feed.committed_position(*shard) <= to {
+            progress.set_oldest_us(0);
+        }
+        Ok(match bytes {
+            // A batch ends with whole entries, so a full one may be somewhat short of the bound.
+            _ if bytes >= context.batch_bytes / 2 => Pulled::More,
+            _ => Pulled::Nothing,
+        })
     }
 
     async fn store(&mut self, to: u64, events: Vec<DecodedEvent>) -> Result<(), String> {
@@ -188,6 +208,8 @@ impl ProjectorState {
     /// Has the actor woken when there is more to do.
     fn sleep(&mut self, myself: ActorRef<ProjectorMessage>, poll: Option<Duration>) {
         let feed = Arc::clone(&self.start.context.feed);
+        let build = Arc::clone(&self.start.build);
+        let due = self.pulled + self.start.context.interval;
         let mut paused = self.start.paused.clone();
         let (shard, position) = (self.start.shard, self.cursor.position());
         let waker = tokio::spawn(async move {
@@ -195,6 +217,9 @@ impl ProjectorState {
                 tokio::time::sleep(poll).await;
             }
             feed.wait_committed(shard, position).await;
+            if let Some(progress) = build.progress(shard) {
+                progress.pause(due).await;
+            }
             // Without a sender nobody pauses any more.
             let _gone = paused.wait_for(|paused| !paused).await;
             // An actor that has stopped needs no waking.

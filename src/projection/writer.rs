@@ -10,16 +10,16 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use phalanx_actors::names::{ShardId, StreamName};
 use phalanx_actors::ports::{Clock, Journal};
 use phalanx_actors::projection::{Change, DecodedEvent, Key, ProjectionDefinition, Run, Workspace};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::build::{Build, BuildId};
+use super::build::{Build, BuildId, Waiting};
 use super::error::{OperationError, StoreError};
 use super::metrics::WriterMetrics;
 use super::retry::Retried;
@@ -88,23 +88,8 @@ pub(crate) enum Work {
 #[derive(Debug, Clone)]
 pub(crate) struct WriterHandle {
     sender: mpsc::Sender<Work>,
-    hurry: Arc<Hurry>,
-}
-
-/// Who waits for a view.
-#[derive(Debug, Default)]
-struct Hurry {
-    waiting: AtomicUsize,
-    news: Notify,
-}
-
-/// See [`WriterHandle::hurry`].
-pub(crate) struct Hurried<'a>(&'a Hurry);
-
-impl Drop for Hurried<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
-    }
+    /// How many queries wait for a view.
+    waiting: watch::Sender<usize>,
 }
 
 impl WriterHandle {
@@ -140,10 +125,8 @@ impl WriterHandle {
     }
 
     /// Has commits follow each other without a pause for as long as the guard lives.
-    pub(crate) fn hurry(&self) -> Hurried<'_> {
-        self.hurry.waiting.fetch_add(1, Ordering::Relaxed);
-        self.hurry.news.notify_one();
-        Hurried(&self.hurry)
+    pub(crate) fn hurry(&self) -> Waiting<'_> {
+        Waiting::new(&self.waiting)
     }
 }
 
@@ -248,7 +231,7 @@ pub(crate) struct Writer {
     pub(super) store: Store,
     pub(super) spaces: HashMap<BuildId, Space>,
     receiver: mpsc::Receiver<Work>,
-    hurry: Arc<Hurry>,
+    waiting: watch::Receiver<usize>,
     options: WriterOptions,
     pub(super) journal: Arc<dyn Journal>,
     pub(super) clock: Arc<dyn Clock>,
@@ -263,16 +246,16 @@ impl Writer {
         clock: Arc<dyn Clock>,
     ) -> (Self, WriterHandle) {
         let (sender, receiver) = mpsc::channel(MAX_GROUP);
-        let hurry = Arc::new(Hurry::default());
+        let (handle_waiting, waiting) = watch::channel(0);
         let handle = WriterHandle {
             sender,
-            hurry: Arc::clone(&hurry),
+            waiting: handle_waiting,
         };
         let writer = Self {
             store,
             spaces: HashMap::new(),
             receiver,
-            hurry,
+            waiting,
             options,
             journal,
             clock,
@@ -318,17 +301,13 @@ impl Writer {
     }
 
     /// Waits until the next commit is due, or somebody waits for a view.
-    async fn gather(&self, last: Option<Instant>) {
+    async fn gather(&mut self, last: Option<Instant>) {
         let Some(last) = last else {
             return;
         };
         let due = last + self.options.interval;
-        while Instant::now() < due && self.hurry.waiting.load(Ordering::Relaxed) == 0 {
-            tokio::select! {
-                () = tokio::time::sleep_until(due) => {}
-                () = self.hurry.news.notified() => {}
-            }
-        }
+        // Whichever it is that ends it: the time, somebody who waits, or the end of all handles.
+        let _due = tokio::time::timeout_at(due, self.waiting.wait_for(|n| *n > 0)).await;
     }
 
     async fn commit(&mut self, batches: Vec<Batch>) {

@@ -20,7 +20,7 @@ pub struct ProjectionSettings {
     /// The least time between two commits of read models while no query waits for one, in
     /// milliseconds.
     ///
-    /// Default 10, range 0 to 10000. Larger leaves more of the machine to commands; smaller makes
+    /// Default 20, range 0 to 10000. Larger leaves more of the machine to commands; smaller makes
     /// views follow sooner.
     pub commit_interval_ms: u64,
     /// Rows of each projection that are kept in memory to be changed.
@@ -45,7 +45,7 @@ impl Default for ProjectionSettings {
         Self {
             enabled: true,
             batch_bytes: 256 * 1024,
-            commit_interval_ms: 10,
+            commit_interval_ms: 20,
             cache_rows: 50_000,
             read_connections: 4,
             max_wait_ms: 10_000,
