@@ -4,13 +4,15 @@
 //! it is handed in, so that a program with aggregates of its own has the same command line. A
 //! further command is one variant of `Command`, one module and one arm in [`run`].
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong arguments or settings. Invariant: results go to standard
+//! Exit codes: 0 done, 1 failed, 2 wrong arguments or settings; `entity` has 3 as well, for what there
+//! is not. Invariant: results go to standard
 //! output and messages to standard error; a reader that went away is no error.
 
 pub(crate) mod ask;
 mod check_config;
 mod cluster;
 mod completions;
+mod entity;
 mod output;
 mod projections;
 mod serve;
@@ -64,6 +66,8 @@ enum Command {
     Cluster(cluster::Arguments),
     /// Ask a running node about its projections, or operate them
     Projections(projections::Arguments),
+    /// Ask a running node about one aggregate: its state, its history, what would have been
+    Entity(entity::Arguments),
     /// Drive a server with commands and fresh reads, and measure it
     Bench(Box<crate::bench::Args>),
     /// Print a completion script for a shell
@@ -102,6 +106,7 @@ where
         Command::Verify(arguments) => arguments.run(node()),
         Command::Cluster(arguments) => arguments.run(),
         Command::Projections(arguments) => arguments.run(),
+        Command::Entity(arguments) => arguments.run(),
         Command::Bench(arguments) => crate::bench::run(*arguments),
         Command::Completions(arguments) => arguments.run::<Cli>(),
     }

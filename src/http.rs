@@ -19,6 +19,7 @@ mod chunks;
 mod cluster;
 mod code;
 mod command;
+mod compare;
 mod conditions;
 mod connection;
 mod events;

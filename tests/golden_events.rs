@@ -48,6 +48,11 @@ fn the_stored_bytes_of_an_account_are_unchanged() {
             amount_cents: 4_000_000_000,
         },
         AccountEvent::AccountClosed {},
+        AccountEvent::BalanceCorrected {
+            amount_cents: -150,
+            reason: text("booked twice"),
+            refers_to: 70_000,
+        },
     ];
     let state = AccountState {
         owner: text("Ada Müller"),

@@ -68,6 +68,17 @@ pub trait Aggregate: Debug + Send + Sync + Sized + 'static {
         Upcasters::default()
     }
 
+    /// The event as it would have been recorded, had the aggregate been in this state then: facts that
+    /// were derived from the state, such as an amount of interest, are derived again.
+    ///
+    /// Asked along a hypothetical history only; recorded events never change. The state is that before
+    /// the event, which may be one that `decide` would never have led to. Given the state that the
+    /// event was recorded at, this must give the event back unchanged.
+    #[must_use]
+    fn reconsider(_state: &Self::State, event: &Self::Event) -> Self::Event {
+        event.clone()
+    }
+
     /// The reasons for which clients may read this aggregate's state from the command model.
     fn justifications() -> Vec<Justification> {
         Vec::new()

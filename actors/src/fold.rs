@@ -18,7 +18,7 @@ use crate::record::{Record, RecordView};
 use crate::request::{Failure, FailureKind};
 
 /// Records per read; between reads other tasks get their turn.
-const CHUNK: usize = 256;
+pub(crate) const CHUNK: usize = 256;
 
 /// Why a stream could not be folded.
 #[derive(Debug, thiserror::Error)]

@@ -4,10 +4,13 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 
+pub use crate::compare::MAX_EVENTS_BETWEEN;
 use crate::names::Position;
+use crate::request::{EventView, StateView};
 
 /// A moment in a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,4 +65,29 @@ pub fn parts(events: &[RecordedEvent]) -> impl Iterator<Item = (usize, &Recorded
         before = Some(event.sequence_number);
         (part, event)
     })
+}
+
+/// Which two states are to be put side by side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Comparison {
+    /// After this many events, and after that many.
+    Between {
+        /// The earlier one.
+        from: u64,
+        /// The later one.
+        to: u64,
+    },
+    /// As it is, and as it would be with further events: the body of the question, in JSON.
+    WhatIf(Bytes),
+}
+
+/// Two states of one aggregate.
+#[derive(Debug, Clone)]
+pub struct Compared {
+    /// The earlier one, or the actual one.
+    pub before: StateView,
+    /// The later one, or the hypothetical one.
+    pub after: StateView,
+    /// What happened between two moments, without data: at most [`MAX_EVENTS_BETWEEN`] events.
+    pub events: Vec<EventView>,
 }

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use crate::actor::Key;
 use crate::admission::Permit;
 use crate::fold::LoadError;
-pub use crate::history::{At, HistoryPage, RecordedEvent};
+pub use crate::history::{At, Compared, Comparison, HistoryPage, RecordedEvent};
 use crate::incarnation::{Incarnation, Services, overloaded};
 use crate::names::{ShardId, StreamName};
 use crate::request::{Answer, CommandRequest, Failure, FailureKind, StateView};
@@ -29,6 +31,10 @@ const FIRST_CHUNK: usize = 16;
 /// The most records of a later one.
 const LAST_CHUNK: usize = 256;
 
+/// Comparisons that are folded at the same time. Each may read a whole history, and commands come
+/// first; more of them wait, each with its permit.
+const COMPARISONS: usize = 8;
+
 /// See the file's description. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct CommandModel(Arc<Inner>);
@@ -40,6 +46,7 @@ struct Inner {
     shards: Vec<ShardHandle>,
     services: Arc<Services>,
     stopping: AtomicBool,
+    comparisons: Semaphore,
     key_seed: u64,
     next_key: AtomicU64,
 }
@@ -61,6 +68,7 @@ impl CommandModel {
             shards,
             services,
             stopping: AtomicBool::new(false),
+            comparisons: Semaphore::new(COMPARISONS),
             key_seed,
             next_key: AtomicU64::new(1),
         }))
@@ -402,6 +410,31 @@ impl CommandModel {
         Ok(found.map(|view| StateView { term, ..view }))
     }
 
+    /// Two states of an aggregate: at two moments of its history (the newest ones where it ends before
+    /// them), or as it is and as it would be with further events. `None` when the aggregate does not
+    /// exist.
+    ///
+    /// # Errors
+    /// When the node is overloaded, the shard is not served here, its storage fails, the events
+    /// cannot be folded, or the inserted ones do not fit.
+    pub async fn compare(
+        &self,
+        stream: &StreamName,
+        comparison: &Comparison,
+    ) -> Result<Option<Compared>, Failure> {
+        let erased = self.erased(stream)?;
+        let bytes = comparison_weight(comparison);
+        let (shard, term, _permit) = self.settled(stream, bytes).await?;
+        let _slot = self.0.comparisons.acquire().await;
+        let mut found = erased
+            .compare(&*self.0.services.journal, shard, stream, comparison)
+            .await?;
+        if let Some(Compared { before, after, .. }) = &mut found {
+            (before.term, after.term) = (term, term);
+        }
+        Ok(found)
+    }
+
     /// Takes a permit for reading the past, and waits until the index shows everything that anybody
     /// was told about this shard; gives the shard and the term in which it is served.
     async fn settled(
@@ -438,6 +471,15 @@ fn end_of_page(events: &[RecordedEvent], limit: usize) -> usize {
 #[must_use]
 pub fn weight(request: &CommandRequest) -> usize {
     request.body.len() + request.command.len() + 256
+}
+
+/// Bytes that a comparison counts for while it is in flight.
+#[must_use]
+pub fn comparison_weight(comparison: &Comparison) -> usize {
+    match comparison {
+        Comparison::Between { .. } => EXPECTED_EVENT_BYTES,
+        Comparison::WhatIf(body) => body.len() + EXPECTED_EVENT_BYTES,
+    }
 }
 
 /// The refusal of a node that is shutting down.

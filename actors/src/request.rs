@@ -80,7 +80,7 @@ pub struct EventView {
 }
 
 /// The state of an aggregate, read from memory.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct StateView {
     /// Whose.
     pub stream: StreamName,
@@ -133,7 +133,8 @@ pub struct Failure {
     pub detail: String,
     /// When to try again, for kinds that may be retried.
     pub retry_after: Option<Duration>,
-    /// Where the body is wrong (a JSON pointer), for [`FailureKind::MalformedBody`].
+    /// Where the body is wrong (a JSON pointer), for [`FailureKind::MalformedBody`] and, where one
+    /// event is to blame, [`FailureKind::Hypothesis`].
     pub pointer: Option<String>,
 }
 
@@ -160,6 +161,8 @@ pub enum FailureKind {
     StorageFull,
     /// Deciding or folding this aggregate panicked: 500 `aggregate-quarantined`.
     Quarantined,
+    /// Events that did not happen cannot be folded into the history: 422 `what-if-failed`.
+    Hypothesis,
     /// Anything else that is our fault: 500 `internal`.
     Internal,
 }

@@ -1,10 +1,13 @@
-//! Given/when/then tests for aggregates, and for projections: see [`projecting`].
+//! Given/when/then tests for aggregates, for projections (see [`projecting`]), and for changed
+//! histories (see [`what_if`]).
 //!
 //! The kit runs the same pure functions as the runtime. Besides the comparison that the test asks
 //! for, each `when` checks what the runtime relies on: that events and state survive their stored
-//! form, and that folding the stored events gives the live state.
+//! form, that folding the stored events gives the live state, and that derived facts stay as they
+//! are where they were derived.
 
 mod projection;
+mod what_if;
 
 use std::fmt::Debug;
 
@@ -14,6 +17,7 @@ use crate::aggregate::{Aggregate, Context};
 use crate::codec;
 
 pub use self::projection::{Projecting, projecting};
+pub use self::what_if::{WhatIf, what_if};
 
 /// Starts a test with the events that happened before.
 #[must_use]
@@ -70,6 +74,11 @@ impl<A: Aggregate> Given<A> {
         let result = A::decide(&self.state, command, &context);
         if let Ok(events) = &result {
             for event in events {
+                assert_eq!(
+                    &A::reconsider(&self.state, event),
+                    event,
+                    "reconsidering an event where it was recorded must not change it"
+                );
                 self.fold(event);
             }
         }

@@ -77,8 +77,7 @@ impl TypeRegistry {
             return Err(RegistrationError::Taken { name });
         }
         let description = describe::<A>()?;
-        let commands = description.commands.iter().map(|c| c.name.clone());
-        let typed = Typed::<A>::new(commands.collect());
+        let typed = Typed::<A>::new(&description);
         self.types.insert(name, (description, Arc::new(typed)));
         Ok(())
     }
@@ -96,8 +95,7 @@ impl TypeRegistry {
         if self.hidden.contains_key(name) {
             return Err(RegistrationError::Taken { name });
         }
-        let commands = describe::<A>()?.commands.into_iter().map(|c| c.name);
-        let typed = Typed::<A>::new(commands.collect());
+        let typed = Typed::<A>::new(&describe::<A>()?);
         self.hidden.insert(name, Arc::new(typed));
         Ok(())
     }

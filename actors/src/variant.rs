@@ -186,7 +186,8 @@ fn explain<T: DeserializeOwned>(name: &str, body: &[u8]) -> Mismatch {
     }
 }
 
-fn pointer(path: &serde_path_to_error::Path) -> String {
+/// A place in a body as a JSON pointer.
+pub(crate) fn pointer(path: &serde_path_to_error::Path) -> String {
     use serde_path_to_error::Segment;
     let mut out = String::new();
     // The first segment is the command's name, which stands in the URL, not in the body.

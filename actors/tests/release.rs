@@ -62,6 +62,75 @@ async fn answers_that_depend_on_uncommitted_events_wait_and_others_do_not() {
 }
 
 #[tokio::test]
+async fn a_dry_run_waits_for_the_commands_before_it_and_stores_nothing() {
+    let world = World::new(Options::default()).await;
+    world.replicator.hold();
+    let first = world.send("a", add(5));
+    // Without the first there would be nothing to take, and without its commit nothing to tell.
+    let dry = world.send("a", support::dry_run(take(5)));
+    let refused = world.send("a", support::dry_run(take(6)));
+    settle().await;
+    assert!(!dry.is_finished() && !refused.is_finished());
+    assert!(world.replicator.commit_next());
+    let told = accepted(soon(dry).await);
+    assert_eq!((told.sequence_number, told.position.number), (2, 1));
+    assert!(matches!(soon(refused).await, Answer::Rejected { .. }));
+    assert_eq!(accepted(soon(first).await).sequence_number, 1);
+    assert_eq!(world.journal.log().len(), 1);
+
+    // When that commit fails, the answer goes with it; and nothing of a dry run is ever in doubt.
+    let second = world.send("a", add(10));
+    let dry = world.send("a", support::dry_run(take(12)));
+    settle().await;
+    assert!(!dry.is_finished());
+    let _batch = world.replicator.fail_next(Proposed::Unknown);
+    assert_eq!(failed(soon(second).await), FailureKind::OutcomeUnknown);
+    assert_eq!(failed(soon(dry).await), FailureKind::NoLeader);
+    assert_eq!(world.journal.log().len(), 1);
+}
+
+#[tokio::test]
+async fn a_clock_that_steps_back_never_puts_events_out_of_order() {
+    let world = World::new(Options::default()).await;
+    let time = |us: i64| jiff::Timestamp::from_microsecond(us).unwrap();
+    for (term, us) in [
+        (1, 5_000_000),
+        (1, 2_000_000),
+        (2, 1_000_000),
+        (2, 7_000_000),
+    ] {
+        if term == 2 && world.shard.serving().is_some_and(|i| i.term() == 1) {
+            // Another leader, whose clock is behind.
+            world.step_down().await;
+            world.lead(2).await;
+        }
+        world.clock.set_wall_us(us);
+        accepted(world.ask("a", add(1)).await);
+    }
+    let history = world
+        .model
+        .history(&stream("a"), 1, 10, 1 << 20)
+        .await
+        .unwrap();
+    let times: Vec<i64> = history
+        .events
+        .iter()
+        .map(|e| e.time.as_microsecond())
+        .collect();
+    assert_eq!(times, [5_000_000, 5_000_000, 5_000_000, 7_000_000]);
+    for (us, sequence) in [
+        (4_999_999, None),
+        (5_000_000, Some(3)),
+        (6_999_999, Some(3)),
+        (7_000_000, Some(4)),
+    ] {
+        let at = phalanx_actors::history::At::Time(time(us));
+        let found = world.model.state_at(&stream("a"), at).await.unwrap();
+        assert_eq!(found.map(|view| view.sequence_number), sequence, "{us}");
+    }
+}
+
+#[tokio::test]
 async fn a_failed_proposal_leaves_proposed_commands_unknown_and_queued_ones_undone() {
     for outcome in [Proposed::Unknown, Proposed::NotProposed] {
         let world = World::new(Options::default()).await;

@@ -42,7 +42,17 @@ pub(crate) enum AskError {
 
 /// The body of the answer to `GET path`, each step within `patience`.
 pub(crate) fn get(url: &str, path: &str, patience: Duration) -> Result<Vec<u8>, AskError> {
-    ask(url, &format!("GET {path}"), None, patience)
+    get_with(url, path, &[], patience)
+}
+
+/// The same with header fields.
+pub(super) fn get_with(
+    url: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    patience: Duration,
+) -> Result<Vec<u8>, AskError> {
+    ask(url, &format!("GET {path}"), headers, None, patience)
 }
 
 /// The body of the answer to `POST path` with JSON, each step within `patience`.
@@ -52,15 +62,21 @@ pub(super) fn post(
     json: &str,
     patience: Duration,
 ) -> Result<Vec<u8>, AskError> {
-    ask(url, &format!("POST {path}"), Some(json), patience)
+    ask(url, &format!("POST {path}"), &[], Some(json), patience)
 }
 
 /// The body of the answer to `DELETE path`, each step within `patience`.
 pub(super) fn delete(url: &str, path: &str, patience: Duration) -> Result<Vec<u8>, AskError> {
-    ask(url, &format!("DELETE {path}"), None, patience)
+    ask(url, &format!("DELETE {path}"), &[], None, patience)
 }
 
-fn ask(url: &str, line: &str, json: Option<&str>, patience: Duration) -> Result<Vec<u8>, AskError> {
+fn ask(
+    url: &str,
+    line: &str,
+    headers: &[(&str, &str)],
+    json: Option<&str>,
+    patience: Duration,
+) -> Result<Vec<u8>, AskError> {
     let authority = authority(url).ok_or_else(|| AskError::Url {
         url: url.to_owned(),
     })?;
@@ -69,6 +85,16 @@ fn ask(url: &str, line: &str, json: Option<&str>, patience: Duration) -> Result<
         source,
     };
     let mut request = format!("{line} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        if value.contains(['\r', '\n']) {
+            let text = format!("{name} has a line break");
+            return Err(failed(std::io::Error::new(
+                std::io::ErrorKind::InvalidInput,
+                text,
+            )));
+        }
+        request += &format!("{name}: {value}\r\n");
+    }
     if let Some(json) = json {
         let length = json.len();
         request +=

@@ -20,6 +20,12 @@ pub(super) fn unusable(error: &dyn Display) -> ExitCode {
     ExitCode::from(EXIT_UNUSABLE)
 }
 
+/// Reports that what was asked for is not there.
+pub(super) fn absent(error: &dyn Display, code: u8) -> ExitCode {
+    message(error);
+    ExitCode::from(code)
+}
+
 /// Reports a failure that is not about arguments or settings.
 pub(super) fn failed(error: &dyn Display) -> ExitCode {
     message(error);

@@ -12,8 +12,9 @@
 //! - A request that waits or travels holds a permit of this node.
 //!
 //! ```text
-//! command, read, history, state_at -> here? -> CommandModel
-//!                                      else -> course (attempts) -> Peers -> receive -> CommandModel
+//! command, read, history,
+//! state_at, compare       -> here? -> CommandModel
+//!                            else  -> course (attempts) -> Peers -> receive -> CommandModel
 //! ```
 
 mod course;
@@ -23,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use phalanx_actors::CommandModel;
-use phalanx_actors::history::{At, HistoryPage};
+use phalanx_actors::history::{At, Compared, Comparison, HistoryPage};
 use phalanx_actors::names::{ShardId, StreamName};
 use phalanx_actors::request::{Answer, CommandRequest, Failure, FailureKind, StateView};
 use phalanx_actors::types::TypeRegistry;
@@ -186,7 +187,9 @@ impl Router {
         let (said, _) = Box::pin(course.run(tainted)).await;
         match said {
             Said::Answer(answer) => answer,
-            Said::History(_) | Said::NotHere { .. } => Answer::Failed(mixed_up()),
+            Said::History(_) | Said::Compared(_) | Said::NotHere { .. } => {
+                Answer::Failed(mixed_up())
+            }
         }
     }
 
@@ -238,7 +241,9 @@ impl Router {
             let page = match Box::pin(course.run(false)).await {
                 (Said::History(page), _) => page,
                 (Said::Answer(Answer::Failed(failure)), _) => return Err(failure),
-                (Said::Answer(_) | Said::NotHere { .. }, _) => return Err(mixed_up()),
+                (Said::Answer(_) | Said::Compared(_) | Said::NotHere { .. }, _) => {
+                    return Err(mixed_up());
+                }
             };
             bytes += page.events.iter().map(history_weight).sum::<usize>();
             let came = !page.events.is_empty();
@@ -282,6 +287,34 @@ impl Router {
         }
     }
 
+    /// Two states of an aggregate side by side; `None` when it does not exist. See
+    /// [`CommandModel::compare`]. Gives the node that answered as well.
+    ///
+    /// # Errors
+    /// When no leader can be asked or knows the question, its storage fails, the events cannot be
+    /// folded, or the inserted ones do not fit.
+    pub async fn compare(
+        &self,
+        stream: &StreamName,
+        comparison: &Comparison,
+        within: Duration,
+    ) -> Result<(Option<Compared>, NodeId), Failure> {
+        let model = &self.0.model;
+        let Some(cluster) = &self.0.cluster else {
+            let found = model.compare(stream, comparison).await?;
+            return Ok((found, model.node_id()));
+        };
+        let deadline = Instant::now() + within;
+        let question = Question::Compare(comparison);
+        let course = Course::new(self, cluster, stream, question, deadline);
+        match Box::pin(course.run(false)).await {
+            (Said::Compared(compared), node) => Ok((Some(compared), node)),
+            (Said::Answer(Answer::NotFound), node) => Ok((None, node)),
+            (Said::Answer(Answer::Failed(failure)), _) => Err(failure),
+            (Said::Answer(_) | Said::History(_) | Said::NotHere { .. }, _) => Err(mixed_up()),
+        }
+    }
+
     async fn answer_elsewhere(
         &self,
         cluster: &Cluster,
@@ -292,7 +325,9 @@ impl Router {
         let course = Course::new(self, cluster, stream, question, deadline);
         match Box::pin(course.run(false)).await {
             (Said::Answer(answer), node) => (answer, node),
-            (Said::History(_) | Said::NotHere { .. }, node) => (Answer::Failed(mixed_up()), node),
+            (Said::History(_) | Said::Compared(_) | Said::NotHere { .. }, node) => {
+                (Answer::Failed(mixed_up()), node)
+            }
         }
     }
 
@@ -320,6 +355,11 @@ impl Router {
                 Ok(None) => Answer::NotFound,
                 Err(failure) => Answer::Failed(failure),
             }),
+            Question::Compare(comparison) => match model.compare(stream, comparison).await {
+                Ok(Some(compared)) => Said::Compared(compared),
+                Ok(None) => Said::Answer(Answer::NotFound),
+                Err(failure) => Said::Answer(Answer::Failed(failure)),
+            },
         }
     }
 }

@@ -19,21 +19,26 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use phalanx_actors::codec::{self, CodecError, ValueType};
-use phalanx_actors::history::{At, HistoryPage, RecordedEvent};
+use phalanx_actors::history::{At, Compared, Comparison, HistoryPage, RecordedEvent};
 use phalanx_actors::names::StreamName;
 use phalanx_actors::request::{Answer, CommandRequest, Failure, FailureKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use self::status::{node_view, read_node_view};
 pub use self::feed::{
     CopiesAnswer, CopiesQuestion, RecordsAnswer, RecordsQuestion, read_records, records,
 };
+pub use self::status::{node_view, read_node_view};
 use super::NodeId;
 use super::transport::{CallKind, Lane};
 
-/// The version of these messages. A change of a struct below is a new version.
+/// The version of these messages. A change of a struct below is a new version; a further kind of
+/// question or answer is none, as long as only those are asked who know it
+/// ([`Question::known_since`]).
 pub const VERSION: u16 = 1;
+
+/// The version of the protocol between nodes with which two states can be asked for.
+const COMPARISONS_SINCE: u32 = 2;
 
 /// The longest message: the largest body that the settings admit, and room for the rest.
 pub const MAX_BYTES: usize = 65 * 1024 * 1024;
@@ -83,9 +88,20 @@ pub enum Question<'a> {
     },
     /// Read the state as it was.
     Past(At),
+    /// Put two states side by side.
+    Compare(&'a Comparison),
 }
 
 impl Question<'_> {
+    /// The oldest version of the protocol between nodes that knows the question.
+    #[must_use]
+    pub fn known_since(self) -> u32 {
+        match self {
+            Self::Command(_) | Self::Read | Self::History { .. } | Self::Past(_) => 1,
+            Self::Compare(_) => COMPARISONS_SINCE,
+        }
+    }
+
     /// What the transport calls it.
     #[must_use]
     pub fn kind(self) -> CallKind {
@@ -93,7 +109,7 @@ impl Question<'_> {
             Self::Command(_) => CallKind::Command,
             Self::Read => CallKind::Read,
             Self::History { .. } => CallKind::History,
-            Self::Past(_) => CallKind::Past,
+            Self::Past(_) | Self::Compare(_) => CallKind::Past,
         }
     }
 
@@ -102,7 +118,7 @@ impl Question<'_> {
     pub fn lane(self) -> Lane {
         match self {
             Self::Command(_) | Self::Read | Self::Past(_) => Lane::Command,
-            Self::History { .. } => Lane::Bulk,
+            Self::History { .. } | Self::Compare(_) => Lane::Bulk,
         }
     }
 
@@ -118,6 +134,7 @@ impl Question<'_> {
         match self {
             Self::Command(request) => phalanx_actors::model::weight(request),
             Self::Read | Self::History { .. } | Self::Past(_) => 256,
+            Self::Compare(comparison) => phalanx_actors::model::comparison_weight(comparison),
         }
     }
 }
@@ -138,6 +155,8 @@ pub enum Asked {
     },
     /// See [`Question::Past`].
     Past(At),
+    /// See [`Question::Compare`].
+    Compare(Comparison),
 }
 
 impl Asked {
@@ -155,6 +174,7 @@ impl Asked {
                 limit: *limit,
             },
             Self::Past(at) => Question::Past(*at),
+            Self::Compare(comparison) => Question::Compare(comparison),
         }
     }
 }
@@ -188,6 +208,8 @@ pub enum Said {
     Answer(Answer),
     /// To a question for the history.
     History(HistoryPage),
+    /// To a question for two states.
+    Compared(Compared),
     /// The node that was asked does not serve the shard in the term of the question and did nothing.
     NotHere {
         /// Whom it takes for the leader.

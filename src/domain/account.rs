@@ -9,6 +9,10 @@
 //! - Interest that rounds to 0 cents is still recorded. That the rate was credited is a fact, and a
 //!   history with a late payment inserted before it derives another amount from the same rate.
 //! - Owner and currency are taken as they are given.
+//! - A correction names the recorded event that it puts right, and may add or take away. It is a fact
+//!   of its own: the event that it refers to stays as it was recorded.
+//! - Along a hypothetical history the balance may be below zero, which shows what would be owed, and
+//!   interest on it is derived by the same formula.
 
 use phalanx_actors::evolution::{Upcasters, first};
 use phalanx_actors::{Aggregate, Context, Justification};
@@ -87,6 +91,15 @@ pub enum AccountCommand {
     },
     /// Closes the account for ever; its balance must be 0.
     CloseAccount {},
+    /// Puts an earlier mistake right; the balance stays at 0 or above.
+    Correct {
+        /// What to add to the balance, in cents; below 0 takes away, and 0 is refused.
+        amount_cents: i64,
+        /// Why.
+        reason: String,
+        /// Sequence number of the event that was wrong, or after which something was missing.
+        refers_to: u64,
+    },
 }
 
 /// What happened to an account.
@@ -125,6 +138,15 @@ pub enum AccountEvent {
     },
     /// The account was closed.
     AccountClosed {},
+    /// An earlier mistake was put right.
+    BalanceCorrected {
+        /// What was added to the balance, in cents; below 0 when it was taken away.
+        amount_cents: i64,
+        /// Why.
+        reason: String,
+        /// Sequence number of the event that this refers to.
+        refers_to: u64,
+    },
 }
 
 /// `MoneyDeposited` as it was first released.
@@ -143,8 +165,8 @@ pub enum AccountRejection {
     /// It was opened before; a closed account is not opened again.
     #[error("the account has been opened before")]
     AccountAlreadyOpen,
-    /// An amount or a rate is zero or negative.
-    #[error("an amount or a rate must be above zero")]
+    /// An amount or a rate is zero or negative; of a correction, zero.
+    #[error("an amount or a rate must be above zero, and a correction must not be zero")]
     AmountNotPositive,
     /// The balance would not fit into 64 bits.
     #[error("the amount is too large: the balance would exceed {} cents", i64::MAX)]
@@ -158,6 +180,12 @@ pub enum AccountRejection {
     /// Money is left on the account.
     #[error("the balance must be zero before the account is closed")]
     BalanceNotZero,
+    /// A correction refers to an event that there is not.
+    #[error("there is no event {refers_to} of this account")]
+    EventNotFound {
+        /// The sequence number that was named.
+        refers_to: u64,
+    },
 }
 
 impl Aggregate for Account {
@@ -185,6 +213,11 @@ impl Aggregate for Account {
         if state.status != AccountStatus::Open {
             return Err(AccountRejection::AccountNotOpen);
         }
+        if let AccountCommand::Correct { refers_to, .. } = command
+            && !(1..=context.sequence_number).contains(&refers_to)
+        {
+            return Err(AccountRejection::EventNotFound { refers_to });
+        }
         decide_open(state.balance_cents, command).map(|event| vec![event])
     }
 
@@ -198,7 +231,8 @@ impl Aggregate for Account {
             // `decide` lets no amount through that saturates; a hypothetical history may.
             AccountEvent::MoneyDeposited { amount_cents, .. }
             | AccountEvent::PremiumReceived { amount_cents }
-            | AccountEvent::InterestCredited { amount_cents, .. } => {
+            | AccountEvent::InterestCredited { amount_cents, .. }
+            | AccountEvent::BalanceCorrected { amount_cents, .. } => {
                 state.balance_cents = state.balance_cents.saturating_add(*amount_cents);
             }
             AccountEvent::MoneyWithdrawn { amount_cents } => {
@@ -216,6 +250,23 @@ impl Aggregate for Account {
                 reference: None,
             }),
         )
+    }
+
+    fn reconsider(state: &AccountState, event: &AccountEvent) -> AccountEvent {
+        match event {
+            // The rate was agreed upon; what it gives follows from the balance. What would not fit
+            // into 64 bits stays as it was recorded.
+            AccountEvent::InterestCredited {
+                rate_percent,
+                amount_cents,
+            } => AccountEvent::InterestCredited {
+                rate_percent: *rate_percent,
+                amount_cents: rate_percent
+                    .interest_cents(state.balance_cents)
+                    .unwrap_or(*amount_cents),
+            },
+            other => other.clone(),
+        }
     }
 
     fn justifications() -> Vec<Justification> {
@@ -276,6 +327,29 @@ fn decide_open(
             Err(AccountRejection::BalanceNotZero)
         }
         AccountCommand::CloseAccount {} => Ok(AccountEvent::AccountClosed {}),
+        AccountCommand::Correct {
+            amount_cents,
+            reason,
+            refers_to,
+        } => {
+            check_correction(balance_cents, amount_cents)?;
+            Ok(AccountEvent::BalanceCorrected {
+                amount_cents,
+                reason,
+                refers_to,
+            })
+        }
+    }
+}
+
+/// A correction goes up or down, and leaves a balance from 0 to the largest that fits into 64 bits.
+fn check_correction(balance_cents: i64, amount_cents: i64) -> Result<(), AccountRejection> {
+    if amount_cents >= 0 {
+        return check_credit(balance_cents, amount_cents);
+    }
+    match balance_cents.checked_add(amount_cents) {
+        Some(0..) => Ok(()),
+        Some(_) | None => Err(AccountRejection::InsufficientFunds { balance_cents }),
     }
 }
 

@@ -21,6 +21,7 @@ pub(crate) fn code_of(kind: FailureKind) -> Code {
         FailureKind::StorageFull => Code::StorageFull,
         FailureKind::Quarantined => Code::AggregateQuarantined,
         FailureKind::Internal => Code::Internal,
+        FailureKind::Hypothesis => Code::WhatIfFailed,
     }
 }
 
@@ -123,6 +124,7 @@ mod tests {
             (FailureKind::StorageFull, 507),
             (FailureKind::Quarantined, 500),
             (FailureKind::Internal, 500),
+            (FailureKind::Hypothesis, 422),
         ] {
             assert_eq!(status(kind), expected, "{kind:?}");
         }

@@ -213,6 +213,13 @@ codes! {
         "The aggregate has already answered this Idempotency-Key for another command or another \
          body. Keys are kept for 24 hours unless the node says otherwise."
         "Use a new key for each new command, and the same key only to repeat the same one.";
+    WhatIfFailed "what-if-failed" UNPROCESSABLE_ENTITY false NotApplied
+        "The hypothetical history leads nowhere"
+        "The inserted events are well-formed, but the code of the aggregate type cannot fold them, or \
+         the recorded events behind them, into a state. `pointer` names an inserted event where one \
+         is to blame. The aggregate itself is not concerned."
+        "Ask with events that could have happened there. If these could, the type's code has to be \
+         corrected.";
     JustificationRequired "justification-required" PRECONDITION_REQUIRED false NotApplied
         "A fresh read needs a justification"
         "Reads of the command model compete with commands, so each says why it needs fresh state. \

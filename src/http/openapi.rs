@@ -10,9 +10,9 @@ use phalanx_actors::types::{TypeDescription, TypeRegistry};
 use serde_json::{Map, Value, json};
 
 use self::parts::{
-    answer, body, command_answers, command_parameters, components, events_answers,
-    events_parameters, last_event_id, problems, state_answers, state_parameters, stream_answers,
-    stream_parameters, watch_answers,
+    answer, body, command_answers, command_parameters, components, diff_answers, diff_parameters,
+    events_answers, events_parameters, last_event_id, problems, state_answers, state_parameters,
+    stream_answers, stream_parameters, watch_answers, what_if_answers, what_if_body,
 };
 use super::routes::Route;
 use super::schema;
@@ -100,6 +100,23 @@ fn general(route: Route) -> Value {
                 the stream lives.",
             "parameters": with(path(&["type", "id"]), vec![last_event_id()]),
             "responses": watch_answers(),
+        }}),
+        Route::Diff => json!({"get": {
+            "operationId": "compareStates",
+            "tags": ["aggregates"],
+            "summary": "Compare the states at two sequence numbers",
+            "description": "Folded from the journal, so it needs no justification.",
+            "parameters": with(path(&["type", "id"]), diff_parameters()),
+            "responses": diff_answers(&any),
+        }}),
+        Route::WhatIf => json!({"post": {
+            "operationId": "askWhatIf",
+            "tags": ["aggregates"],
+            "summary": "Ask what the state would be with further events in its history",
+            "description": WHAT_IF,
+            "parameters": path(&["type", "id"]),
+            "requestBody": body(&what_if_body(None)),
+            "responses": what_if_answers(&any),
         }}),
         Route::Events => json!({"get": {
             "operationId": "followEvents",
@@ -255,6 +272,8 @@ fn shown(route: Route) -> Option<Shown> {
         | Route::State
         | Route::History
         | Route::Watch
+        | Route::Diff
+        | Route::WhatIf
         | Route::Events
         | Route::Transfer
         | Route::Nodes
@@ -361,6 +380,9 @@ fn drain() -> Value {
     }})
 }
 
+const WHAT_IF: &str = "Folds the history once more with these events inserted, each behind so many \
+    recorded ones (0: before all), and stores nothing. Facts that the aggregate derives from its \
+    state are derived again. Needs no justification.";
 const SCHEMA: &str = "application/schema+json";
 const JSON: &str = "application/json";
 const HTML: &str = "text/html";
@@ -402,6 +424,28 @@ fn add_type(
             "summary": format!("Follow the state of {name}"),
             "parameters": with(path(&["id"]), vec![last_event_id()]),
             "responses": watch_answers(),
+        }}),
+    );
+    paths.insert(
+        format!("{at}/diff"),
+        json!({"get": {
+            "operationId": format!("{name}.diff"),
+            "tags": [name],
+            "summary": format!("Compare two states of {name}"),
+            "parameters": with(path(&["id"]), diff_parameters()),
+            "responses": diff_answers(&state),
+        }}),
+    );
+    paths.insert(
+        format!("{at}/what-if"),
+        json!({"post": {
+            "operationId": format!("{name}.whatIf"),
+            "tags": [name],
+            "summary": format!("Ask what the state of {name} would be"),
+            "description": WHAT_IF,
+            "parameters": path(&["id"]),
+            "requestBody": body(&what_if_body(Some(description))),
+            "responses": what_if_answers(&state),
         }}),
     );
     for event in &description.events {

@@ -19,7 +19,7 @@ pub(crate) fn check(app: &App, route: Route) -> Result<(), Box<Problem>> {
     );
     let aggregates = matches!(
         route,
-        Route::Command | Route::State | Route::History | Route::Watch
+        Route::Command | Route::State | Route::History | Route::Watch | Route::Diff | Route::WhatIf
     );
     let types = matches!(route, Route::Types | Route::Type | Route::EventSchema);
     let lacks = |role: Role| !app.roles.contains(&role);

@@ -24,6 +24,10 @@ pub(crate) enum Route {
     History,
     /// Follows the state of an aggregate.
     Watch,
+    /// Compares two states of the past.
+    Diff,
+    /// Folds events that did not happen.
+    WhatIf,
     /// Describes all aggregate types.
     Types,
     /// Describes one aggregate type.
@@ -97,11 +101,13 @@ const DELETE: &str = "DELETE, OPTIONS";
 
 impl Route {
     /// Every route, in the order of the variants.
-    pub(crate) const ALL: [Self; 35] = [
+    pub(crate) const ALL: [Self; 37] = [
         Self::Command,
         Self::State,
         Self::History,
         Self::Watch,
+        Self::Diff,
+        Self::WhatIf,
         Self::Types,
         Self::Type,
         Self::EventSchema,
@@ -142,6 +148,8 @@ impl Route {
             Self::State => "/v1/aggregates/{type}/{id}",
             Self::History => "/v1/aggregates/{type}/{id}/events",
             Self::Watch => "/v1/aggregates/{type}/{id}/watch",
+            Self::Diff => "/v1/aggregates/{type}/{id}/diff",
+            Self::WhatIf => "/v1/aggregates/{type}/{id}/what-if",
             Self::Types => "/v1/types",
             Self::Type => "/v1/types/{type}",
             Self::EventSchema => "/v1/types/{type}/events/{event}/{version}",
@@ -180,7 +188,7 @@ impl Route {
     fn is_of_aggregate(self) -> bool {
         matches!(
             self,
-            Self::Command | Self::State | Self::History | Self::Watch
+            Self::Command | Self::State | Self::History | Self::Watch | Self::Diff | Self::WhatIf
         )
     }
 
@@ -199,6 +207,7 @@ impl Route {
     pub(crate) fn allow(self) -> &'static str {
         match self {
             Self::Command
+            | Self::WhatIf
             | Self::Transfer
             | Self::Nodes
             | Self::Drain
@@ -211,6 +220,7 @@ impl Route {
             Self::State
             | Self::History
             | Self::Watch
+            | Self::Diff
             | Self::Types
             | Self::Type
             | Self::EventSchema
@@ -257,6 +267,14 @@ pub(crate) enum Target<'p> {
         aggregate_type: &'p str,
         id: &'p str,
     },
+    Diff {
+        aggregate_type: &'p str,
+        id: &'p str,
+    },
+    WhatIf {
+        aggregate_type: &'p str,
+        id: &'p str,
+    },
 }
 
 impl<'p> Target<'p> {
@@ -270,11 +288,12 @@ impl<'p> Target<'p> {
                 id: rest,
             });
         };
-        if rest == "events" {
-            return Some(Self::History { aggregate_type, id });
-        }
-        if rest == "watch" {
-            return Some(Self::Watch { aggregate_type, id });
+        match rest {
+            "events" => return Some(Self::History { aggregate_type, id }),
+            "diff" => return Some(Self::Diff { aggregate_type, id }),
+            "what-if" => return Some(Self::WhatIf { aggregate_type, id }),
+            "watch" => return Some(Self::Watch { aggregate_type, id }),
+            _ => {}
         }
         let command = rest.strip_prefix("commands/")?;
         (!command.contains('/')).then_some(Self::Command {
@@ -291,6 +310,8 @@ impl<'p> Target<'p> {
             Self::State { .. } => Route::State,
             Self::History { .. } => Route::History,
             Self::Watch { .. } => Route::Watch,
+            Self::Diff { .. } => Route::Diff,
+            Self::WhatIf { .. } => Route::WhatIf,
         }
     }
 }
@@ -361,8 +382,10 @@ mod tests {
             "/v1/aggregates/account/a/commands",
             "/v1/aggregates/account/a/commands/X/",
             "/v1/aggregates/account/../../etc/passwd",
-            "/v1/aggregates/account/a/what-if",
             "/v1/aggregates/account/a/watch/",
+            "/v1/aggregates/account/a/what-if/1",
+            "/v1/aggregates/account/a/whatif",
+            "/v1/aggregates/account/a/diff/",
             "/v1/types/",
             "/v1/types/account/events/Opened",
             "/v1/views",

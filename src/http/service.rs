@@ -28,8 +28,8 @@ use super::response::{Reply, reply};
 use super::routes::{self, Route, Target};
 use super::trace::new_trace_id;
 use super::{
-    body, changes, cluster, command, events, headers, health, history, pages, projections, roles,
-    state, types, views, watch,
+    body, changes, cluster, command, compare, events, headers, health, history, pages, projections,
+    roles, state, types, views, watch,
 };
 
 /// What a request is answered with: what is complete in memory, or whatever axum streams.
@@ -202,10 +202,19 @@ async fn of_aggregate(
         Target::History { aggregate_type, id } if is_get(&parts.method) => {
             history::answer(app, connection, parts, aggregate_type, id).await
         }
+        Target::Diff { aggregate_type, id } if is_get(&parts.method) => {
+            Box::pin(compare::diff(app, connection, parts, aggregate_type, id)).await
+        }
+        Target::WhatIf { aggregate_type, id } if parts.method == Method::POST => {
+            let asked = compare::what_if(app, connection, parts, aggregate_type, id, body);
+            Box::pin(asked).await
+        }
         Target::Command { .. }
         | Target::State { .. }
         | Target::History { .. }
-        | Target::Watch { .. } => other_method(target.route(), parts),
+        | Target::Watch { .. }
+        | Target::Diff { .. }
+        | Target::WhatIf { .. } => other_method(target.route(), parts),
     }
 }
 

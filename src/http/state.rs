@@ -121,6 +121,11 @@ pub(crate) fn read_refusal(answer: Answer) -> Problem {
     }
 }
 
+/// The problem of a read, of the present or of the past, that failed.
+pub(crate) fn of_a_read(failure: Failure) -> Problem {
+    read_refusal(Answer::Failed(failure))
+}
+
 async fn of_the_past(
     app: &App,
     stream: &StreamName,
@@ -131,7 +136,7 @@ async fn of_the_past(
         .router
         .state_at(stream, at, within)
         .await
-        .map_err(|failure| read_refusal(Answer::Failed(failure)))?;
+        .map_err(of_a_read)?;
     let view = found.ok_or_else(|| {
         let detail = match at {
             At::Sequence(_) => "no event has happened to this aggregate yet",

@@ -118,3 +118,41 @@ fn versions_without_an_overlap_refuse_each_other_with_both_ranges() {
         );
     }
 }
+
+#[test]
+fn an_older_leader_is_not_asked_what_it_does_not_know() {
+    if without_failpoints("an older leader") {
+        return;
+    }
+    let directory = temp_dir();
+    let mut cluster = Cluster::new(directory.path());
+    speaking(&mut cluster, 3, (1, 1));
+    for node in 1..=3 {
+        cluster.start(node);
+    }
+    let accounts = cluster.open_accounts(16);
+    let (mut answered, mut refused) = (0, 0);
+    for (id, _) in &accounts {
+        let place = format!("/v1/aggregates/account/{id}");
+        // A question of the first version is answered by all of them.
+        let past = Request::get(&format!("{place}?at_sequence=1"));
+        let past = cluster.node(1).send(&past);
+        assert_eq!(past.status, 200, "{}", past.text());
+        let leader = past.json()["served_by"]["node"].as_u64();
+        let answer = cluster.node(1).send(&Request::post(
+            &format!("{place}/what-if"),
+            "{\"insert\":[{\"after_sequence\":1,\"type\":\"MoneyDeposited\",\
+             \"data\":{\"amount_cents\":5}}]}",
+        ));
+        if leader == Some(3) {
+            refused += 1;
+            assert_eq!(answer.status, 503, "{}", answer.text());
+            let detail = answer.json()["detail"].to_string();
+            assert!(detail.contains("Upgrade that node"), "{detail}");
+        } else {
+            answered += 1;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+    }
+    assert!(answered > 0 && refused > 0, "{answered} {refused}");
+}

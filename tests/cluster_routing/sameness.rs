@@ -61,6 +61,30 @@ fn every_node_answers_for_every_aggregate_and_says_the_same() {
         served_by.insert(state["served_by"]["node"].as_u64());
         let past = Request::get(&format!("{place}?at_sequence=1"));
         assert_eq!(same(&mut nodes, &past, 200)["state"]["balance_cents"], 0);
+        let between = Request::get(&format!("{place}/diff?from=1&to=2"));
+        let between = same(&mut nodes, &between, 200);
+        assert_eq!(between["difference"][0]["value"], 5);
+        let beyond = Request::get(&format!("{place}/diff?from=1&to=3"));
+        let beyond = same(&mut nodes, &beyond, 404);
+        assert_eq!(beyond["code"], "sequence-not-reached");
+        let inserted = json!({"after_sequence": 1, "type": "MoneyDeposited",
+            "data": {"amount_cents": 30}});
+        let question = json!({ "insert": [inserted] }).to_string();
+        let what_if = same(
+            &mut nodes,
+            &Request::post(&format!("{place}/what-if"), question),
+            200,
+        );
+        assert_eq!(what_if["hypothetical"]["balance_cents"], 35);
+        let beyond = json!({"after_sequence": 3, "type": "MoneyDeposited",
+            "data": {"amount_cents": 30}});
+        let question = json!({ "insert": [beyond] }).to_string();
+        let refused = same(
+            &mut nodes,
+            &Request::post(&format!("{place}/what-if"), question),
+            400,
+        );
+        assert_eq!(refused["pointer"], "/insert/0/after_sequence");
         let history = same(&mut nodes, &Request::get(&format!("{place}/events")), 200);
         assert_eq!(history[1]["traceparent"], TRACE);
         assert_eq!(history[1]["causationid"], "five");

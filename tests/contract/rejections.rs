@@ -37,6 +37,7 @@ fn accounts_reject_what_their_rules_forbid() {
     let fixture = Fixture::new();
     let open = json!({"owner": "ada", "currency": "EUR"});
     let cents = |amount: i64| json!({ "amount_cents": amount });
+    let correct = |amount: i64, refers_to: u64| json!({"amount_cents": amount, "reason": "booked twice", "refers_to": refers_to});
     play(
         &mut fixture.node.client(),
         "account",
@@ -53,6 +54,13 @@ fn accounts_reject_what_their_rules_forbid() {
             ("ReceivePremium", cents(100), ""),
             ("CreditInterest", json!({"rate_percent": "1"}), ""),
             ("CloseAccount", json!({}), "balance-not-zero"),
+            ("Correct", correct(0, 1), "amount-not-positive"),
+            ("Correct", correct(1, 6), "event-not-found"),
+            ("Correct", correct(1, 0), "event-not-found"),
+            ("Correct", correct(-1_163, 2), "insufficient-funds"),
+            ("Correct", correct(i64::MAX, 2), "amount-too-large"),
+            ("Correct", correct(-500, 2), ""),
+            ("Correct", correct(500, 5), ""),
             ("Withdraw", cents(1_163), "insufficient-funds"),
             ("Withdraw", cents(1_162), ""),
             ("CloseAccount", json!({}), ""),

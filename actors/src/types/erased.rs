@@ -5,11 +5,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
+use super::{TypeDescription, VariantDescription};
 use crate::actor::{AggregateMessage, CommandMessage, Key};
 use crate::aggregate::Aggregate;
+use crate::compare;
 use crate::evolution;
 use crate::fold::{self, Bound, LoadError};
-use crate::history::{At, RecordedEvent};
+use crate::history::{At, Compared, Comparison, RecordedEvent};
 use crate::incarnation::Incarnation;
 use crate::metrics::CommandMetrics;
 use crate::names::{Position, ShardId, StreamName};
@@ -62,19 +64,36 @@ pub(crate) trait ErasedType: std::fmt::Debug + Send + Sync {
 
     /// The version in which events of this type are stored now.
     fn event_version(&self, event: &str) -> u16;
+
+    /// Two states of the past or of a hypothetical history.
+    fn compare<'a>(
+        &'a self,
+        journal: &'a dyn Journal,
+        shard: ShardId,
+        stream: &'a StreamName,
+        comparison: &'a Comparison,
+    ) -> BoxFuture<'a, Result<Option<Compared>, Failure>>;
 }
 
 #[derive(Debug)]
 pub(crate) struct Typed<A> {
     commands: Vec<String>,
+    events: Vec<String>,
     metrics: Arc<CommandMetrics>,
     _type: std::marker::PhantomData<fn() -> A>,
 }
 
 impl<A: Aggregate> Typed<A> {
-    pub(crate) fn new(commands: Vec<String>) -> Self {
+    pub(crate) fn new(description: &TypeDescription) -> Self {
+        let names = |variants: &[VariantDescription]| {
+            variants
+                .iter()
+                .map(|variant| variant.name.clone())
+                .collect()
+        };
         Self {
-            commands,
+            commands: names(&description.commands),
+            events: names(&description.events),
             metrics: Arc::new(CommandMetrics::new(A::TYPE)),
             _type: std::marker::PhantomData,
         }
@@ -189,6 +208,26 @@ impl<A: Aggregate> ErasedType for Typed<A> {
                 state,
                 term: 0,
             }))
+        })
+    }
+
+    fn compare<'a>(
+        &'a self,
+        journal: &'a dyn Journal,
+        shard: ShardId,
+        stream: &'a StreamName,
+        comparison: &'a Comparison,
+    ) -> BoxFuture<'a, Result<Option<Compared>, Failure>> {
+        Box::pin(async move {
+            match comparison {
+                Comparison::Between { from, to } => {
+                    compare::between::<A>(journal, shard, stream, *from, *to).await
+                }
+                Comparison::WhatIf(body) => {
+                    let inserted = compare::parse::<A>(body, &self.events)?;
+                    compare::what_if::<A>(journal, shard, stream, inserted).await
+                }
+            }
         })
     }
 }

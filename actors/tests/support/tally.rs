@@ -14,6 +14,7 @@ pub struct State {
     pub total: i64,
     #[serde(serialize_with = "write_unless_set")]
     pub explosive: bool,
+    pub last_count: i64,
 }
 
 fn write_unless_set<S: Serializer>(value: &bool, serializer: S) -> Result<S::Ok, S::Error> {
@@ -41,6 +42,7 @@ pub enum Command {
     PanicInEvent {},
     PanicInRejection {},
     MakeStateExplosive {},
+    Count {},
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -57,6 +59,10 @@ pub enum Event {
         explosive: bool,
     },
     Explosive {},
+    /// A copy of the total, as it was when it was taken.
+    Counted {
+        total: i64,
+    },
 }
 
 #[derive(Debug, PartialEq, Serialize, JsonSchema)]
@@ -105,6 +111,7 @@ impl Aggregate for Tally {
             Command::PanicInEvent {} => vec![Event::Unwritable { explosive: true }],
             Command::PanicInRejection {} => return Err(Rejection::Unspeakable),
             Command::MakeStateExplosive {} => vec![Event::Explosive {}],
+            Command::Count {} => vec![Event::Counted { total: state.total }],
         })
     }
 
@@ -115,6 +122,15 @@ impl Aggregate for Tally {
             Event::Poison {} => panic!("evolve does not want to"),
             Event::Unwritable { .. } => {}
             Event::Explosive {} => state.explosive = true,
+            Event::Counted { total } => state.last_count = *total,
+        }
+    }
+
+    fn reconsider(state: &State, event: &Event) -> Event {
+        match event {
+            Event::Counted { .. } if state.total == 666 => panic!("it does not want to count"),
+            Event::Counted { .. } => Event::Counted { total: state.total },
+            event => event.clone(),
         }
     }
 }

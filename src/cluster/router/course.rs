@@ -186,6 +186,9 @@ impl<'a> Course<'a> {
         hops: u8,
         news: &mut watch::Receiver<Known>,
     ) -> Step {
+        if let Some(reason) = too_old(self.cluster, to, self.question) {
+            return Step::Nobody(reason);
+        }
         let metrics = &self.cluster.metrics;
         let left = self.left();
         let heading = Heading {
@@ -299,6 +302,7 @@ impl<'a> Course<'a> {
                 | FailureKind::MalformedBody
                 | FailureKind::UnknownAggregateType
                 | FailureKind::UnknownCommand
+                | FailureKind::Hypothesis
                 | FailureKind::StorageFull => Some(Said::Answer(Answer::Failed(failure))),
             },
             Said::NotHere { leader, reason } => {
@@ -308,7 +312,7 @@ impl<'a> Course<'a> {
                 self.last = Failure::new(FailureKind::NoLeader, reason);
                 None
             }
-            other @ (Said::Answer(_) | Said::History(_)) => Some(other),
+            other @ (Said::Answer(_) | Said::History(_) | Said::Compared(_)) => Some(other),
         }
     }
 
@@ -410,6 +414,18 @@ pub(super) async fn superseded(term: u64, news: &mut watch::Receiver<Known>) {
         // The board is gone, and with it the node.
         std::future::pending::<()>().await;
     }
+}
+
+/// Why a node cannot be asked this, if its release is older than the question.
+pub(super) fn too_old(cluster: &Cluster, to: NodeId, question: Question<'_>) -> Option<String> {
+    let spoken = cluster.peers.protocol(to);
+    let needed = question.known_since();
+    (spoken < needed).then(|| {
+        format!(
+            "node {to} would have to answer and speaks version {spoken} of the protocol between \
+             nodes; the question needs version {needed}. Upgrade that node"
+        )
+    })
 }
 
 fn no_leader(shard: ShardId) -> Failure {

@@ -13,7 +13,7 @@ use phalanx_actors::ports::BoxFuture;
 use phalanx_actors::request::{Answer, EventView, FailureKind};
 use tokio::time::Instant;
 
-use super::course::{BEGIN_WAIT, superseded};
+use super::course::{BEGIN_WAIT, superseded, too_old};
 use super::{Cluster, Router};
 use crate::cluster::NodeId;
 use crate::cluster::feed::ClusterFeed;
@@ -208,6 +208,10 @@ impl Router {
         left: Duration,
     ) -> Result<Bytes, String> {
         let question = asked.question();
+        if let Some(reason) = too_old(cluster, to, question) {
+            let said = Said::failed(FailureKind::NoLeader, reason);
+            return wire::said(self.node_id(), &said).map_err(|error| error.to_string());
+        }
         let admitted = self
             .0
             .model

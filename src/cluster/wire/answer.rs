@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use phalanx_actors::codec::{self, ValueType};
-use phalanx_actors::history::{HistoryPage, RecordedEvent};
+use phalanx_actors::history::{Compared, HistoryPage, RecordedEvent};
 use phalanx_actors::names::{Position, StreamName};
 use phalanx_actors::request::{Accepted, Answer, EventView, Failure, FailureKind, StateView};
 use serde::{Deserialize, Serialize};
@@ -65,6 +65,22 @@ enum What<'a> {
         leader: Option<(NodeId, u64)>,
         reason: &'a str,
     },
+    Compared {
+        before: State<'a>,
+        after: State<'a>,
+        #[serde(borrow)]
+        events: Vec<Event<'a>>,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct State<'a> {
+    sequence_number: u64,
+    shard: u32,
+    position: u64,
+    term: u64,
+    /// JSON.
+    state: &'a str,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -91,7 +107,7 @@ struct Recorded<'a> {
 }
 
 /// The numbers of the kinds of failure are part of the protocol.
-const KINDS: [(FailureKind, u8); 11] = [
+const KINDS: [(FailureKind, u8); 12] = [
     (FailureKind::MalformedBody, 1),
     (FailureKind::UnknownAggregateType, 2),
     (FailureKind::UnknownCommand, 3),
@@ -103,6 +119,7 @@ const KINDS: [(FailureKind, u8); 11] = [
     (FailureKind::StorageFull, 9),
     (FailureKind::Quarantined, 10),
     (FailureKind::Internal, 11),
+    (FailureKind::Hypothesis, 12),
 ];
 
 pub(super) fn encode(node: NodeId, said: &Said) -> Result<Bytes, WireError> {
@@ -117,6 +134,20 @@ pub(super) fn encode(node: NodeId, said: &Said) -> Result<Bytes, WireError> {
                 next_sequence,
             };
             (what, bytes)
+        }
+        Said::Compared(compared) => {
+            let Compared {
+                before,
+                after,
+                events,
+            } = compared;
+            let bytes = before.state.get().len() + after.state.get().len() + 48 * events.len();
+            let what = What::Compared {
+                before: state(before),
+                after: state(after),
+                events: events.iter().map(of_event).collect(),
+            };
+            (what, 128 + bytes)
         }
         Said::NotHere { leader, reason } => {
             let leader = leader.map(|led| (led.node, led.term));
@@ -189,6 +220,16 @@ fn of_accepted(accepted: &Accepted) -> What<'_> {
         created: accepted.created,
         replayed: accepted.replayed,
         events: accepted.events.iter().map(of_event).collect(),
+    }
+}
+
+fn state(view: &StateView) -> State<'_> {
+    State {
+        sequence_number: view.sequence_number,
+        shard: view.position.shard,
+        position: view.position.number,
+        term: view.term,
+        state: view.state.get(),
     }
 }
 
@@ -312,6 +353,18 @@ fn to_said(stream: &StreamName, what: What<'_>) -> Result<Said, WireError> {
                 next_sequence,
             }));
         }
+        What::Compared {
+            before,
+            after,
+            events,
+        } => {
+            let events: Result<Vec<EventView>, WireError> = events.iter().map(to_event).collect();
+            return Ok(Said::Compared(Compared {
+                before: to_view(stream, &before)?,
+                after: to_view(stream, &after)?,
+                events: events?,
+            }));
+        }
         What::NotHere { leader, reason } => {
             return Ok(Said::NotHere {
                 leader: leader.map(|(node, term)| Led { node, term }),
@@ -319,6 +372,19 @@ fn to_said(stream: &StreamName, what: What<'_>) -> Result<Said, WireError> {
             });
         }
     }))
+}
+
+fn to_view(stream: &StreamName, view: &State<'_>) -> Result<StateView, WireError> {
+    Ok(StateView {
+        stream: stream.clone(),
+        sequence_number: view.sequence_number,
+        position: Position {
+            shard: view.shard,
+            number: view.position,
+        },
+        state: json(view.state)?,
+        term: view.term,
+    })
 }
 
 fn to_event(event: &Event<'_>) -> Result<EventView, WireError> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use phalanx_actors::codec::{self, HEADER_LEN, ValueType};
-use phalanx_actors::history::At;
+use phalanx_actors::history::{At, Comparison};
 use phalanx_actors::names::StreamName;
 use phalanx_actors::request::{CommandRequest, Precondition};
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,12 @@ enum What<'a> {
         second: i64,
         nanosecond: i32,
     },
+    Between {
+        from: u64,
+        to: u64,
+    },
+    /// Its body follows as well.
+    Hypothetical,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -100,6 +106,11 @@ pub(super) fn encode(heading: &Heading, question: Question<'_>) -> Result<Bytes,
             };
             (what, &[][..])
         }
+        Question::Compare(Comparison::Between { from, to }) => {
+            let (from, to) = (*from, *to);
+            (What::Between { from, to }, &[][..])
+        }
+        Question::Compare(Comparison::WhatIf(body)) => (What::Hypothetical, &body[..]),
     };
     let head = Head {
         stream: heading.stream.as_str(),
@@ -136,9 +147,10 @@ pub(super) fn decode(message: &Bytes) -> Result<(Heading, Asked), WireError> {
         hops: head.hops,
         time_left: Duration::from_millis(u64::from(head.time_left_ms)),
     };
-    if !rest.is_empty() && !matches!(head.what, What::Command { .. }) {
+    if !rest.is_empty() && !matches!(head.what, What::Command { .. } | What::Hypothetical) {
         return Err(WireError::Impossible { what: "length" });
     }
+    let body = || message.slice(HEADER_LEN + payload.len() - rest.len()..);
     let asked = match head.what {
         What::Command {
             command,
@@ -149,7 +161,7 @@ pub(super) fn decode(message: &Bytes) -> Result<(Heading, Asked), WireError> {
             traceparent,
         } => Asked::Command(CommandRequest {
             command: command.to_owned(),
-            body: message.slice(HEADER_LEN + payload.len() - rest.len()..),
+            body: body(),
             idempotency_key: key.map(str::to_owned),
             // An earlier attempt may be on its way by another path.
             key_is_new: false,
@@ -171,6 +183,8 @@ pub(super) fn decode(message: &Bytes) -> Result<(Heading, Asked), WireError> {
             Timestamp::new(second, nanosecond)
                 .map_err(|_| WireError::Impossible { what: "time" })?,
         )),
+        What::Between { from, to } => Asked::Compare(Comparison::Between { from, to }),
+        What::Hypothetical => Asked::Compare(Comparison::WhatIf(body())),
     };
     Ok((heading, asked))
 }

@@ -85,6 +85,9 @@ fn asked() -> impl Strategy<Value = Asked> {
         }),
         any::<u64>().prop_map(|sequence| Asked::Past(At::Sequence(sequence))),
         time().prop_map(|time| Asked::Past(At::Time(time))),
+        any::<(u64, u64)>().prop_map(|(from, to)| Asked::Compare(Comparison::Between { from, to })),
+        prop::collection::vec(any::<u8>(), 0..300)
+            .prop_map(|body| Asked::Compare(Comparison::WhatIf(body.into()))),
     ]
 }
 
@@ -124,6 +127,7 @@ fn failure() -> impl Strategy<Value = Answer> {
         FailureKind::StorageFull,
         FailureKind::Quarantined,
         FailureKind::Internal,
+        FailureKind::Hypothesis,
     ]);
     (kind, text(), option::of(0..100_000_u64), option::of(text())).prop_map(
         |(kind, detail, after, pointer)| {
@@ -216,7 +220,36 @@ fn what_is_said() -> impl Strategy<Value = Said> {
         leader: leader.map(|(node, term)| Led { node, term }),
         reason,
     });
-    prop_oneof![answer().prop_map(Said::Answer), history, elsewhere]
+    let view = || {
+        (any::<u64>(), position(), raw(), any::<u64>()).prop_map(
+            |(sequence_number, position, state, term)| StateView {
+                stream: stream(),
+                sequence_number,
+                position,
+                state,
+                term,
+            },
+        )
+    };
+    let named = ("[A-Za-z]{1,20}", any::<u64>()).prop_map(|(name, sequence_number)| EventView {
+        event_type: name.into(),
+        sequence_number,
+        data: None,
+    });
+    let compared =
+        (view(), view(), prop::collection::vec(named, 0..4)).prop_map(|(before, after, events)| {
+            Said::Compared(Compared {
+                before,
+                after,
+                events,
+            })
+        });
+    prop_oneof![
+        answer().prop_map(Said::Answer),
+        history,
+        compared,
+        elsewhere
+    ]
 }
 
 proptest! {

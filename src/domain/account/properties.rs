@@ -1,6 +1,7 @@
 //! What holds for an account after any commands in any order, checked against a second, independent
 //! bookkeeping in 128 bits.
 
+use phalanx_actors::Aggregate;
 use proptest::prelude::*;
 
 use super::{Account, AccountCommand, AccountEvent, AccountRejection, AccountStatus};
@@ -40,6 +41,9 @@ fn command() -> impl Strategy<Value = AccountCommand> {
             rate_percent: text.parse().unwrap(),
         }),
         1 => Just(AccountCommand::CloseAccount {}),
+        4 => (amount_cents(), 0..4_u64).prop_map(|(amount_cents, refers_to)| {
+            AccountCommand::Correct { amount_cents, reason: "late".to_owned(), refers_to }
+        }),
     ]
 }
 
@@ -77,6 +81,18 @@ fn expected(balance: i128, command: &AccountCommand) -> Result<i128, AccountReje
         }
         AccountCommand::CloseAccount {} if balance != 0 => Err(AccountRejection::BalanceNotZero),
         AccountCommand::CloseAccount {} | AccountCommand::OpenAccount { .. } => Ok(0),
+        AccountCommand::Correct {
+            amount_cents: 0, ..
+        } => Err(AccountRejection::AmountNotPositive),
+        AccountCommand::Correct { amount_cents, .. } => {
+            let amount = i128::from(*amount_cents);
+            if balance + amount < 0 {
+                return Err(AccountRejection::InsufficientFunds {
+                    balance_cents: balance.try_into().unwrap(),
+                });
+            }
+            limited(amount)
+        }
     }
 }
 
@@ -88,6 +104,7 @@ proptest! {
         commands in prop::collection::vec(command(), 0..60),
     ) {
         let mut ever_opened = false;
+        let mut events_so_far = 0;
         random_commands::run::<Account>(commands, |before, command, answer, after| {
             let expected = match command {
                 AccountCommand::OpenAccount { .. } if ever_opened => {
@@ -95,12 +112,19 @@ proptest! {
                 }
                 AccountCommand::OpenAccount { .. } => Ok(0),
                 _ if before.status != AccountStatus::Open => Err(AccountRejection::AccountNotOpen),
+                AccountCommand::Correct { refers_to, .. }
+                    if *refers_to == 0 || *refers_to > events_so_far =>
+                {
+                    let refers_to = *refers_to;
+                    Err(AccountRejection::EventNotFound { refers_to })
+                }
                 _ => expected(before.balance_cents.into(), command),
             };
             let change = i128::from(after.balance_cents) - i128::from(before.balance_cents);
             assert_eq!(answer.as_ref().map(|_| change), expected.as_ref().copied());
             assert!(after.balance_cents >= 0);
             ever_opened |= answer.is_ok();
+            events_so_far += u64::from(answer.is_ok());
         });
     }
 
@@ -114,7 +138,8 @@ proptest! {
                 sum += match event {
                     AccountEvent::MoneyDeposited { amount_cents, .. }
                     | AccountEvent::PremiumReceived { amount_cents }
-                    | AccountEvent::InterestCredited { amount_cents, .. } => {
+                    | AccountEvent::InterestCredited { amount_cents, .. }
+                    | AccountEvent::BalanceCorrected { amount_cents, .. } => {
                         i128::from(*amount_cents)
                     }
                     AccountEvent::MoneyWithdrawn { amount_cents } => -i128::from(*amount_cents),
@@ -122,6 +147,17 @@ proptest! {
                 };
             }
             assert_eq!(i128::from(after.balance_cents), sum);
+        });
+    }
+
+    #[test]
+    fn events_reconsidered_where_they_were_recorded_stay_as_they_are(
+        commands in prop::collection::vec(command(), 0..60),
+    ) {
+        random_commands::run::<Account>(commands, |before, _, answer, _| {
+            for event in answer.iter().flatten() {
+                assert_eq!(&Account::reconsider(before, event), event);
+            }
         });
     }
 }

@@ -1,7 +1,7 @@
 //! What an account does and refuses, one sentence each, and how it looks to a client.
 
 use phalanx_actors::Aggregate;
-use phalanx_actors::testkit::{Given, given};
+use phalanx_actors::testkit::{Given, WhatIf, given, what_if};
 use serde_json::json;
 
 use super::AccountCommand::*;
@@ -49,6 +49,22 @@ fn deposited(amount_cents: i64) -> AccountEvent {
     }
 }
 
+fn correct(amount_cents: i64, refers_to: u64) -> AccountCommand {
+    Correct {
+        amount_cents,
+        reason: "booked twice".to_owned(),
+        refers_to,
+    }
+}
+
+fn corrected(amount_cents: i64, refers_to: u64) -> AccountEvent {
+    BalanceCorrected {
+        amount_cents,
+        reason: "booked twice".to_owned(),
+        refers_to,
+    }
+}
+
 fn nothing() -> Given<Account> {
     given([])
 }
@@ -66,13 +82,14 @@ fn closed() -> Given<Account> {
 }
 
 /// Every command but `OpenAccount`, with fields that an open account would accept.
-fn commands_for_an_open_account() -> [AccountCommand; 5] {
+fn commands_for_an_open_account() -> [AccountCommand; 6] {
     [
         deposit(1),
         Withdraw { amount_cents: 1 },
         ReceivePremium { amount_cents: 1 },
         credit_interest("1"),
         CloseAccount {},
+        correct(1, 1),
     ]
 }
 
@@ -380,4 +397,93 @@ fn clients_are_told_why_and_where_they_may_read() {
     assert_eq!(Account::views(), ["accounts", "account_totals"]);
     let names: Vec<_> = Account::justifications().iter().map(|j| j.name).collect();
     assert_eq!(names, ["fraud-check", "teller-screen", "operator"]);
+}
+
+#[test]
+fn a_correction_adds_or_takes_away() {
+    for (amount, balance) in [(50, 150), (-40, 60), (-100, 0), (i64::MAX - 100, i64::MAX)] {
+        let after = open_with(100)
+            .when(correct(amount, 2))
+            .then([corrected(amount, 2)]);
+        assert_eq!(after.state().balance_cents, balance);
+    }
+}
+
+#[test]
+fn a_correction_of_nothing_is_refused() {
+    open_with(100)
+        .when(correct(0, 2))
+        .then_rejected(AccountRejection::AmountNotPositive);
+}
+
+#[test]
+fn a_correction_takes_no_more_than_there_is() {
+    for amount in [-101, i64::MIN] {
+        open_with(100)
+            .when(correct(amount, 2))
+            .then_rejected(AccountRejection::InsufficientFunds { balance_cents: 100 });
+    }
+}
+
+#[test]
+fn a_correction_that_does_not_fit_is_refused() {
+    open_with(100)
+        .when(correct(i64::MAX - 99, 2))
+        .then_rejected(AccountRejection::AmountTooLarge);
+}
+
+#[test]
+fn a_correction_refers_to_an_event_that_happened() {
+    for refers_to in [0, 3, u64::MAX] {
+        open_with(100)
+            .when(correct(1, refers_to))
+            .then_rejected(AccountRejection::EventNotFound { refers_to });
+    }
+    open_with(100).when(correct(1, 1)).then([corrected(1, 1)]);
+}
+
+/// Opened, 100.50 paid in, then three times a premium of 20.00 and 1 % of interest.
+fn three_months() -> Vec<AccountEvent> {
+    let mut account = open_with(10_050);
+    let mut history = vec![opened(), deposited(10_050)];
+    for interest in [121, 142, 163] {
+        let premium = PremiumReceived {
+            amount_cents: 2_000,
+        };
+        let credited = InterestCredited {
+            rate_percent: rate("1"),
+            amount_cents: interest,
+        };
+        account = account
+            .when(ReceivePremium {
+                amount_cents: 2_000,
+            })
+            .then([premium.clone()]);
+        account = account.when(credit_interest("1")).then([credited.clone()]);
+        history.extend([premium, credited]);
+    }
+    history
+}
+
+#[test]
+fn a_late_payment_earns_the_interest_that_it_would_have_earned() {
+    let paid = deposited(5_055);
+    let found: WhatIf<Account> = what_if(three_months(), [(2, paid)]);
+    assert_eq!(found.actual.balance_cents, 16_476);
+    // 151.05 with the payment; 171.05 gives 1.71, 192.76 gives 1.93, 214.69 gives 2.15.
+    assert_eq!(found.hypothetical.balance_cents, 21_684);
+    assert_eq!(
+        serde_json::to_value(found.difference()).unwrap(),
+        json!([{"op": "replace", "path": "/balance_cents", "value": 21_684}])
+    );
+}
+
+#[test]
+fn a_hypothetical_balance_may_be_below_zero_and_owes_interest() {
+    let taken = MoneyWithdrawn {
+        amount_cents: 30_050,
+    };
+    let found: WhatIf<Account> = what_if(three_months(), [(2, taken)]);
+    // -200.00; -180.00 owes 1.80, -161.80 owes 1.62, -143.42 owes 1.43.
+    assert_eq!(found.hypothetical.balance_cents, -14_485);
 }

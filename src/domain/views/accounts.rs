@@ -62,7 +62,8 @@ pub(super) fn change_cents(event: &AccountEvent) -> i64 {
     match event {
         AccountEvent::MoneyDeposited { amount_cents, .. }
         | AccountEvent::PremiumReceived { amount_cents }
-        | AccountEvent::InterestCredited { amount_cents, .. } => *amount_cents,
+        | AccountEvent::InterestCredited { amount_cents, .. }
+        | AccountEvent::BalanceCorrected { amount_cents, .. } => *amount_cents,
         AccountEvent::MoneyWithdrawn { amount_cents } => amount_cents.saturating_neg(),
         AccountEvent::AccountOpened { .. } | AccountEvent::AccountClosed {} => 0,
     }

@@ -184,6 +184,9 @@ mod folds {
             2 => (0_i64..500).prop_map(|amount_cents| AccountCommand::ReceivePremium { amount_cents }),
             1 => Just(AccountCommand::CreditInterest { rate_percent: "1.5".parse().unwrap() }),
             1 => Just(AccountCommand::CloseAccount {}),
+            3 => (-900_i64..900).prop_map(|amount_cents| AccountCommand::Correct {
+                amount_cents, reason: "late".to_owned(), refers_to: 1,
+            }),
         ]
     }
 

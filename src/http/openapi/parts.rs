@@ -1,5 +1,6 @@
 //! The reusable parts of the OpenAPI document: parameters, answers, problems.
 
+use phalanx_actors::history::MAX_EVENTS_BETWEEN;
 use phalanx_actors::types::TypeDescription;
 use serde_json::{Map, Value, json};
 
@@ -10,6 +11,7 @@ pub(super) fn components(mut schemas: Map<String, Value>) -> Value {
     schemas.insert("Problem".to_owned(), problem());
     schemas.insert("CommandReply".to_owned(), command_reply());
     schemas.insert("CloudEvent".to_owned(), cloud_event());
+    schemas.insert("JsonPatch".to_owned(), json_patch());
     schemas.insert("Moved".to_owned(), moved());
     schemas.insert("Drained".to_owned(), drained());
     super::views::components(&mut schemas);
@@ -180,6 +182,122 @@ pub(super) fn events_parameters() -> Vec<Value> {
             &json!({"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
         ),
     ]
+}
+
+/// Which two moments are compared.
+pub(super) fn diff_parameters() -> Vec<Value> {
+    let number = json!({"type": "integer", "minimum": 1});
+    let needed = |name, description| {
+        let mut parameter = query(name, description, &number);
+        parameter["required"] = true.into();
+        parameter
+    };
+    vec![
+        needed("from", "The state after this many events."),
+        needed(
+            "to",
+            "The state after this many events, not fewer than `from`.",
+        ),
+    ]
+}
+
+/// What a comparison may be answered with.
+pub(super) fn diff_answers(state: &Value) -> Value {
+    let moment = json!({
+        "type": "object",
+        "required": ["sequence_number", "position", "state"],
+        "properties": {
+            "sequence_number": {"type": "integer"},
+            "position": {"type": "string"},
+            "state": state,
+        },
+    });
+    let view = json!({
+        "type": "object",
+        "required": ["aggregate_type", "aggregate_id", "from", "to", "difference", "events"],
+        "properties": {
+            "aggregate_type": {"type": "string"},
+            "aggregate_id": {"type": "string"},
+            "from": moment,
+            "to": moment,
+            "difference": {"$ref": "#/components/schemas/JsonPatch"},
+            "events": {
+                "type": "array",
+                "maxItems": MAX_EVENTS_BETWEEN,
+                "description": "What happened between the two. Where there is more, the header \
+                    `Link` with `rel=\"next\"` leads to the rest.",
+                "items": {
+                    "type": "object",
+                    "required": ["type", "sequence_number"],
+                    "properties": {
+                        "type": {"type": "string"},
+                        "sequence_number": {"type": "integer"},
+                    },
+                },
+            },
+        },
+    });
+    let mut found = answer(
+        "Both states and what turns the one into the other.",
+        JSON,
+        &view,
+    );
+    found["headers"] = versioned();
+    let mut responses = problems(&["400", "404", "500", "503"]);
+    responses.insert("200".to_owned(), found);
+    responses.into()
+}
+
+/// Which events are inserted where.
+pub(super) fn what_if_body(description: Option<&TypeDescription>) -> Value {
+    let names: Option<Vec<&str>> =
+        description.map(|d| d.events.iter().map(|event| event.name.as_str()).collect());
+    let name = match names {
+        Some(names) => json!({"type": "string", "enum": names}),
+        None => json!({"type": "string", "description": "An event of the aggregate type."}),
+    };
+    json!({
+        "type": "object",
+        "required": ["insert"],
+        "properties": {"insert": {
+            "type": "array",
+            "maxItems": 1000,
+            "description": "Events at one place stay in this order.",
+            "items": {
+                "type": "object",
+                "required": ["after_sequence", "type", "data"],
+                "properties": {
+                    "after_sequence": {
+                        "type": "integer",
+                        "minimum": 0,
+                        "description": "Behind so many recorded events.",
+                    },
+                    "type": name,
+                    "data": {"type": "object", "description": "The event's fields."},
+                },
+                "additionalProperties": false,
+            },
+        }},
+        "additionalProperties": false,
+    })
+}
+
+/// What a what-if question may be answered with.
+pub(super) fn what_if_answers(state: &Value) -> Value {
+    let view = json!({
+        "type": "object",
+        "required": ["actual", "hypothetical", "difference"],
+        "properties": {
+            "actual": state,
+            "hypothetical": state,
+            "difference": {"$ref": "#/components/schemas/JsonPatch"},
+        },
+    });
+    let mut found = answer("The state as it is and as it would be.", JSON, &view);
+    found["headers"] = versioned();
+    let mut responses = problems(&["400", "404", "408", "413", "415", "422", "500", "503"]);
+    responses.insert("200".to_owned(), found);
+    responses.into()
 }
 
 /// Where an event stream begins and what it shows.
@@ -379,6 +497,22 @@ fn command_reply() -> Value {
                     "data": {"description": "Only with `Prefer: return=representation`."},
                 },
             }},
+        },
+    })
+}
+
+fn json_patch() -> Value {
+    json!({
+        "type": "array",
+        "description": "RFC 6902: turns the first state into the second.",
+        "items": {
+            "type": "object",
+            "required": ["op", "path"],
+            "properties": {
+                "op": {"type": "string", "enum": ["add", "remove", "replace"]},
+                "path": {"type": "string", "description": "A JSON pointer."},
+                "value": {},
+            },
         },
     })
 }

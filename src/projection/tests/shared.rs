@@ -426,7 +426,10 @@ async fn a_rebuild_takes_many_events_in_with_few_statements() {
         std::env::var("PHALANX_REBUILD_EVENTS").map_or(20_000, |text| text.parse().unwrap());
     for n in 0..events / 20 {
         let id = format!("a-{}", n % 5_000);
-        let deposit = AccountEvent::MoneyDeposited { amount_cents: 1 };
+        let deposit = AccountEvent::MoneyDeposited {
+            amount_cents: 1,
+            reference: None,
+        };
         if n < 5_000 {
             world.open(&id, "ada", "EUR");
         }

@@ -1,0 +1,201 @@
+//! The node's answers about an aggregate as tables.
+//!
+//! Refuses to interpret states: it shows each field of the first level on a line of its own, and what
+//! lies deeper as JSON. Nothing here fails; `None` means that the answer has another form.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::super::cluster::table;
+
+/// A state, fresh or past.
+pub(super) fn state(answer: &Value) -> Option<String> {
+    let kind = answer["aggregate_type"].as_str()?;
+    let id = answer["aggregate_id"].as_str()?;
+    let sequence = answer["sequence_number"].as_u64()?;
+    let position = answer["position"].as_str()?;
+    let node = &answer["served_by"]["node"];
+    let mut text = format!(
+        "{kind}/{id} at sequence number {sequence}, position {position}, from node {node}\n\n"
+    );
+    let rows = fields(&answer["state"])
+        .map(|(name, value)| vec![name, value])
+        .collect();
+    table(&mut text, &["FIELD", "VALUE"], rows);
+    Some(text)
+}
+
+/// A page of the history; where it is as long as was asked for, there may be more.
+pub(super) fn history(page: &Value, limit: u64) -> Option<String> {
+    let events = page.as_array()?;
+    let mut text = String::new();
+    let rows: Vec<Vec<String>> = events
+        .iter()
+        .map(|event| {
+            ["sequence", "time", "type", "data"]
+                .map(|name| plain(&event[name]))
+                .to_vec()
+        })
+        .collect();
+    if rows.is_empty() {
+        return Some("nothing has happened from there on\n".to_owned());
+    }
+    let last = rows
+        .last()
+        .and_then(|row| row.first()?.parse::<u64>().ok())?;
+    let full = u64::try_from(rows.len()).is_ok_and(|count| count >= limit);
+    table(&mut text, &["SEQUENCE", "TIME", "EVENT", "DATA"], rows);
+    if full {
+        // Writing to a string cannot fail.
+        writeln!(text, "\nperhaps there is more: --from {}", last + 1).ok();
+    }
+    Some(text)
+}
+
+/// Two moments and what lies between them.
+pub(super) fn diff(answer: &Value) -> Option<String> {
+    let (from, to) = (&answer["from"], &answer["to"]);
+    let numbers = [from, to].map(|moment| moment["sequence_number"].as_u64());
+    let [Some(first), Some(last)] = numbers else {
+        return None;
+    };
+    let columns = [format!("AT {first}"), format!("AT {last}")];
+    let mut text = changes(
+        &columns,
+        &from["state"],
+        &to["state"],
+        &answer["difference"],
+    )?;
+    let events = answer["events"].as_array()?;
+    if events.is_empty() {
+        return Some(text);
+    }
+    text.push('\n');
+    let rows: Vec<Vec<String>> = events
+        .iter()
+        .map(|event| vec![plain(&event["sequence_number"]), plain(&event["type"])])
+        .collect();
+    let named = rows
+        .last()
+        .and_then(|row| row.first()?.parse::<u64>().ok())?;
+    table(&mut text, &["SEQUENCE", "EVENT"], rows);
+    if named < last {
+        writeln!(text, "and more: history --from {}", named + 1).ok();
+    }
+    Some(text)
+}
+
+/// What is and what would be.
+pub(super) fn what_if(answer: &Value) -> Option<String> {
+    let columns = ["ACTUAL".to_owned(), "HYPOTHETICAL".to_owned()];
+    let (actual, hypothetical) = (&answer["actual"], &answer["hypothetical"]);
+    changes(&columns, actual, hypothetical, &answer["difference"])
+}
+
+/// The places that a patch touches, with the values on both sides.
+fn changes(columns: &[String; 2], before: &Value, after: &Value, patch: &Value) -> Option<String> {
+    let patch = patch.as_array()?;
+    if patch.is_empty() {
+        return Some("the states are the same\n".to_owned());
+    }
+    let mut text = String::new();
+    let mut rows = Vec::new();
+    for operation in patch {
+        let op = operation["op"].as_str()?;
+        let path = operation["path"].as_str()?;
+        let old = match op {
+            "add" => "-".to_owned(),
+            _ => before.pointer(path).map_or("-".to_owned(), plain),
+        };
+        let new = match op {
+            "remove" => "-".to_owned(),
+            _ => plain(&operation["value"]),
+        };
+        let change = match (before.pointer(path), after.pointer(path)) {
+            (Some(Value::Number(old)), Some(Value::Number(new))) => {
+                match (old.as_i64(), new.as_i64()) {
+                    (Some(old), Some(new)) => {
+                        format!("{:+}", i128::from(new) - i128::from(old))
+                    }
+                    _ => String::new(),
+                }
+            }
+            _ => String::new(),
+        };
+        rows.push(vec![path.to_owned(), old, new, change]);
+    }
+    let [first, second] = columns;
+    table(&mut text, &["PLACE", first, second, "CHANGE"], rows);
+    Some(text)
+}
+
+/// Names and values of the first level; a state that is no object has one value without a name.
+fn fields(state: &Value) -> impl Iterator<Item = (String, String)> {
+    let fields: Vec<(String, String)> = match state {
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| (name.clone(), plain(value)))
+            .collect(),
+        other => vec![(String::new(), plain(other))],
+    };
+    fields.into_iter()
+}
+
+/// A value on one line. Text stands without quotes, but with its control characters escaped.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.chars().flat_map(printable).collect(),
+        other => other.to_string(),
+    }
+}
+
+fn printable(character: char) -> Vec<char> {
+    if character.is_control() {
+        character.escape_default().collect()
+    } else {
+        vec![character]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_state_has_a_line_for_each_field() {
+        let answer = json!({
+            "aggregate_type": "account", "aggregate_id": "a", "sequence_number": 3,
+            "position": "1:7", "served_by": {"node": 2},
+            "state": {"owner": "a\u{1b}da", "lines": [1]},
+        });
+        assert_eq!(
+            state(&answer).unwrap(),
+            "account/a at sequence number 3, position 1:7, from node 2\n\n\
+             FIELD  VALUE\nlines  [1]\nowner  a\\u{1b}da\n"
+        );
+        assert_eq!(state(&json!([])), None);
+    }
+
+    #[test]
+    fn changes_name_the_place_and_both_values() {
+        let answer = json!({
+            "actual": {"cents": 5, "old": "x"},
+            "hypothetical": {"cents": 3, "new": true},
+            "difference": [
+                {"op": "replace", "path": "/cents", "value": 3},
+                {"op": "remove", "path": "/old"},
+                {"op": "add", "path": "/new", "value": true},
+            ],
+        });
+        assert_eq!(
+            what_if(&answer).unwrap(),
+            "PLACE   ACTUAL  HYPOTHETICAL  CHANGE\n\
+             /cents  5       3             -2\n\
+             /old    x       -\n\
+             /new    -       true\n"
+        );
+    }
+}
