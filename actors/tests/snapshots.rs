@@ -21,7 +21,7 @@ fn every(events: u64) -> Options {
 /// A snapshot that says `total`.
 fn lie(sequence: u64, position: u64, total: i64, version: u16) -> Vec<u8> {
     let time_us = 0_i64;
-    let content = (sequence, position, time_us, (total, false));
+    let content = (sequence, position, time_us, (total, false, 0_i64));
     codec::seal(ValueType::Snapshot, version, &content).unwrap()
 }
 
