@@ -1,5 +1,5 @@
 //! Given/when/then tests for aggregates, for projections (see [`projecting`]), and for changed
-//! histories (see [`what_if`]).
+//! histories (see [`what_if()`]).
 //!
 //! The kit runs the same pure functions as the runtime. Besides the comparison that the test asks
 //! for, each `when` checks what the runtime relies on: that events and state survive their stored
