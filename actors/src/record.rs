@@ -77,6 +77,15 @@ pub struct Record {
 }
 
 impl Record {
+    /// Position number of the last event within the shard.
+    #[must_use]
+    pub fn last_position(&self) -> u64 {
+        let behind = self
+            .first_position
+            .saturating_add(u64::from(self.event_count));
+        behind.saturating_sub(1)
+    }
+
     /// Reads a stored record.
     ///
     /// # Errors

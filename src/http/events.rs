@@ -254,7 +254,6 @@ impl Reader {
         piece: &mut BytesMut,
     ) -> Result<(), String> {
         let seen = self.seen.get(shard).copied().unwrap_or_default();
-        let last = (record.first_position + u64::from(record.event_count)).saturating_sub(1);
         let kind = record.stream.aggregate_type();
         let wanted = self.types.is_empty() || self.types.iter().any(|t| t == kind);
         // A type that is not registered is none of the domain's.
@@ -270,7 +269,7 @@ impl Reader {
             }
         }
         if let Some(seen) = self.seen.get_mut(shard) {
-            *seen = Seen::all(last.max(seen.number));
+            *seen = Seen::all(record.last_position().max(seen.number));
         }
         Ok(())
     }

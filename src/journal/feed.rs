@@ -23,7 +23,7 @@ impl Shard {
         let Some(AppliedRecord { record, .. }) = records.last() else {
             return;
         };
-        let last = last_position(record);
+        let last = record.last_position();
         self.committed.send_if_modified(|committed| {
             let grows = last > *committed;
             *committed = last.max(*committed);
@@ -90,7 +90,7 @@ impl Shared {
                 let LogPayload::Records(of_entry) = &entry.payload else {
                     continue;
                 };
-                let unread = |record: &&Record| last_position(record) > cursor.position();
+                let unread = |record: &&Record| record.last_position() > cursor.position();
                 records.extend(of_entry.iter().filter(unread).cloned());
             }
         }
@@ -100,7 +100,9 @@ impl Shared {
             let reason = format!("position {} is missing", cursor.position() + 1);
             return Err(shard.corrupt(format!("the log before entry {next}"), reason));
         }
-        let reached = records.last().map_or(cursor.position(), last_position);
+        let reached = records
+            .last()
+            .map_or(cursor.position(), Record::last_position);
         cursor.advance(reached, next);
         Ok(records)
     }
@@ -142,9 +144,4 @@ impl Shared {
         let opened = rows::open_header(&row).map_err(|error| shard.corrupt(what(), error))?;
         Ok(opened.0.last_position)
     }
-}
-
-/// Position number of a record's last event.
-fn last_position(record: &Record) -> u64 {
-    (record.first_position + u64::from(record.event_count)).saturating_sub(1)
 }

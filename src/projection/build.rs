@@ -15,7 +15,6 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::changes::Changes;
-
 use super::store::StoredBuild;
 
 /// Names a build in the store.

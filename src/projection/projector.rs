@@ -189,10 +189,12 @@ impl ProjectorState {
         if context.feed.committed_position(*shard) <= to {
             progress.set_oldest_us(0);
         }
-        Ok(match bytes {
-            // A batch ends with whole entries, so a full one may be somewhat short of the bound.
-            _ if bytes >= context.batch_bytes / 2 => Pulled::More,
-            _ => Pulled::Nothing,
+        // A batch ends with whole entries, so a full one may be somewhat short of the bound.
+        let is_full = bytes >= context.batch_bytes / 2;
+        Ok(if is_full {
+            Pulled::More
+        } else {
+            Pulled::Nothing
         })
     }
 

@@ -11,7 +11,7 @@ use phalanx_actors::names::ShardId;
 use phalanx_actors::record::Record;
 use tokio::time::Instant;
 
-use super::pages::{fit, last_position};
+use super::pages::fit;
 use super::{Inner, Remote, State};
 use crate::cluster::NodeId;
 use crate::cluster::transport::{CallKind, Lane};
@@ -55,7 +55,7 @@ impl Inner {
         if let Some(records) = records {
             self.metrics.fetched(&records);
             // They may go beyond what their member had told before.
-            let last = records.last().map_or(after, last_position);
+            let last = records.last().map_or(after, Record::last_position);
             state.known = state.known.max(last);
             state.pages.insert(after, records, self.shard_bytes);
         }

@@ -37,14 +37,14 @@ impl Pages {
         let page = self.covering(after)?;
         let mut bytes = 0_usize;
         let mut records = Vec::new();
-        for record in page.records.iter().filter(|r| last_position(r) > after) {
+        for record in page.records.iter().filter(|r| r.last_position() > after) {
             if !records.is_empty() && bytes >= max_bytes {
                 break;
             }
             bytes = bytes.saturating_add(record.bytes.len());
             records.push(record.clone());
         }
-        let last = records.last().map(last_position)?;
+        let last = records.last().map(Record::last_position)?;
         Some((records, last))
     }
 
@@ -60,7 +60,7 @@ impl Pages {
 
     /// Keeps records that [`fit`] behind a position, and forgets the oldest ones beyond `most_bytes`.
     pub(super) fn insert(&mut self, after: u64, records: Vec<Record>, most_bytes: usize) {
-        let Some(last) = records.last().map(last_position) else {
+        let Some(last) = records.last().map(Record::last_position) else {
             return;
         };
         let weight = |record: &Record| record.bytes.len() + RECORD_BYTES;
@@ -105,22 +105,14 @@ pub(super) fn fit(after: u64, records: &[Record]) -> bool {
     let mut next = after + 1;
     for (at, record) in records.iter().enumerate() {
         let follows = if at == 0 {
-            record.first_position <= next && last_position(record) >= next
+            record.first_position <= next && record.last_position() >= next
         } else {
             record.first_position == next
         };
         if !follows || record.event_count == 0 {
             return false;
         }
-        next = last_position(record) + 1;
+        next = record.last_position() + 1;
     }
     !records.is_empty()
-}
-
-/// Position number of a record's last event.
-pub(super) fn last_position(record: &Record) -> u64 {
-    record
-        .first_position
-        .saturating_add(u64::from(record.event_count))
-        .saturating_sub(1)
 }

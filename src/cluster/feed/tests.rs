@@ -6,7 +6,7 @@ use std::time::Duration;
 use phalanx_actors::record::{Draft, RecordHead};
 use proptest::prelude::*;
 
-use super::pages::{Pages, fit, last_position};
+use super::pages::{Pages, fit};
 use super::*;
 use crate::cluster::transport::{CallError, Lane, PeerState, Pending};
 
@@ -55,7 +55,7 @@ impl Log {
 
     fn end(&self, committed: usize) -> u64 {
         let last = committed.checked_sub(1).and_then(|at| self.history.get(at));
-        last.map_or(0, last_position)
+        last.map_or(0, Record::last_position)
     }
 }
 
@@ -74,7 +74,7 @@ impl Feed for Log {
         let beyond = self.history[..committed].iter();
         let mut bytes = 0;
         let mut records = Vec::new();
-        for record in beyond.filter(|record| last_position(record) > after) {
+        for record in beyond.filter(|record| record.last_position() > after) {
             if bytes >= max_bytes {
                 break;
             }
@@ -82,7 +82,7 @@ impl Feed for Log {
             records.push(record.clone());
         }
         if let Some(last) = records.last() {
-            cursor.advance(last_position(last), 77);
+            cursor.advance(last.last_position(), 77);
         }
         Ok(records)
     }
@@ -241,7 +241,7 @@ async fn read_all(feed: ClusterFeed, until: u64, seen: Arc<Mutex<Vec<u64>>>) {
         let before = cursor.position();
         let records = feed.read_committed(&mut cursor, 600).unwrap();
         for record in &records {
-            let positions = record.first_position..=last_position(record);
+            let positions = record.first_position..=record.last_position();
             seen.lock().extend(positions.filter(|p| *p > before));
         }
         if records.is_empty() {
@@ -305,7 +305,7 @@ proptest! {
     ) {
         paused().block_on(async {
             let world = World::new(150, 10, Copy::None);
-            let end = last_position(&world.history[149]);
+            let end = world.history[149].last_position();
             let seen = Arc::<Mutex<Vec<u64>>>::default();
             let readers = [(); 2].map(|()| {
                 tokio::spawn(read_all(world.feed.clone(), end, Arc::default()))
@@ -349,7 +349,7 @@ fn a_reader_goes_on_with_another_member_when_the_first_one_dies() {
     paused().block_on(async {
         let world = World::new(60, 20, Copy::None);
         let seen = Arc::<Mutex<Vec<u64>>>::default();
-        let end = last_position(&world.history[59]);
+        let end = world.history[59].last_position();
         let reader = tokio::spawn(read_all(world.feed.clone(), end, Arc::clone(&seen)));
         tokio::time::sleep(Duration::from_secs(1)).await;
         let source = world.feed.0.shards[0].state.lock().source.unwrap();
@@ -418,7 +418,7 @@ fn a_commit_elsewhere_wakes_a_reader_within_milliseconds() {
 #[test]
 fn what_does_not_follow_is_refused_and_what_is_kept_is_bounded() {
     let history = history(400);
-    let after = last_position(&history[9]);
+    let after = history[9].last_position();
     assert!(fit(after, &history[10..20]) && fit(after - 1, &history[9..20]));
     assert!(!fit(after, &history[11..20]) && !fit(after, &history[9..10]));
     assert!(!fit(after, &[]) && !fit(0, &[history[0].clone(), history[2].clone()]));
@@ -426,13 +426,13 @@ fn what_does_not_follow_is_refused_and_what_is_kept_is_bounded() {
     for at in (0_usize..400).step_by(10) {
         let after = at
             .checked_sub(1)
-            .map_or(0, |at| last_position(&history[at]));
+            .map_or(0, |at| history[at].last_position());
         pages.insert(after, history[at..at + 10].to_vec(), 20_000);
         assert!(pages.bytes() <= 20_000 && pages.covers(after));
         let (one, last) = pages.read(after, 1).unwrap();
-        assert_eq!((one.len(), last), (1, last_position(&history[at])));
+        assert_eq!((one.len(), last), (1, history[at].last_position()));
     }
-    assert!(!pages.covers(0) && !pages.covers(last_position(&history[399])));
+    assert!(!pages.covers(0) && !pages.covers(history[399].last_position()));
 }
 
 #[test]
