@@ -7,6 +7,7 @@
 //! Invariants: the rows depend on nothing but the events in their order, so that a read model may be
 //! thrown away and built again; the changes of one event take effect together or not at all.
 
+mod columns;
 mod ddl;
 mod registry;
 mod row;
@@ -20,6 +21,7 @@ use jiff::Timestamp;
 
 use crate::names::Position;
 
+pub use self::columns::Columns;
 pub use self::ddl::{Dialect, create_table, quoted};
 pub use self::registry::{
     DecodedEvent, ProjectionDefinition, ProjectionError, ProjectionRegistry, Subscriptions,
@@ -27,7 +29,7 @@ pub use self::registry::{
 pub use self::row::{Key, Row, Value};
 pub use self::rows::Rows;
 pub use self::table::{Column, ColumnType, Table};
-pub use self::workspace::{Change, Loaded, Run, Workspace};
+pub use self::workspace::{Change, Loaded, Run, Stored, Workspace};
 
 /// A read model's definition: one view, the tables behind it, and how events change them.
 ///
