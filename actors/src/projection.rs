@@ -104,6 +104,10 @@ pub struct EventMeta<'a> {
     pub position: Position,
     /// When it was decided.
     pub time: Timestamp,
+    /// Who sent the command that led to it, where the node knew.
+    pub principal: Option<&'a str>,
+    /// When it happened in the world, where the client said so.
+    pub occurred_at: Option<Timestamp>,
 }
 
 /// What a handler gives back.
