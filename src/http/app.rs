@@ -17,6 +17,7 @@ use crate::cluster::steward::Steward;
 use crate::projection::Views;
 
 use super::buffers::Buffers;
+use super::callers::Callers;
 use super::metrics::HttpMetrics;
 use super::reasons::Reasons;
 use super::response::{Reply, json};
@@ -41,6 +42,8 @@ pub struct HttpApp {
     pub feed: Option<Arc<dyn Feed>>,
     /// What this node does; the rest is refused.
     pub roles: BTreeSet<Role>,
+    /// How it learns who sends requests.
+    pub callers: Callers,
 }
 
 impl HttpApp {
@@ -55,6 +58,7 @@ impl HttpApp {
             max_wait: Duration::ZERO,
             feed: None,
             roles: roles::all(),
+            callers: Callers::default(),
         }
     }
 }
@@ -77,6 +81,7 @@ pub(crate) struct App {
     /// Tells watchers of their aggregates.
     pub(crate) hub: Option<Hub>,
     pub(crate) roles: BTreeSet<Role>,
+    pub(crate) callers: Callers,
     /// Room for event streams.
     pub(crate) streams: Arc<Semaphore>,
     /// Tells event streams that the node stops.
@@ -99,7 +104,7 @@ impl App {
         let hub = hub.map(|feed| Hub::new(feed, farewell.subscribe()));
         let documents = Documents {
             types: types::render_all(registry).into(),
-            openapi: openapi::document(registry, app.views.as_ref())
+            openapi: openapi::document(registry, app.views.as_ref(), &app.callers)
                 .to_string()
                 .into(),
         };
@@ -118,6 +123,7 @@ impl App {
             feed: app.feed,
             hub,
             roles: app.roles,
+            callers: app.callers,
             streams,
             farewell,
             started: AtomicBool::new(false),

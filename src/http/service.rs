@@ -66,6 +66,7 @@ impl Site {
                 && is_get(&parts.method)
             {
                 let checked = check_http2(&self.app, &parts);
+                let checked = checked.and_then(|()| named(&self.app, Route::Watch, &parts));
                 let opened = match checked.and_then(|()| roles::check(&self.app, Route::Watch)) {
                     Ok(()) => {
                         let watch =
@@ -100,6 +101,7 @@ async fn answer(app: Arc<App>, route: Route, request: Request<Body>) -> Response
     let connection = connection.unwrap_or_default();
     if matches!(route, Route::Events | Route::ViewChanges) && is_get(&parts.method) {
         let checked = check_http2(&app, &parts).and_then(|()| roles::check(&app, route));
+        let checked = checked.and_then(|()| named(&app, route, &parts));
         let opened = checked.and_then(|()| open(&app, route, &connection, &parts));
         let asked = Asked(route, &parts, started);
         return streamed(&app, asked, opened, &mut body).await;
@@ -182,6 +184,7 @@ async fn of_aggregate(
     check_http2(app, parts)?;
     if parts.method != Method::OPTIONS {
         roles::check(app, target.route())?;
+        named(app, target.route(), parts)?;
     }
     match target {
         Target::Command {
@@ -235,6 +238,7 @@ async fn other(
     }
     if parts.method != Method::OPTIONS {
         roles::check(app, route)?;
+        named(app, route, parts)?;
     }
     let [first, second, third] = route.parameters(parts.uri.path());
     let reads = is_get(&parts.method);
@@ -304,6 +308,11 @@ pub(crate) type Answered = Result<Reply, Box<Problem>>;
 
 fn is_get(method: &Method) -> bool {
     *method == Method::GET || *method == Method::HEAD
+}
+
+/// Somebody is said to have sent the request, where that must be so.
+fn named(app: &App, route: Route, parts: &request::Parts) -> Result<(), Box<Problem>> {
+    app.callers.check(route, &parts.headers)
 }
 
 /// What the guard sees to for HTTP/1.1.
