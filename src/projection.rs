@@ -17,6 +17,7 @@
 mod address;
 mod build;
 mod changes;
+mod check;
 mod database;
 mod entry;
 mod error;
@@ -34,17 +35,21 @@ mod plan;
 mod postgres;
 mod projector;
 mod retry;
+mod seal;
 mod selection;
 mod server;
+mod space;
 mod sql;
 mod standing;
 mod status;
 mod store;
+mod sums;
 mod supervisor;
 #[cfg(test)]
 mod tests;
 mod update;
 mod views;
+mod warden;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -80,9 +85,10 @@ use self::plan::{Planned, plan};
 use self::projector::ProjectorContext;
 use self::server::Server;
 use self::standing::Standing;
-use self::store::Store;
+use self::store::{Place, Store};
 use self::supervisor::Supervisor;
 use self::views::Shared;
+use self::warden::{Alarm, Warden};
 use self::writer::{Control, Writer, WriterHandle, WriterOptions};
 
 /// How often the gauges are set.
@@ -118,6 +124,8 @@ pub struct ProjectionOptions {
     pub cache_rows: usize,
     /// Connections for queries.
     pub read_connections: u32,
+    /// Whether a file is checked for damage when it is opened, before its views answer.
+    pub check_at_start: bool,
 }
 
 /// A connection to a server that was used so recently is taken as it is.
@@ -152,6 +160,7 @@ impl Projections {
         options: ProjectionOptions,
         ground: ProjectionGround,
     ) -> Result<Self, StartError> {
+        let was_there = options.path.exists();
         let Opened {
             store,
             readers,
@@ -159,6 +168,7 @@ impl Projections {
             entries,
             planned,
             server,
+            alarm,
         } = match &options.address {
             StoreAddress::Sqlite => Box::pin(open_file(registry, &options)).await?,
             StoreAddress::Postgres(server) => open_server(registry, &options, server),
@@ -193,12 +203,23 @@ impl Projections {
             writer: handle.clone(),
             readers,
             standing,
+            alarm: alarm.clone(),
             wanted,
             missing: options.missing_shards,
             shards: options.shards,
             supervisor,
         }));
         let shared = &views.0;
+        if let Some(alarm) = alarm {
+            let warden = Warden {
+                shared: Arc::clone(shared),
+                alarm,
+                path: options.path,
+                checks: options.check_at_start && was_there,
+            };
+            // Nobody has asked anything yet.
+            tasks.insert(0, tokio::spawn(warden.begin()));
+        }
         for planned in planned {
             if let Some(entry) = shared.entries.get(planned.definition.name) {
                 shared.fill(entry, &planned.live);
@@ -230,10 +251,9 @@ impl Projections {
 
     /// Stops: projectors first, then the writer, with everything stored that was handed to it.
     pub async fn stop(self) {
-        if self.views.is_shared()
-            && let Some(keeper) = self.tasks.first()
-        {
-            keeper.abort();
+        // The keeper or the warden: nothing is begun any more.
+        if let Some(first) = self.tasks.first() {
+            first.abort();
         }
         let supervisor = &self.views.0.supervisor;
         // Children of an actor stop with it; an error means that it has ended already.
@@ -265,6 +285,8 @@ struct Opened {
     planned: Vec<Planned>,
     /// How to reach a database that nodes share.
     server: Option<PgConnectOptions>,
+    /// Where damage of a file is reported.
+    alarm: Option<Alarm>,
 }
 
 /// Opens the file and decides what to fill.
@@ -279,14 +301,17 @@ async fn open_file(
     let opened = match Box::pin(try_file(registry, options)).await {
         // What the file says of itself cannot be read: it is built again.
         Err(error) if is_damage(&error) => {
-            tracing::error!(%error, "the read models cannot be read; building them again");
-            file::remove(&options.path)
-                .map_err(|error| open_error(StoreError::Sql(sqlx::Error::Io(error))))?;
+            tracing::error!(%error, "what is stored of the read models cannot be read");
+            file::condemn(&options.path);
             Box::pin(try_file(registry, options)).await
         }
         opened => opened,
     };
     let (store, planned) = opened.map_err(open_error)?;
+    let alarm = match &store.place {
+        Place::File(place) => Some(place.alarm.clone()),
+        Place::Server(_) => None,
+    };
     let readers = SqlitePoolOptions::new()
         .max_connections(options.read_connections)
         .acquire_timeout(ACQUIRE)
@@ -301,11 +326,12 @@ async fn open_file(
     };
     Ok(Opened {
         store,
-        readers: Readers::Sqlite(readers),
+        readers: Readers::of_file(readers),
         standing: Standing::new(Part::Writing),
         entries: planned.iter().map(entry).collect(),
         planned,
         server: None,
+        alarm,
     })
 }
 
@@ -360,6 +386,7 @@ fn open_server(
         entries: registry.iter().map(entry).collect(),
         planned: Vec::new(),
         server: Some(server::session(server.clone())),
+        alarm: None,
     }
 }
 

@@ -14,6 +14,8 @@ mod support;
 mod image;
 #[path = "bit_flips/truth.rs"]
 mod truth;
+#[path = "bit_flips/views.rs"]
+mod views;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -42,6 +44,8 @@ enum Outcome {
     RefusedAShard,
     /// It started, and some answers were a 5xx problem.
     RefusedAnAnswer,
+    /// It threw the read models away and built them again, and then every answer was right.
+    BuiltAgain,
 }
 
 fn setup(directory: &Path) -> NodeSetup {
@@ -101,6 +105,13 @@ fn a_flipped_bit_is_reported_or_harmless_and_never_gives_a_wrong_answer() {
         flips.len(),
         wrong.join("\n---\n")
     );
+    let rebuilt = outcomes
+        .keys()
+        .any(|(kind, outcome)| kind == ".sqlite" && *outcome == Outcome::BuiltAgain);
+    assert!(
+        rebuilt,
+        "no damage to read models was noticed: {outcomes:?}"
+    );
     let reported = outcomes
         .keys()
         .any(|(_, outcome)| *outcome != Outcome::Harmless);
@@ -129,7 +140,15 @@ fn try_one(original: &Path, flip: Option<&Flip>, truth: &Truth) -> Result<Outcom
         Err(NotReady::Refuses(_)) | Ok(()) => {}
     }
     match truth.compare(&node) {
+        Ok(Seen::AllRight) if ready.is_ok() && node.log().contains("building them again") => {
+            Ok(Outcome::BuiltAgain)
+        }
         Ok(Seen::AllRight) if ready.is_ok() => Ok(Outcome::Harmless),
+        // Read models are derived, so damage to them is never more than a delay.
+        Ok(_) if flip.is_some_and(Flip::is_of_views) => Err(format!(
+            "the read models did not come back:\n{}",
+            node.log()
+        )),
         Ok(_) if ready.is_err() => Ok(Outcome::RefusedAShard),
         Ok(_) => Ok(Outcome::RefusedAnAnswer),
         Err(what) => match node.wait_end(Duration::from_secs(1)) {

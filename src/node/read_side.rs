@@ -75,6 +75,7 @@ pub(super) async fn start(
         commit_interval: Duration::from_millis(settings.projections.commit_interval_ms),
         cache_rows: settings.projections.cache_rows,
         read_connections: settings.projections.read_connections,
+        check_at_start: settings.projections.check_at_start,
     };
     let started = Box::pin(Projections::start(registry, options, ground)).await?;
     Ok(Some(started))

@@ -14,8 +14,9 @@ use jiff::Timestamp;
 use phalanx_actors::projection::{ColumnType, Value};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgConnection;
-use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
+use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Row as _, Sqlite, SqlitePool};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use super::postgres;
 
@@ -50,21 +51,51 @@ impl Database {
 /// The connections that read.
 #[derive(Debug)]
 pub(crate) enum Readers {
-    Sqlite(SqlitePool),
+    /// Behind a lock, so that the file can be replaced while nobody reads it.
+    Sqlite(Arc<RwLock<SqlitePool>>),
     Postgres(PgPool),
 }
 
+/// Keeps everybody from reading, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Closed(
+    #[expect(dead_code, reason = "it is held")] OwnedRwLockWriteGuard<SqlitePool>,
+);
+
 impl Readers {
+    /// Connections to a file.
+    pub(super) fn of_file(pool: SqlitePool) -> Self {
+        Self::Sqlite(Arc::new(RwLock::new(pool)))
+    }
+
+    /// A connection. What a query says of the file holds as long as it has one.
     pub(crate) async fn acquire(&self) -> Result<Reader, sqlx::Error> {
         Ok(match self {
-            Self::Sqlite(pool) => Reader::Sqlite(pool.acquire().await?),
+            Self::Sqlite(pool) => {
+                let pool = Arc::clone(pool).read_owned().await;
+                let connection = pool.acquire().await?;
+                Reader::Sqlite(connection, pool)
+            }
             Self::Postgres(pool) => Reader::Postgres(Box::pin(pool.acquire()).await?),
         })
     }
 
+    /// Waits for those who read a file, closes their connections and lets nobody else begin. Those
+    /// who read afterwards open what lies at its path by then. Nothing for a database.
+    pub(super) async fn replace(&self) -> Option<Closed> {
+        let Self::Sqlite(pool) = self else {
+            return None;
+        };
+        let mut pool = Arc::clone(pool).write_owned().await;
+        pool.close().await;
+        let options = SqliteConnectOptions::clone(&pool.connect_options());
+        *pool = pool.options().clone().connect_lazy_with(options);
+        Some(Closed(pool))
+    }
+
     pub(crate) async fn close(&self) {
         match self {
-            Self::Sqlite(pool) => pool.close().await,
+            Self::Sqlite(pool) => pool.read().await.close().await,
             Self::Postgres(pool) => pool.close().await,
         }
     }
@@ -73,14 +104,17 @@ impl Readers {
 /// A connection that goes back to those that read.
 #[derive(Debug)]
 pub(crate) enum Reader {
-    Sqlite(PoolConnection<Sqlite>),
+    Sqlite(
+        PoolConnection<Sqlite>,
+        #[expect(dead_code, reason = "it is held")] OwnedRwLockReadGuard<SqlitePool>,
+    ),
     Postgres(PoolConnection<Postgres>),
 }
 
 impl Reader {
     pub(crate) fn connection(&mut self) -> Connection<'_> {
         match self {
-            Self::Sqlite(connection) => Connection::Sqlite(connection),
+            Self::Sqlite(connection, _) => Connection::Sqlite(connection),
             Self::Postgres(connection) => Connection::Postgres(connection),
         }
     }
@@ -94,6 +128,14 @@ pub(crate) enum Connection<'c> {
 }
 
 impl Connection<'_> {
+    /// The same one, for a while.
+    pub(super) fn again(&mut self) -> Connection<'_> {
+        match self {
+            Self::Sqlite(connection) => Connection::Sqlite(connection),
+            Self::Postgres(connection) => Connection::Postgres(connection),
+        }
+    }
+
     /// Runs a statement; gives the number of rows that it changed. One without values may be
     /// anything, also what cannot be prepared.
     pub(crate) async fn execute<'v>(
@@ -202,6 +244,11 @@ pub(super) fn bind<'q>(query: Query<'q>, value: &Value) -> Query<'q> {
     }
 }
 
+/// A number that was never written stands for nothing.
+fn unknown(number: i64) -> sqlx::Error {
+    sqlx::Error::Decode(format!("{number} is not a value of its column").into())
+}
+
 /// Reads the columns of a row, from the first one on.
 pub(super) fn read(row: &SqliteRow, columns: &[ColumnType]) -> Result<Vec<Value>, sqlx::Error> {
     let value = |(at, column_type): (usize, &ColumnType)| {
@@ -213,12 +260,17 @@ pub(super) fn read(row: &SqliteRow, columns: &[ColumnType]) -> Result<Vec<Value>
             ColumnType::Integer => Value::from(row.try_get_unchecked::<Option<i64>, _>(at)?),
             ColumnType::Boolean => {
                 let number: Option<i64> = row.try_get_unchecked(at)?;
-                number.map_or(Value::Null, |number| Value::Boolean(number != 0))
+                match number {
+                    None => Value::Null,
+                    Some(number @ (0 | 1)) => Value::Boolean(number == 1),
+                    Some(number) => return Err(unknown(number)),
+                }
             }
             ColumnType::Time => {
                 let number: Option<i64> = row.try_get_unchecked(at)?;
-                let time = number.map(|us| Timestamp::from_microsecond(us).unwrap_or_default());
-                Value::from(time)
+                let time =
+                    number.map(|us| Timestamp::from_microsecond(us).map_err(|_| unknown(us)));
+                Value::from(time.transpose()?)
             }
         })
     };

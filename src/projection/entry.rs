@@ -23,11 +23,31 @@ pub(super) struct Rebuild {
     pub(super) task: Option<AbortHandle>,
 }
 
+/// Why a view answers nothing for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Withheld {
+    /// Its file is being checked for damage.
+    Checked,
+    /// Its file was damaged, and the new rows have not caught up.
+    Rebuilt,
+}
+
+impl Withheld {
+    /// For whoever asks.
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::Checked => "the read models are being checked for damage",
+            Self::Rebuilt => "the read models were damaged and are being built again",
+        }
+    }
+}
+
 /// See the file's description.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) definition: Arc<ProjectionDefinition>,
     live: watch::Sender<Arc<Build>>,
+    withheld: watch::Sender<Option<Withheld>>,
     pub(super) rebuild: Mutex<Option<Rebuild>>,
     pub(super) paused: watch::Sender<bool>,
     /// Events per second lately, as the bits of a float.
@@ -43,10 +63,34 @@ impl Entry {
         Self {
             definition,
             live: watch::Sender::new(live),
+            withheld: watch::Sender::new(None),
             rebuild: Mutex::new(None),
             paused: watch::Sender::new(paused),
             rate: AtomicU64::new(0),
         }
+    }
+
+    /// Why it answers nothing, if so.
+    pub(super) fn withheld(&self) -> Option<Withheld> {
+        *self.withheld.borrow()
+    }
+
+    pub(super) fn withhold(&self, why: Withheld) {
+        self.withheld.send_replace(Some(why));
+    }
+
+    /// Waits until it is not withheld.
+    pub(super) async fn released(&self) {
+        let mut withheld = self.withheld.subscribe();
+        // The sender lives as long as `self`: waiting cannot fail.
+        let _released = withheld.wait_for(Option::is_none).await;
+    }
+
+    /// Lets it answer with this build, unless there is another one by now.
+    pub(super) fn release(&self, build: &Arc<Build>) -> bool {
+        self.withheld.send_if_modified(|withheld| {
+            Arc::ptr_eq(&self.live.borrow(), build) && withheld.take().is_some()
+        })
     }
 
     /// The build that answers.

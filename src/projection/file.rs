@@ -1,8 +1,10 @@
 //! Read models in a SQLite file of this node alone.
 //!
-//! Owns: opening the file, and throwing it away. Refuses: a file that belongs to another journal. It is
-//! emptied then, as is one that cannot be read: a read model can be built again.
+//! Owns: opening the file, and throwing it away. Refuses: a file that belongs to another journal, or that
+//! an older release has written. It is thrown away then, as is one that cannot be read: a read model can
+//! be built again.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::time::Duration;
@@ -12,7 +14,20 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 
 use super::database::Database;
 use super::error::StoreError;
-use super::store::{FORMAT, Place, Store};
+use super::store::{Place, Store};
+use super::warden::Alarm;
+
+/// Version of the tables in a file: with sums of rows, and seals.
+const FORMAT: &str = "2";
+
+/// A file, and where its damage is reported.
+#[derive(Debug, Clone)]
+pub(super) struct FilePlace {
+    pub(super) path: PathBuf,
+    /// Whose read models they are.
+    owner: String,
+    pub(super) alarm: Alarm,
+}
 
 /// How every connection is opened.
 pub(crate) fn connect_options(path: &Path) -> SqliteConnectOptions {
@@ -32,45 +47,80 @@ pub(crate) fn connect_options(path: &Path) -> SqliteConnectOptions {
 impl Store {
     /// Opens or makes the file for a journal.
     pub(crate) async fn open(path: &Path, journal: &str, shards: u32) -> Result<Self, StoreError> {
+        let place = FilePlace {
+            path: path.to_owned(),
+            owner: format!("{FORMAT} {journal} {shards}"),
+            alarm: Alarm::new(path),
+        };
         if damage_note(path).exists() {
             tracing::error!(
                 path = %path.display(),
                 "the read models were found damaged; building them again"
             );
-            remove(path).map_err(|error| StoreError::Sql(sqlx::Error::Io(error)))?;
+            place.alarm.found_at_start();
+            discard(path)?;
         }
-        match Self::try_open(path, journal, shards).await {
+        match Self::try_open(&place, shards).await {
             Ok(Some(store)) => return Ok(store),
             Ok(None) => tracing::warn!(
                 path = %path.display(),
-                "the read models belong to another journal; building them again"
+                "the read models belong to another journal or release; building them again"
             ),
-            Err(error) if is_damage(&error) => tracing::error!(
-                path = %path.display(), %error,
-                "the read models cannot be read; building them again"
-            ),
+            Err(error) if is_damage(&error) => {
+                tracing::error!(
+                    path = %path.display(), %error,
+                    "the read models cannot be read; building them again"
+                );
+                place.alarm.found_at_start();
+            }
             Err(error) => return Err(error),
         }
-        remove(path).map_err(|error| StoreError::Sql(sqlx::Error::Io(error)))?;
-        let store = Self::try_open(path, journal, shards).await?;
+        Self::renew(&place, shards).await
+    }
+
+    /// Throws a file away and makes a new one.
+    async fn renew(place: &FilePlace, shards: u32) -> Result<Self, StoreError> {
+        discard(&place.path)?;
+        let store = Self::try_open(place, shards).await?;
         store.ok_or(StoreError::Build {
             build: 0,
             reason: "a new file belongs to another journal".to_owned(),
         })
     }
 
+    /// Goes on with a new file. Numbers of builds are not used again: whoever knows one from before
+    /// must not take it for another.
+    pub(super) async fn start_over(&mut self) -> Result<(), StoreError> {
+        let Place::File(place) = &self.place else {
+            return Err(StoreError::Away("it is not in a file".to_owned()));
+        };
+        let place = place.clone();
+        if let Some(database) = self.database.take()
+            && let Err(error) = database.close().await
+        {
+            tracing::debug!(%error, "the damaged read models did not close well");
+        }
+        let newest = self.newest;
+        *self = Self::renew(&place, self.shards).await?;
+        self.newest = newest;
+        let text = "INSERT INTO sqlite_sequence (name, seq) VALUES ('phalanx_builds', ?)";
+        self.run(text, &[newest.into()]).await?;
+        Ok(())
+    }
+
     /// `None` when the file belongs to another journal. Without a store, no connection is left that
     /// would still touch the file.
-    async fn try_open(path: &Path, journal: &str, shards: u32) -> Result<Option<Self>, StoreError> {
-        let options = connect_options(path).create_if_missing(true);
+    async fn try_open(place: &FilePlace, shards: u32) -> Result<Option<Self>, StoreError> {
+        check_header(&place.path)?;
+        let options = connect_options(&place.path).create_if_missing(true);
         let mut store = Self {
             database: Some(Database::Sqlite(options.connect().await?)),
-            place: Place::File(path.to_owned()),
+            place: Place::File(place.clone()),
             shards,
+            newest: 0,
         };
-        let owner = format!("{FORMAT} {journal} {shards}");
-        match store.claim_for(&owner).await {
-            Ok(found) if found == owner => Ok(Some(store)),
+        match store.claim_for(&place.owner).await {
+            Ok(found) if found == place.owner => Ok(Some(store)),
             Ok(_another) => {
                 store.close().await;
                 Ok(None)
@@ -88,12 +138,27 @@ pub(super) async fn reopen(path: &Path) -> Result<Database, StoreError> {
     Ok(Database::Sqlite(connect_options(path).connect().await?))
 }
 
+/// An error when the file says that it was written in another way than by this program. SQLite would
+/// take such a file for one that must not be written, or whose log is nothing to it.
+pub(super) fn check_header(path: &Path) -> Result<(), StoreError> {
+    let mut header = [0_u8; 20];
+    let Ok(mut file) = std::fs::File::open(path) else {
+        // What cannot be opened has no header; whoever opens it next says why.
+        return Ok(());
+    };
+    if file.read_exact(&mut header).is_err()
+        || header.starts_with(b"SQLite format 3\0\x10\0\x02\x02")
+    {
+        return Ok(());
+    }
+    Err(StoreError::Damaged {
+        table: "(the file)".to_owned(),
+        what: "its header is not as it was written".to_owned(),
+    })
+}
+
 /// Notes that the file is no good, so that the next start builds everything again.
 pub(super) fn condemn(path: &Path) {
-    tracing::error!(
-        path = %path.display(),
-        "the read models are damaged; restart the node to have them built again"
-    );
     if let Err(error) = std::fs::write(damage_note(path), []) {
         tracing::error!(%error, "failed to note that the read models are damaged");
     }
@@ -118,11 +183,30 @@ pub(crate) fn is_damage(error: &StoreError) -> bool {
     }
 }
 
+/// Whether an error of a query says that the file is no good. One that SQLite does not understand says
+/// nothing of the file.
+pub(super) fn shows_damage(error: &sqlx::Error) -> bool {
+    /// Corrupt, and no database.
+    const DAMAGE: [i32; 2] = [11, 26];
+    match error {
+        sqlx::Error::Database(error) => {
+            let code = error.code().and_then(|code| i32::from_str(&code).ok());
+            code.is_some_and(|code| DAMAGE.contains(&(code & 0xff)))
+        }
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => true,
+        _ => false,
+    }
+}
+
 /// Where it is noted that the file must be thrown away when it is opened next.
 fn damage_note(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".damaged");
     name.into()
+}
+
+fn discard(path: &Path) -> Result<(), StoreError> {
+    remove(path).map_err(|error| StoreError::Sql(sqlx::Error::Io(error)))
 }
 
 /// Removes the file and what belongs to it.

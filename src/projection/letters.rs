@@ -11,6 +11,7 @@ use super::database::Connection;
 use super::error::StoreError;
 use super::fields::{Fields, number};
 use super::store::Store;
+use super::sums::sum;
 
 /// An event that was set aside, and with it all later ones of its aggregate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +81,22 @@ impl Letter {
         }
     }
 
+    /// The sum of what is stored of it, without its number.
+    pub(super) fn sum(&self) -> u64 {
+        let values = [
+            self.shard.into(),
+            self.stream.as_str().into(),
+            number(self.sequence_number),
+            number(self.position),
+            self.event_type.as_deref().into(),
+            self.time_us.into(),
+            self.reason.as_str().into(),
+            self.attempts.into(),
+            self.parked_us.into(),
+        ];
+        sum(2, &values)
+    }
+
     pub(crate) fn stream_name(&self) -> Option<StreamName> {
         if self.stream.contains('\0') {
             return StreamName::from_stored(&self.stream);
@@ -144,6 +161,13 @@ impl Store {
         self.run(text, &[id.into()]).await?;
         Ok(())
     }
+}
+
+/// The sums of letters together.
+pub(super) fn sum_of(letters: &[Letter]) -> u64 {
+    letters
+        .iter()
+        .fold(0, |sum, letter| sum.wrapping_add(letter.sum()))
 }
 
 /// The letters of a build with numbers beyond `after`, by number.

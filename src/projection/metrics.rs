@@ -31,6 +31,9 @@ const STORE_WRITING: &str = "phalanx_projection_store_writing";
 /// Seconds of one transaction of the writer.
 const COMMIT_SECONDS: &str = "phalanx_projection_commit_duration_seconds";
 
+/// How often a file of read models was found damaged.
+const DAMAGE_TOTAL: &str = "phalanx_projection_damage_total";
+
 /// What the writer counts.
 #[derive(Debug)]
 pub(crate) struct WriterMetrics {
@@ -49,6 +52,7 @@ impl Default for WriterMetrics {
         describe_gauge!(REBUILD_RATIO, "How much of a rebuild is done, from 0 to 1");
         describe_gauge!(STORE_UP, "Whether the store of read models can be read");
         describe_gauge!(STORE_WRITING, "Whether this node fills the read models");
+        describe_counter!(DAMAGE_TOTAL, "Times that read models were found damaged");
         describe_histogram!(COMMIT_SECONDS, "Seconds of one transaction of read models");
         Self {
             commit_seconds: histogram!(COMMIT_SECONDS),
@@ -64,6 +68,11 @@ impl WriterMetrics {
     pub(crate) fn handled(&self, projection: &str, events: u64) {
         counter!(EVENTS_TOTAL, "projection" => projection.to_owned()).increment(events);
     }
+}
+
+/// Counts a file that is damaged.
+pub(super) fn damaged() {
+    counter!(DAMAGE_TOTAL).increment(1);
 }
 
 /// Sets the gauges of the store.

@@ -132,7 +132,7 @@ impl Writer {
         let Some(space) = self.spaces.get_mut(&build.id) else {
             return Err(StoreError::Stopping);
         };
-        space.parked.remove(&attempt.stream);
+        let parked = space.parked.remove(&attempt.stream).unwrap_or(0);
         let refused = space.run(&mut self.store, &events).await?;
         let done = refused.as_ref().map_or(events.len(), |(at, _)| *at);
         let step = match refused {
@@ -143,24 +143,28 @@ impl Writer {
             None => {
                 attempt.sequence = behind.unwrap_or(attempt.sequence);
                 attempt.letter.sequence_number = attempt.sequence;
-                space.parked.insert(attempt.stream.clone());
+                let sum = attempt.letter.sum();
+                space.parked.insert(attempt.stream.clone(), sum);
                 self.store.put_letter(build.id, &attempt.letter).await?;
                 Step::More
             }
             Some((at, reason)) => {
-                space.parked.insert(attempt.stream.clone());
+                let mut sum = parked;
                 if let Some(event) = events.get(at) {
                     let attempts = attempt.letter.attempts.saturating_add(1);
                     let parked_us = attempt.letter.parked_us;
                     let letter = Letter::new(event, reason.clone(), attempts, parked_us);
                     self.store.put_letter(build.id, &letter).await?;
+                    sum = letter.sum();
                 }
+                space.parked.insert(attempt.stream.clone(), sum);
                 Step::Refused(reason)
             }
         };
         if let Some(space) = self.spaces.get_mut(&build.id) {
             space.flush(&mut self.store).await?;
         }
+        self.seal(std::iter::once(build.id)).await?;
         self.store.commit().await?;
         attempt.handled += done as u64;
         if done > 0 {

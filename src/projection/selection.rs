@@ -7,10 +7,10 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use phalanx_actors::projection::{ColumnType, Table, Value, quoted};
+use phalanx_actors::projection::{ColumnType, Dialect, Table, Value, quoted};
 
 use super::error::ViewError;
-use super::sql::column_list;
+use super::sql::read_columns;
 
 /// Rows of a page when the query does not say.
 const DEFAULT_LIMIT: u32 = 50;
@@ -176,13 +176,19 @@ impl Selection {
     }
 
     /// The statement, and the values that it binds.
-    pub(super) fn statement(&self, table: &Table, stored_as: &str) -> (String, Vec<&Value>) {
+    pub(super) fn statement(
+        &self,
+        table: &Table,
+        dialect: Dialect,
+        stored_as: &str,
+    ) -> (String, Vec<&Value>) {
         let name = |column: usize| {
             let column = table.columns.get(column);
             column.map_or_else(String::new, |column| quoted(&column.name))
         };
         let mut bound = Vec::new();
-        let mut text = format!("SELECT {} FROM {}", column_list(table), quoted(stored_as));
+        let columns = read_columns(table, dialect);
+        let mut text = format!("SELECT {columns} FROM {}", quoted(stored_as));
         let mut joint = " WHERE ";
         for filter in &self.filters {
             let (column, operator) = (name(filter.column), filter.operator.sql());

@@ -163,6 +163,7 @@ impl Store {
             database: None,
             place: Place::Server(Box::new(server)),
             shards,
+            newest: 0,
         }
     }
 

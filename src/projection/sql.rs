@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use phalanx_actors::projection::{
-    Change, ColumnType, Columns, Dialect, Key, Loaded, Stored, Table, Value, quoted,
+    Change, ColumnType, Columns, Dialect, Key, Loaded, SUM_COLUMN, Stored, Table, Value, quoted,
 };
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
@@ -16,6 +16,7 @@ use sqlx::sqlite::SqliteConnection;
 use super::database::{Connection, answered, bind, query};
 use super::error::StoreError;
 use super::postgres;
+use super::sums::{RowSums, Tally, stored};
 use super::update::{Texts, Updates};
 
 /// Rows that are written with one statement of SQLite, at most.
@@ -35,11 +36,29 @@ pub(super) fn column_list(table: &Table) -> String {
     names.join(", ")
 }
 
+/// The columns that are read of a table as it is stored: its own, and in SQLite the sum.
+pub(super) fn read_columns(table: &Table, dialect: Dialect) -> String {
+    match dialect {
+        Dialect::Sqlite => format!("{}, {}", column_list(table), quoted(SUM_COLUMN)),
+        Dialect::Postgres => column_list(table),
+    }
+}
+
+/// Their types.
+pub(super) fn read_types(table: &Table, dialect: Dialect) -> Vec<ColumnType> {
+    let mut types = column_types(table);
+    if dialect == Dialect::Sqlite {
+        types.push(ColumnType::Integer);
+    }
+    types
+}
+
 /// The statements of one stored table.
 #[derive(Debug)]
 pub(super) struct TableSql {
-    stored_as: String,
+    sums: RowSums,
     types: Vec<ColumnType>,
+    read_types: Vec<ColumnType>,
     key_at: usize,
     insert: Texts,
     /// In SQLite, where it is known what is stored.
@@ -52,7 +71,7 @@ impl TableSql {
     pub(super) fn new(table: &Table, dialect: Dialect, stored_as: &str) -> Self {
         let name = quoted(stored_as);
         let key = quoted(&table.key);
-        let columns = column_list(table);
+        let columns = read_columns(table, dialect);
         let conflict = match dialect {
             // It is known that there is none.
             Dialect::Sqlite => String::new(),
@@ -75,7 +94,7 @@ impl TableSql {
         };
         let source = |rows| match dialect {
             Dialect::Sqlite => {
-                let row = format!("({})", placeholders(types.len()));
+                let row = format!("({})", placeholders(types.len() + 1));
                 format!("VALUES {}", vec![&*row; rows].join(", "))
             }
             Dialect::Postgres => {
@@ -87,7 +106,8 @@ impl TableSql {
             }
         };
         Self {
-            stored_as: stored_as.to_owned(),
+            sums: RowSums::new(stored_as, table.key_at()),
+            read_types: read_types(table, dialect),
             key_at: table.key_at(),
             insert: of(&|rows| {
                 let source = source(rows);
@@ -100,7 +120,8 @@ impl TableSql {
         }
     }
 
-    /// Writes the changes of this table. In SQLite, what is stored under their keys must be known.
+    /// Writes the changes of this table. In SQLite, what is stored under their keys must be known, and
+    /// the tally goes with them.
     ///
     /// # Errors
     /// Also when that is not what is there.
@@ -108,12 +129,13 @@ impl TableSql {
         &mut self,
         connection: Connection<'_>,
         mut changes: Vec<Change<'_>>,
+        tally: &mut Tally,
     ) -> Result<(), StoreError> {
         match connection {
             Connection::Sqlite(connection) => {
                 // Rows lie in the order of their keys.
                 changes.sort_unstable_by(|one, other| one.key.cmp(other.key));
-                self.write_rows(connection, &changes).await
+                self.write_rows(connection, &changes, tally).await
             }
             Connection::Postgres(connection) => {
                 let puts = changes.iter().filter_map(|change| change.values).collect();
@@ -128,58 +150,79 @@ impl TableSql {
         &mut self,
         connection: &mut SqliteConnection,
         changes: &[Change<'_>],
+        tally: &mut Tally,
     ) -> Result<(), StoreError> {
-        let mut removed: Vec<&Key> = Vec::new();
-        let mut added: Vec<&[Value]> = Vec::new();
-        let mut altered: BTreeMap<Columns, Vec<&[Value]>> = BTreeMap::new();
-        for change in changes {
-            match (change.stored, change.values) {
-                (Stored::Row(_), None) => removed.push(change.key),
-                (Stored::Row(_), Some(values)) => {
-                    let set = self.updates.set_for(change.columns);
-                    altered.entry(set).or_default().push(values);
-                }
-                (Stored::Absent, Some(values)) => added.push(values),
-                (Stored::Absent, None) => {}
-                (Stored::Unknown, _) => {
-                    return Err(self.damaged("a row is changed that was not read"));
-                }
-            }
-        }
+        let Sorted {
+            removed,
+            added,
+            altered,
+        } = self.sorted(changes, tally)?;
         let mut done = 0;
         for (keys, text) in chunked(&self.delete, &removed) {
             let query = keys.iter().copied().fold(query(Arc::clone(text)), bind);
             done += query.execute(&mut *connection).await?.rows_affected();
         }
         for (set, rows) in altered {
-            let mut places = self.updates.places(set);
-            places.push(self.key_at);
+            let places = self.updates.places(set);
+            let key_at = self.key_at;
             for (rows, text) in chunked(self.updates.texts(set), &rows) {
-                let values = rows.iter().flat_map(|row| {
-                    let values = places.iter().map(|at| row.get(*at));
-                    values.map(|value| value.unwrap_or(&Value::Null))
-                });
-                let query = values.fold(query(Arc::clone(text)), bind);
+                let mut query = query(Arc::clone(text));
+                for (row, sum) in rows {
+                    let at = |at: &usize| row.get(*at).unwrap_or(&Value::Null);
+                    query = places.iter().map(at).fold(query, bind);
+                    query = bind(bind(query, sum), at(&key_at));
+                }
                 done += query.execute(&mut *connection).await?.rows_affected();
             }
         }
         for (rows, text) in chunked(&self.insert, &added) {
-            let values = rows.iter().copied().flatten();
-            let query = values.fold(query(Arc::clone(text)), bind);
+            let mut query = query(Arc::clone(text));
+            for (row, sum) in rows {
+                query = bind(row.iter().fold(query, bind), sum);
+            }
             done += query.execute(&mut *connection).await?.rows_affected();
         }
         let wanted = changes.len() as u64;
         if done != wanted {
-            return Err(self.damaged(&format!("{done} of {wanted} rows were there to be changed")));
+            let what = format!("{done} of {wanted} rows were there to be changed");
+            return Err(self.sums.damaged(&what));
         }
         Ok(())
     }
 
-    fn damaged(&self, what: &str) -> StoreError {
-        StoreError::Damaged {
-            table: self.stored_as.clone(),
-            what: what.to_owned(),
+    /// Sorts changes by the statement that they need.
+    fn sorted<'a>(
+        &self,
+        changes: &[Change<'a>],
+        tally: &mut Tally,
+    ) -> Result<Sorted<'a>, StoreError> {
+        let mut sorted = Sorted::default();
+        for change in changes {
+            let known = match change.stored {
+                Stored::Row(row) => Some(row),
+                Stored::Absent => None,
+                Stored::Unknown => {
+                    return Err(self.sums.damaged("a row is changed that was not read"));
+                }
+            };
+            if let Some(known) = known {
+                tally.take(self.sums.of(known));
+            }
+            let Some(values) = change.values else {
+                sorted.removed.push(change.key);
+                continue;
+            };
+            let sum = self.sums.of(values);
+            tally.add(sum);
+            let row = (values, stored(sum));
+            if known.is_some() {
+                let set = self.updates.set_for(change.columns);
+                sorted.altered.entry(set).or_default().push(row);
+            } else {
+                sorted.added.push(row);
+            }
         }
+        Ok(sorted)
     }
 
     async fn write_arrays(
@@ -224,7 +267,7 @@ impl TableSql {
         table: usize,
         keys: &[Key],
         out: &mut Vec<Loaded>,
-    ) -> Result<(), sqlx::Error> {
+    ) -> Result<(), StoreError> {
         let rows = match connection {
             Connection::Sqlite(connection) => self.select_in(connection, keys).await?,
             Connection::Postgres(connection) => self.select_any(connection, keys).await?,
@@ -251,12 +294,13 @@ impl TableSql {
         &self,
         connection: &mut SqliteConnection,
         keys: &[Key],
-    ) -> Result<Vec<Vec<Value>>, sqlx::Error> {
+    ) -> Result<Vec<Vec<Value>>, StoreError> {
         let mut found = Vec::with_capacity(keys.len());
         for (keys, text) in chunked(&self.select, keys) {
             let query = keys.iter().fold(query(Arc::clone(text)), bind);
             for row in &query.fetch_all(&mut *connection).await? {
-                found.push(super::database::read(row, &self.types)?);
+                let row = super::database::read(row, &self.read_types)?;
+                found.push(self.sums.open(row)?.0);
             }
         }
         Ok(found)
@@ -277,6 +321,17 @@ impl TableSql {
         }
         Ok(found)
     }
+}
+
+/// A row and its sum.
+type Summed<'a> = (&'a [Value], Value);
+
+/// Changes by the statement that they need.
+#[derive(Debug, Default)]
+struct Sorted<'a> {
+    removed: Vec<&'a Key>,
+    added: Vec<Summed<'a>>,
+    altered: BTreeMap<Columns, Vec<Summed<'a>>>,
 }
 
 /// What PostgreSQL does where there is a row of the key already.

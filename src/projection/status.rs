@@ -4,7 +4,7 @@ use phalanx_actors::names::ShardId;
 use serde::Serialize;
 
 use super::build::{Build, Progress};
-use super::entry::{Entry, Rebuild};
+use super::entry::{Entry, Rebuild, Withheld};
 use super::lag::{Lag, Reached};
 use super::views::Views;
 
@@ -20,6 +20,10 @@ pub enum Activity {
     Failing,
     /// Only a build of another version answers; the present one is being built.
     Outdated,
+    /// It answers nothing yet: its file is being checked for damage.
+    Checking,
+    /// It answers nothing yet: its file was damaged, and is being built again.
+    Repairing,
 }
 
 /// A projection as it is on this node.
@@ -105,7 +109,12 @@ impl Views {
                 failure: progress.failure(),
             })
             .collect();
-        let state = if *entry.paused.borrow() {
+        let state = if let Some(why) = entry.withheld() {
+            match why {
+                Withheld::Checked => Activity::Checking,
+                Withheld::Rebuilt => Activity::Repairing,
+            }
+        } else if *entry.paused.borrow() {
             Activity::Paused
         } else if live.definition.is_none() {
             Activity::Outdated

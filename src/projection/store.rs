@@ -4,7 +4,6 @@
 //! `server.rs` know. Invariant: the rows of a build and its offsets change in the same transaction,
 //! and an offset moves only from where it is expected to be.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -18,11 +17,12 @@ use super::changes::Changes;
 use super::database::{Connection, Database};
 use super::error::StoreError;
 use super::fields::{Fields, number};
-use super::file;
+use super::file::FilePlace;
+use super::seal::{self, Sealed};
 use super::server::Server;
-use super::sql::placeholders;
+use super::sql::{column_list, placeholders};
 
-/// Version of the store's own tables.
+/// Version of the store's own tables in a database that nodes share; a file has its own.
 pub(super) const FORMAT: &str = "1";
 
 /// What the store keeps besides the tables of projections. `INTEGER` holds 64 bits, `NUMBERED` gives
@@ -87,12 +87,13 @@ impl BuildState {
         }
     }
 
-    pub(super) fn parse(name: &str) -> Self {
-        match name {
+    fn parse(name: &str) -> Option<Self> {
+        Some(match name {
             "live" => Self::Live,
             "building" => Self::Building,
-            _ => Self::Dropped,
-        }
+            "dropped" => Self::Dropped,
+            _ => return None,
+        })
     }
 }
 
@@ -110,7 +111,7 @@ pub(crate) struct StoredBuild {
 #[derive(Debug)]
 pub(super) enum Place {
     /// In a file of this node.
-    File(PathBuf),
+    File(FilePlace),
     /// In a database that nodes share.
     Server(Box<Server>),
 }
@@ -122,6 +123,8 @@ pub(crate) struct Store {
     pub(super) database: Option<Database>,
     pub(super) place: Place,
     pub(super) shards: u32,
+    /// No build has a higher number, as far as is known.
+    pub(super) newest: BuildId,
 }
 
 impl Store {
@@ -147,6 +150,9 @@ impl Store {
     pub(super) async fn claim_for(&mut self, owner: &str) -> Result<String, StoreError> {
         for table in TABLES {
             self.run(&own_table(table, self.dialect()), &[]).await?;
+        }
+        if !self.is_shared() {
+            self.run(seal::TABLE, &[]).await?;
         }
         let text = "INSERT INTO phalanx_store VALUES ('owner', ?) ON CONFLICT (key) DO NOTHING";
         self.run(text, &[owner.into()]).await?;
@@ -189,12 +195,12 @@ impl Store {
     /// Ends a transaction that failed. A connection that cannot even do that is replaced; one to a
     /// server is given up in any case, and what was held through it.
     pub(crate) async fn roll_back(&mut self) {
-        let Place::File(path) = &self.place else {
+        let Place::File(place) = &self.place else {
             return self.let_go();
         };
-        let path = path.clone();
+        let path = place.path.clone();
         if self.run("ROLLBACK", &[]).await.is_err() {
-            match file::reopen(&path).await {
+            match super::file::reopen(&path).await {
                 Ok(database) => self.database = Some(database),
                 Err(error) => {
                     tracing::error!(%error, "the store of read models cannot be opened again");
@@ -206,14 +212,41 @@ impl Store {
     /// Deals with what made a transaction fail.
     pub(crate) fn failed(&mut self, error: &StoreError) {
         match &self.place {
-            Place::File(path) => {
-                if file::is_damage(error) {
-                    file::condemn(path);
-                }
+            Place::File(_) => {
+                self.report(error);
                 tracing::warn!(%error, "failed to store read models");
             }
             Place::Server(server) => server.standing.lost(Some(error.to_string())),
         }
+    }
+
+    /// Reports an error that says that the file is damaged.
+    pub(crate) fn report(&self, error: &StoreError) {
+        if let Place::File(place) = &self.place
+            && super::file::is_damage(error)
+        {
+            place.alarm.ring(error);
+        }
+    }
+
+    async fn open_seal(&mut self, build: BuildId) -> Result<Sealed, StoreError> {
+        let sealed = seal::open(&mut self.connection()?, build).await?;
+        self.complete(build, sealed.offsets.len())?;
+        Ok(sealed)
+    }
+
+    /// What is stored of a build. In a database that nodes share, only the offsets say something.
+    pub(super) async fn sealed(&mut self, build: BuildId) -> Result<Sealed, StoreError> {
+        if !self.is_shared() {
+            return self.open_seal(build).await;
+        }
+        let letters = self.letters(build).await?;
+        let empty = Sealed::empty(self.shards, 0);
+        Ok(Sealed {
+            letters: super::letters::sum_of(&letters),
+            offsets: self.offsets(build).await?,
+            ..empty
+        })
     }
 
     /// Runs a statement; gives the number of rows that it changed.
@@ -242,6 +275,7 @@ impl Store {
         definition: &Arc<ProjectionDefinition>,
     ) -> Result<Build, StoreError> {
         let offsets = self.offsets(stored.id).await?;
+        self.newest = self.newest.max(stored.id);
         Ok(Build::stored(stored, definition, offsets))
     }
 
@@ -279,7 +313,7 @@ impl Store {
             Value::from(definition.name),
             definition.version.into(),
             state.name().into(),
-            tables.into(),
+            tables.as_str().into(),
         ];
         let made = self.rows(text, &values, &[ColumnType::Integer]).await?;
         let made = made.into_iter().next();
@@ -295,6 +329,12 @@ impl Store {
             let text = "INSERT INTO phalanx_offsets VALUES (?, ?, 0)";
             self.run(text, &[id.into(), shard.into()]).await?;
         }
+        if !self.is_shared() {
+            let what = seal::what(definition.name, definition.version, &tables);
+            let sealed = Sealed::empty(self.shards, what);
+            seal::close(&mut self.connection()?, &[(id, sealed)]).await?;
+        }
+        self.newest = self.newest.max(id);
         let build = Build {
             id,
             name: definition.name.to_owned(),
@@ -320,7 +360,8 @@ impl Store {
         let (view, stored) = (quoted(&build.name), quoted(&build.stored_as(&table.name)));
         self.run(&format!("DROP VIEW IF EXISTS {view}"), &[])
             .await?;
-        let text = format!("CREATE VIEW {view} AS SELECT * FROM {stored}");
+        let columns = column_list(table);
+        let text = format!("CREATE VIEW {view} AS SELECT {columns} FROM {stored}");
         self.run(&text, &[]).await?;
         Ok(())
     }
@@ -361,11 +402,18 @@ impl Store {
         ] {
             self.run(text, &[id.into()]).await?;
         }
+        if !self.is_shared() {
+            let text = "DELETE FROM phalanx_seals WHERE build = ?";
+            self.run(text, &[id.into()]).await?;
+        }
         Ok(())
     }
 
     /// How far each shard of a build is.
     pub(crate) async fn offsets(&mut self, build: BuildId) -> Result<Vec<u64>, StoreError> {
+        if !self.is_shared() {
+            return Ok(self.open_seal(build).await?.offsets);
+        }
         let text = "SELECT position FROM phalanx_offsets WHERE build = ? ORDER BY shard";
         let rows = self
             .rows(text, &[build.into()], &[ColumnType::Integer])
@@ -375,17 +423,19 @@ impl Store {
             .map(|row| Fields::of(row).number())
             .collect();
         let offsets = offsets?;
-        if u32::try_from(offsets.len()) != Ok(self.shards) {
-            return Err(StoreError::Build {
-                build,
-                reason: format!(
-                    "it has {} offsets for {} shards",
-                    offsets.len(),
-                    self.shards
-                ),
-            });
-        }
+        self.complete(build, offsets.len())?;
         Ok(offsets)
+    }
+
+    /// An error unless there is an offset for each shard.
+    fn complete(&self, build: BuildId, offsets: usize) -> Result<(), StoreError> {
+        if u32::try_from(offsets) == Ok(self.shards) {
+            return Ok(());
+        }
+        Err(StoreError::Build {
+            build,
+            reason: format!("it has {offsets} offsets for {} shards", self.shards),
+        })
     }
 
     /// Moves offsets, each only from where it is expected to be.
@@ -462,7 +512,10 @@ pub(super) async fn list(mut connection: Connection<'_>) -> Result<Vec<StoredBui
             id,
             name,
             version,
-            state: BuildState::parse(&state),
+            state: BuildState::parse(&state).ok_or_else(|| StoreError::Build {
+                build: id,
+                reason: format!("it cannot be `{state}`"),
+            })?,
             tables,
         })
     };

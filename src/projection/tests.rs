@@ -1,6 +1,7 @@
 //! The read side over a real journal on a simulated disk, and a real store: most of it twice, with a
 //! file and with a PostgreSQL database.
 
+mod damage;
 mod follow;
 mod kit;
 mod masks;

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use phalanx_actors::projection::{Columns, Table, quoted};
+use phalanx_actors::projection::{Columns, SUM_COLUMN, Table, quoted};
 
 /// Rows that are changed with one text, at most. A text is that many statements, which is less work
 /// for SQLite than one statement over many rows, and crosses to its thread once.
@@ -50,7 +50,8 @@ impl Updates {
         }
     }
 
-    /// The places of the columns that are set, in the order in which they are bound; the key follows.
+    /// The places of the columns that are set, in the order in which they are bound; the sum and the
+    /// key follow.
     pub(super) fn places(&self, set: Columns) -> Vec<usize> {
         let all = 0..self.columns.len();
         all.filter(|at| *at != self.key_at && set.contains(*at))
@@ -63,6 +64,8 @@ impl Updates {
         let Self { columns, texts, .. } = self;
         texts.entry(set).or_insert_with(|| {
             let names = places.iter().filter_map(|at| columns.get(*at));
+            let sum = quoted(SUM_COLUMN);
+            let names = names.chain(std::iter::once(&sum));
             let sets: Vec<String> = names.map(|name| format!("{name} = ?")).collect();
             let (name, key) = (&self.name, &self.key);
             let one = format!("UPDATE {name} SET {} WHERE {key} = ?", sets.join(", "));

@@ -12,19 +12,22 @@ use std::time::Duration;
 
 use phalanx_actors::names::Position;
 use phalanx_actors::ports::{Clock, Feed};
-use phalanx_actors::projection::{ProjectionDefinition, Table, Value, quoted};
+use phalanx_actors::projection::{Dialect, ProjectionDefinition, Table, Value, quoted};
 use tokio::time::Instant;
 
 use super::build::Build;
 use super::database::{Reader, Readers};
-use super::entry::Entry;
-use super::error::ViewError;
+use super::entry::{Entry, Withheld};
+use super::error::{StoreError, ViewError};
+use super::file::shows_damage;
 use super::json::{append_members, append_row};
 use super::keeper::Wanted;
 use super::lag::{Lag, Reached};
 use super::selection::{Selection, parse_key};
-use super::sql::{column_list, column_types};
+use super::sql::{read_columns, read_types};
 use super::standing::{Part, Stand, Standing};
+use super::sums::RowSums;
+use super::warden::Alarm;
 use super::writer::WriterHandle;
 
 /// Bytes of rows from which on a page ends before its limit.
@@ -46,6 +49,8 @@ pub(super) struct Shared {
     pub(super) writer: WriterHandle,
     pub(super) readers: Readers,
     pub(super) standing: Standing,
+    /// Where damage of the file is reported, if it is a file.
+    pub(super) alarm: Option<Alarm>,
     /// How to ask for the pen of a database that nodes share.
     pub(super) wanted: Option<Arc<Wanted>>,
     /// Shards whose events can be had from nowhere at the moment.
@@ -100,14 +105,16 @@ impl Views {
         fresh: &Freshness,
     ) -> Result<Page, ViewError> {
         let entry = self.entry(view)?;
+        self.bide(entry, fresh).await;
         let (build, _) = self.shown(entry)?;
         Selection::parse(view_table(&build)?, build.version, pairs)?;
         self.reach(entry, fresh).await?;
-        // Perhaps another build answers by now.
+        // Perhaps another build answers by now. What is seen here is in what the reader reads.
+        let reader = self.reader().await?;
         let (build, reached) = self.shown(entry)?;
         let table = view_table(&build)?;
         let selection = Selection::parse(table, build.version, pairs)?;
-        let (rows, next_cursor) = self.select(&build, table, &selection).await?;
+        let (rows, next_cursor) = self.select(reader, &build, table, &selection).await?;
         Ok(Page {
             rows,
             next_cursor,
@@ -126,12 +133,14 @@ impl Views {
         fresh: &Freshness,
     ) -> Result<FoundRow, ViewError> {
         let entry = self.entry(view)?;
+        self.bide(entry, fresh).await;
         self.shown(entry)?;
         self.reach(entry, fresh).await?;
+        let reader = self.reader().await?;
         let (build, reached) = self.shown(entry)?;
         let table = view_table(&build)?;
         let found = match parse_key(table, key) {
-            Some(key) => self.select_one(&build, table, &key).await?,
+            Some(key) => self.select_one(reader, &build, table, &key).await?,
             None => None,
         };
         let lag = self.lag(&build, &reached);
@@ -155,8 +164,19 @@ impl Views {
         if build.is_unknown() || self.0.standing.is(Part::Away) {
             return Err(self.away());
         }
+        if let Some(why) = self.withheld(entry) {
+            return Err(ViewError::Away {
+                reason: why.reason().to_owned(),
+            });
+        }
         let reached = Reached::now(&build);
         Ok((build, reached))
+    }
+
+    /// Why a view answers nothing for now, if so.
+    fn withheld(&self, entry: &Entry) -> Option<Withheld> {
+        let rung = self.0.alarm.as_ref().is_some_and(Alarm::has_rung);
+        entry.withheld().or(rung.then_some(Withheld::Rebuilt))
     }
 
     /// How this node stands towards its store.
@@ -192,6 +212,7 @@ impl Views {
                 }
             },
             sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => ViewError::Busy,
+            error if shows_damage(&error) => self.damage(&StoreError::Sql(error)),
             error => {
                 tracing::error!(%error, "a query of a view failed");
                 ViewError::Store(error.to_string())
@@ -199,8 +220,34 @@ impl Views {
         }
     }
 
+    /// Reports damage that a query has met; what is to be said to whoever asked.
+    fn damage(&self, error: &StoreError) -> ViewError {
+        if let Some(alarm) = &self.0.alarm {
+            alarm.ring(error);
+        }
+        ViewError::Away {
+            reason: Withheld::Rebuilt.reason().to_owned(),
+        }
+    }
+
+    fn dialect(&self) -> Dialect {
+        if self.is_shared() {
+            Dialect::Postgres
+        } else {
+            Dialect::Sqlite
+        }
+    }
+
     pub(super) fn lag(&self, build: &Build, reached: &Reached) -> Lag {
         reached.lag(build, &*self.0.feed, &*self.0.clock)
+    }
+
+    /// Waits, for as long as the query may, while the view answers nothing.
+    async fn bide(&self, entry: &Entry, fresh: &Freshness) {
+        if entry.withheld().is_some() {
+            // What comes of it is looked at next.
+            let _released = tokio::time::timeout(fresh.wait, entry.released()).await;
+        }
     }
 
     /// Waits until the view has reached every position, which costs nothing while it waits.
@@ -232,11 +279,13 @@ impl Views {
 
     async fn select(
         &self,
+        mut reader: Reader,
         build: &Build,
         table: &Table,
         selection: &Selection,
     ) -> Result<(Vec<u8>, Option<String>), ViewError> {
-        let (text, mut bound) = selection.statement(table, &build.stored_as(&table.name));
+        let (dialect, stored_as) = (self.dialect(), build.stored_as(&table.name));
+        let (text, mut bound) = selection.statement(table, dialect, &stored_as);
         // One more row says whether there is a next page.
         let limit = Value::Integer(i64::from(selection.limit) + 1);
         bound.push(&limit);
@@ -244,7 +293,16 @@ impl Views {
         let mut count = 0;
         let mut last: Option<Vec<Value>> = None;
         let mut next_cursor = None;
-        let mut take = |values: Vec<Value>| {
+        let mut damage = None;
+        let open = opener(dialect, &stored_as, table);
+        let mut take = |row: Vec<Value>| {
+            let values = match open(row) {
+                Ok(values) => values,
+                Err(error) => {
+                    damage = Some(error);
+                    return false;
+                }
+            };
             if count == selection.limit || rows.len() > MAX_PAGE_BYTES {
                 next_cursor = last.as_deref().map(|last| selection.cursor_behind(last));
                 return false;
@@ -257,36 +315,59 @@ impl Views {
             count += 1;
             true
         };
-        let types = column_types(table);
-        let mut reader = self.reader().await?;
+        let types = read_types(table, dialect);
         let found = reader
             .connection()
             .each(text, bound, &types, &mut take)
             .await;
         found.map_err(|error| self.store_error(error))?;
+        if let Some(error) = damage {
+            return Err(self.damage(&error));
+        }
         rows.push(b']');
         Ok((rows, next_cursor))
     }
 
     async fn select_one(
         &self,
+        mut reader: Reader,
         build: &Build,
         table: &Table,
         key: &Value,
     ) -> Result<Option<Vec<Value>>, ViewError> {
-        let (columns, name) = (column_list(table), quoted(&build.stored_as(&table.name)));
+        let (dialect, stored_as) = (self.dialect(), build.stored_as(&table.name));
+        let (columns, name) = (read_columns(table, dialect), quoted(&stored_as));
         let key_column = quoted(&table.key);
         let text = format!("SELECT {columns} FROM {name} WHERE {key_column} = ?");
-        let mut reader = self.reader().await?;
         let mut connection = reader.connection();
-        let found = connection.rows(text, [key], &column_types(table)).await;
+        let found = connection
+            .rows(text, [key], &read_types(table, dialect))
+            .await;
         let rows = found.map_err(|error| self.store_error(error))?;
-        Ok(rows.into_iter().next())
+        let row = rows.into_iter().next();
+        let row = row.map(opener(dialect, &stored_as, table)).transpose();
+        row.map_err(|error| self.damage(&error))
     }
 
     async fn reader(&self) -> Result<Reader, ViewError> {
         let acquired = self.0.readers.acquire().await;
         acquired.map_err(|error| self.store_error(error))
+    }
+}
+
+/// Makes the values of a row of what was read: without its sum, which must be right where there is one.
+fn opener(
+    dialect: Dialect,
+    stored_as: &str,
+    table: &Table,
+) -> impl Fn(Vec<Value>) -> Result<Vec<Value>, StoreError> {
+    let sums = match dialect {
+        Dialect::Sqlite => Some(RowSums::new(stored_as, table.key_at())),
+        Dialect::Postgres => None,
+    };
+    move |row| match &sums {
+        Some(sums) => Ok(sums.open(row)?.0),
+        None => Ok(row),
     }
 }
 

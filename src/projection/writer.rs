@@ -4,20 +4,18 @@
 //! of all of them in one transaction, so that many share one commit. Between two commits it waits a
 //! moment for more to come together, unless somebody waits for a view.
 //!
-//! Owns: the rows in memory and who is set aside. Refuses: work that does not begin where the stored
+//! Owns: what is known of each build (`space`). Refuses: work that does not begin where the stored
 //! offset is, so that nothing is taken in twice. Invariant: after a failed transaction nothing that is
 //! in memory is trusted; it is read again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use phalanx_actors::names::{ShardId, StreamName};
+use phalanx_actors::names::ShardId;
 use phalanx_actors::ports::{Clock, Journal};
-use phalanx_actors::projection::{
-    Change, DecodedEvent, Key, Loaded, ProjectionDefinition, Run, Workspace,
-};
+use phalanx_actors::projection::{DecodedEvent, ProjectionDefinition};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -27,8 +25,9 @@ use super::letters::Letter;
 use super::metrics::WriterMetrics;
 use super::plan::{Planned, plan};
 use super::retry::Retried;
+use super::seal;
 use super::server::{Pen, ShardEnd};
-use super::sql::TableSql;
+use super::space::Space;
 use super::store::{BuildState, OffsetMove, Store};
 use crate::failpoints::crash_point;
 
@@ -77,6 +76,11 @@ pub(crate) enum Control {
         letter: i64,
         skip: bool,
         reply: oneshot::Sender<Result<Retried, OperationError>>,
+    },
+    /// Throws the file away and begins a new one, in which nothing has been taken in.
+    StartOver {
+        definitions: Vec<Arc<ProjectionDefinition>>,
+        reply: oneshot::Sender<Result<Vec<Planned>, StoreError>>,
     },
     /// Reaches for the pen of a database that nodes share; with it comes what is to be filled.
     TakePen {
@@ -169,103 +173,6 @@ pub(crate) struct WriterOptions {
     pub(crate) interval: Duration,
     /// Rows of each build that are kept in memory.
     pub(crate) cache_rows: usize,
-}
-
-/// What the writer knows of a build.
-pub(super) struct Space {
-    pub(super) workspace: Workspace,
-    sql: Vec<TableSql>,
-    pub(super) parked: HashSet<StreamName>,
-    pub(super) offsets: Vec<u64>,
-}
-
-impl Space {
-    async fn load(store: &mut Store, build: &Build, cache_rows: usize) -> Result<Self, StoreError> {
-        let letters = store.letters(build.id).await?;
-        let dialect = store.dialect();
-        let table = |table| TableSql::new(table, dialect, &build.stored_as(&table.name));
-        Ok(Self {
-            workspace: Workspace::new(build.tables.clone(), cache_rows),
-            sql: build.tables.iter().map(table).collect(),
-            parked: letters.iter().filter_map(Letter::stream_name).collect(),
-            offsets: store.offsets(build.id).await?,
-        })
-    }
-
-    pub(super) fn offset(&self, shard: ShardId) -> Option<u64> {
-        self.offsets.get(usize::try_from(shard).ok()?).copied()
-    }
-
-    /// Runs handlers over events, reading the rows that they want, until the end or the first event
-    /// that is refused.
-    pub(super) async fn run(
-        &mut self,
-        store: &mut Store,
-        events: &[DecodedEvent],
-    ) -> Result<Option<(usize, String)>, StoreError> {
-        let mut from = 0;
-        let mut wanted: Vec<(usize, Key)> = Vec::new();
-        loop {
-            let rest = events.get(from..).unwrap_or_default();
-            let parked = &self.parked;
-            let skip = |event: &DecodedEvent| !parked.is_empty() && parked.contains(&event.stream);
-            let ran = self.workspace.run(rest, &skip);
-            match ran {
-                Run::Done => return Ok(None),
-                Run::Refused { at, reason } => return Ok(Some((from + at, reason))),
-                Run::Wants { at: 0, rows } if rows == wanted => {
-                    return Err(StoreError::Unread {
-                        rows: format!("{rows:?}"),
-                    });
-                }
-                Run::Wants { at, rows } => {
-                    from += at;
-                    let loaded = self.read(store, &rows).await?;
-                    self.workspace.insert(loaded);
-                    wanted = rows;
-                }
-            }
-        }
-    }
-
-    /// Reads rows, which come sorted by table.
-    async fn read(
-        &self,
-        store: &mut Store,
-        rows: &[(usize, Key)],
-    ) -> Result<Vec<Loaded>, StoreError> {
-        let mut loaded = Vec::with_capacity(rows.len());
-        for of_table in rows.chunk_by(|(one, _), (other, _)| one == other) {
-            let Some((table, _)) = of_table.first() else {
-                continue;
-            };
-            let keys: Vec<Key> = of_table.iter().map(|(_, key)| key.clone()).collect();
-            if let Some(sql) = self.sql.get(*table) {
-                sql.load(store.connection()?, *table, &keys, &mut loaded)
-                    .await?;
-            }
-        }
-        Ok(loaded)
-    }
-
-    /// Writes the rows that changed.
-    pub(super) async fn flush(&mut self, store: &mut Store) -> Result<(), StoreError> {
-        if !store.is_shared() {
-            let blind = self.workspace.blind();
-            let rows = self.read(store, &blind).await?;
-            self.workspace.settle(rows);
-        }
-        let mut by_table: Vec<Vec<Change<'_>>> = self.sql.iter().map(|_| Vec::new()).collect();
-        for change in self.workspace.changes() {
-            if let Some(changes) = by_table.get_mut(change.table) {
-                changes.push(change);
-            }
-        }
-        for (sql, changes) in self.sql.iter_mut().zip(by_table) {
-            sql.write(store.connection()?, changes).await?;
-        }
-        Ok(())
-    }
 }
 
 /// See the file's description.
@@ -425,6 +332,7 @@ impl Writer {
         for moves in moves.chunks(32) {
             self.store.move_offsets(moves).await?;
         }
+        self.seal(touched.iter().map(|build| build.id)).await?;
         crash_point!("projection::before_commit");
         self.store.commit().await?;
         crash_point!("projection::after_commit");
@@ -439,6 +347,19 @@ impl Writer {
             }
         }
         Ok(())
+    }
+
+    /// Seals builds in a file, after all else that a transaction does.
+    pub(super) async fn seal(
+        &mut self,
+        builds: impl Iterator<Item = BuildId>,
+    ) -> Result<(), StoreError> {
+        if self.store.is_shared() {
+            return Ok(());
+        }
+        let sealed = builds.filter_map(|id| Some((id, self.spaces.get(&id)?.sealed())));
+        let sealed: Vec<_> = sealed.collect();
+        seal::close(&mut self.store.connection()?, &sealed).await
     }
 
     /// Runs one batch; what is refused is set aside.
@@ -463,7 +384,7 @@ impl Writer {
             );
             let letter = Letter::new(event, reason, 1, self.clock.now().as_microsecond());
             self.store.put_letter(batch.build.id, &letter).await?;
-            space.parked.insert(event.stream.clone());
+            space.parked.insert(event.stream.clone(), letter.sum());
         }
         let slot = usize::try_from(batch.shard).ok();
         if let Some(offset) = slot.and_then(|slot| space.offsets.get_mut(slot)) {
@@ -490,7 +411,11 @@ impl Writer {
                 }
             }
             Control::Offsets { build, reply } => {
-                let _gone = reply.send(self.store.offsets(build.id).await);
+                let offsets = self.store.offsets(build.id).await;
+                if let Err(error) = &offsets {
+                    self.store.report(error);
+                }
+                let _gone = reply.send(offsets);
             }
             Control::Pause {
                 name,
@@ -505,7 +430,15 @@ impl Writer {
                 skip,
                 reply,
             } => {
-                let _gone = reply.send(Box::pin(self.retry(&build, letter, skip)).await);
+                let retried = Box::pin(self.retry(&build, letter, skip)).await;
+                if let Err(OperationError::Store(error)) = &retried {
+                    self.store.report(error);
+                }
+                let _gone = reply.send(retried);
+            }
+            Control::StartOver { definitions, reply } => {
+                self.spaces.clear();
+                let _gone = reply.send(Box::pin(self.start_over(&definitions)).await);
             }
             pen @ (Control::TakePen { .. }
             | Control::LayPenDown { .. }
@@ -514,6 +447,15 @@ impl Writer {
             // The loop sees to it.
             Control::Close { .. } => {}
         }
+    }
+
+    /// Begins with a new file.
+    async fn start_over(
+        &mut self,
+        definitions: &[Arc<ProjectionDefinition>],
+    ) -> Result<Vec<Planned>, StoreError> {
+        self.store.start_over().await?;
+        Box::pin(plan(&mut self.store, definitions)).await
     }
 
     /// What concerns the pen. Rows in memory are good only while it is held.

@@ -62,6 +62,11 @@ pub struct ProjectionSettings {
     ///
     /// Default 10000, range 0 to 600000. Larger hides longer lags; smaller tells clients sooner.
     pub max_wait_ms: u64,
+    /// Whether the SQLite file is checked for damage when the node starts, before its views answer.
+    ///
+    /// Default true. A million rows take a second or two, during which views answer 503 `not-ready`;
+    /// commands go on. False lets views answer at once, and damage is found when a row is read.
+    pub check_at_start: bool,
 }
 
 impl Default for ProjectionSettings {
@@ -75,6 +80,7 @@ impl Default for ProjectionSettings {
             read_connections: 4,
             follow_interval_ms: 10,
             max_wait_ms: 10_000,
+            check_at_start: true,
         }
     }
 }

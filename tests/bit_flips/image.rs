@@ -25,6 +25,11 @@ impl Flip {
     pub(crate) fn file_name(&self) -> String {
         file_name(&self.file)
     }
+
+    /// Whether the file holds read models.
+    pub(crate) fn is_of_views(&self) -> bool {
+        self.kind.starts_with(".sqlite")
+    }
 }
 
 fn file_name(file: &Path) -> String {
@@ -56,6 +61,11 @@ pub(crate) fn places(data_dir: &Path, count: usize, rng: &mut StdRng) -> Vec<Fli
     assert!(
         kinds.contains_key(".log"),
         "no log was written: {:?}",
+        kinds.keys()
+    );
+    assert!(
+        kinds.contains_key(".sqlite") && kinds.contains_key(".sqlite-wal"),
+        "no read models were written: {:?}",
         kinds.keys()
     );
     kinds

@@ -10,6 +10,7 @@ use crate::support::client;
 use crate::support::http::{Http, Request, Response};
 use crate::support::node::{Node, NodeSetup};
 use crate::support::wait;
+use crate::views::Lists;
 
 const ACCOUNTS: usize = 40;
 const DEPOSITS: i64 = 9;
@@ -22,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Truth {
     accounts: Vec<Account>,
+    lists: Lists,
 }
 
 #[derive(Debug)]
@@ -46,26 +48,34 @@ impl Truth {
     /// Fills a new node so that every kind of file exists, and kills it with records in its log.
     pub(crate) fn record(setup: &NodeSetup) -> Self {
         let mut accounts: Vec<Account> = Vec::new();
+        let mut lists = None;
         // The first third ends in tables by an orderly stop, the second by the recovery after a
         // kill, and the last one stays in the log.
         for (third, orderly) in [(0, true), (1, false), (2, false)] {
             let mut node = setup.start();
             let numbers = (0..ACCOUNTS).filter(|n| n * 3 / ACCOUNTS == third);
             accounts.extend(numbers.map(|n| fill(&mut node.client(), n)));
+            let positions = accounts.iter().map(|account| account.position.as_str());
+            lists = Some(Lists::record(&mut node.client(), positions));
             if orderly {
                 node.stop();
             } else {
                 node.kill();
             }
         }
-        Self { accounts }
+        Self {
+            accounts,
+            lists: lists.expect("it was filled"),
+        }
     }
 
     /// Asks for every history, state and stored reply, then writes to every account.
     pub(crate) fn compare(&self, node: &Node) -> Result<Seen, String> {
-        let seen = self.compare_without_writing(node)?;
+        let mut all = self.compare_without_writing(node)?;
         let mut http = node.client();
-        let mut all = seen;
+        if self.lists.compare(&mut http)? {
+            all = Seen::SomeRefused;
+        }
         for account in &self.accounts {
             let request = client::deposit(&account.id, 1).key("new");
             let refused = check(&mut http, &request, |reply| {

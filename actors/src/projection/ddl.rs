@@ -36,6 +36,10 @@ pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// The column with the sum of a row, which tables of SQLite have besides their own. No column of a
+/// definition can have this name.
+pub const SUM_COLUMN: &str = "_sum";
+
 /// The statements that make a table under the name `stored_as`, with its indexes. Whatever has that
 /// name must be gone.
 #[must_use]
@@ -46,6 +50,9 @@ pub fn create_table(table: &Table, dialect: Dialect, stored_as: &str) -> Vec<Str
         format!("{} {type_name}{null}", quoted(&column.name))
     };
     let mut lines: Vec<String> = table.columns.iter().map(column).collect();
+    if dialect == Dialect::Sqlite {
+        lines.push(format!("{} INTEGER NOT NULL", quoted(SUM_COLUMN)));
+    }
     lines.push(format!("PRIMARY KEY ({})", quoted(&table.key)));
     // Rows of SQLite lie in the order of their key, without a second tree for it.
     let tail = match dialect {

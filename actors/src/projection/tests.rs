@@ -261,7 +261,8 @@ fn one_definition_gives_the_tables_of_both_stores() {
         create_table(owners, Dialect::Sqlite, "owners_1"),
         [
             "CREATE TABLE \"owners_1\" (\"owner\" TEXT NOT NULL, \"cents\" INTEGER NOT NULL, \
-             \"since\" INTEGER, PRIMARY KEY (\"owner\")) STRICT, WITHOUT ROWID",
+             \"since\" INTEGER, \"_sum\" INTEGER NOT NULL, PRIMARY KEY (\"owner\")) \
+             STRICT, WITHOUT ROWID",
             "CREATE INDEX \"owners_1_by_1\" ON \"owners_1\" (\"cents\", \"owner\")",
         ]
     );

@@ -22,7 +22,7 @@ fn parse(query: &[(&str, &str)]) -> Result<Selection, ViewError> {
 
 fn text(query: &[(&str, &str)]) -> String {
     let selection = parse(query).unwrap();
-    let (text, bound) = selection.statement(&table(), "t");
+    let (text, bound) = selection.statement(&table(), Dialect::Postgres, "t");
     assert_eq!(bound.len() + 1, text.matches('?').count());
     text
 }

@@ -201,6 +201,7 @@ impl World {
             commit_interval: Duration::from_millis(2),
             cache_rows: 10,
             read_connections: 2,
+            check_at_start: true,
         }
     }
 
@@ -280,7 +281,10 @@ pub(super) async fn all(views: &Views, view: &str, world: &World) -> Vec<serde_j
 pub(super) async fn writes(projections: &Projections) {
     let views = projections.views().clone();
     until("a read side that writes", async move || {
+        let withheld = [Activity::Checking, Activity::Repairing];
+        let mut statuses = views.statuses().into_iter();
         views.standing().state == Part::Writing
+            && !statuses.any(|status| withheld.contains(&status.state))
     })
     .await;
 }

@@ -11,6 +11,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 use super::super::sql::TableSql;
 use super::super::store::Store;
+use super::super::sums::{RowSums, Tally};
 use super::kit::World;
 
 type Row = Vec<Value>;
@@ -56,7 +57,12 @@ async fn rows(store: &mut Store, table: &Table) -> Vec<Row> {
     store.rows(text, &[], &types).await.unwrap()
 }
 
-async fn write(sql: &mut TableSql, store: &mut Store, model: &Rows, next: &Rows) {
+async fn write(
+    sql: &mut TableSql,
+    store: &mut Store,
+    tally: &mut Tally,
+    (model, next): (&Rows, &Rows),
+) {
     let keys: std::collections::BTreeSet<&Key> = model.keys().chain(next.keys()).collect();
     let changes = keys.into_iter().rev().filter_map(|key| {
         let (old, new) = (model.get(key), next.get(key));
@@ -79,7 +85,7 @@ async fn write(sql: &mut TableSql, store: &mut Store, model: &Rows, next: &Rows)
     });
     let changes: Vec<Change<'_>> = changes.collect();
     store.begin().await.unwrap();
-    sql.write(store.connection().unwrap(), changes)
+    sql.write(store.connection().unwrap(), changes, tally)
         .await
         .unwrap();
     store.commit().await.unwrap();
@@ -98,6 +104,8 @@ async fn changed_columns_leave_the_same_rows_as_whole_rows() {
     let mut sql = TableSql::new(&table, Dialect::Sqlite, "t");
     let mut rng = StdRng::seed_from_u64(11);
     let mut model = Rows::new();
+    let mut tally = Tally::default();
+    let sums = RowSums::new("t", table.key_at());
     for round in 0..150 {
         let mut next = model.clone();
         for _ in 0..rng.random_range(1..120) {
@@ -115,9 +123,12 @@ async fn changed_columns_leave_the_same_rows_as_whole_rows() {
                 }
             }
         }
-        write(&mut sql, &mut store, &model, &next).await;
+        write(&mut sql, &mut store, &mut tally, (&model, &next)).await;
         let whole: Vec<Row> = next.values().cloned().collect();
         assert_eq!(rows(&mut store, &table).await, whole, "round {round}");
+        let mut of_whole = Tally::default();
+        whole.iter().for_each(|row| of_whole.add(sums.of(row)));
+        assert_eq!(tally, of_whole, "round {round}");
         model = next;
     }
     let sound = "PRAGMA integrity_check";
@@ -157,7 +168,9 @@ async fn a_row_that_is_not_as_it_was_stored_is_noticed_when_it_is_changed() {
         change(Some(&new[..]), Stored::Unknown, Columns::ALL),
     ] {
         let mut sql = TableSql::new(&table, Dialect::Sqlite, "t");
-        let written = sql.write(store.connection().unwrap(), vec![wrong]).await;
+        let mut tally = Tally::default();
+        let connection = store.connection().unwrap();
+        let written = sql.write(connection, vec![wrong], &mut tally).await;
         let error = written.unwrap_err();
         assert!(super::super::file::is_damage(&error), "{error:?}");
     }

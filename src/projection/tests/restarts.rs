@@ -178,7 +178,10 @@ async fn of_two_writers_that_begin_at_the_same_offset_one_wins(world: World) {
         "{fenced:?}"
     );
     other.roll_back().await;
-    assert_eq!(one.offsets(build.id).await.unwrap(), [0, 5, 0]);
+    let text = "SELECT position FROM phalanx_offsets WHERE build = ? ORDER BY shard";
+    let types = [phalanx_actors::projection::ColumnType::Integer];
+    let offsets = one.rows(text, &[build.id.into()], &types).await.unwrap();
+    assert_eq!(offsets.concat(), [0, 5, 0].map(Into::into));
 }
 
 #[tokio::test(flavor = "multi_thread")]

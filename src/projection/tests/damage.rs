@@ -1,0 +1,244 @@
+//! Files that are damaged: a view shows the right rows or none, and comes back by itself.
+
+use std::path::Path;
+
+use phalanx_actors::projection::ProjectionRegistry;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use serde_json::Value;
+
+use super::super::check::check;
+use super::super::*;
+use super::kit::{World, at_once, rows, until};
+use crate::domain::views::{AccountTotals, Accounts};
+
+fn registry() -> ProjectionRegistry {
+    let mut registry = ProjectionRegistry::default();
+    registry.register::<Accounts>().unwrap();
+    registry.register::<AccountTotals>().unwrap();
+    registry
+}
+
+fn fill(world: &mut World, from: usize, to: usize) {
+    for n in from..to {
+        let owner = ["ada", "grace", "edsger"][n % 3];
+        world.open(&format!("a-{n}"), owner, ["EUR", "CHF"][n % 2]);
+        for cents in 0..n % 7 {
+            world.deposit(&format!("a-{n}"), i64::try_from(cents * n).unwrap());
+        }
+    }
+}
+
+/// Lists that go through the key, through each index, and through columns without one.
+const QUERIES: [(&str, &[(&str, &str)]); 7] = [
+    ("accounts", &[]),
+    ("accounts", &[("owner", "ada")]),
+    (
+        "accounts",
+        &[("currency", "CHF"), ("sort", "-sequence_number")],
+    ),
+    (
+        "accounts",
+        &[("balance_cents[gte]", "100"), ("sort", "-balance_cents")],
+    ),
+    ("accounts", &[("status", "open"), ("sort", "owner")]),
+    ("account_totals", &[]),
+    ("account_totals", &[("accounts[gt]", "1")]),
+];
+
+async fn ask(views: &Views, at: usize, fresh: &Freshness) -> Result<Vec<Value>, ViewError> {
+    let (view, query) = QUERIES[at];
+    let mut pairs = vec![("limit".into(), "1000".into())];
+    pairs.extend(
+        query
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into())),
+    );
+    views
+        .list(view, &pairs, fresh)
+        .await
+        .map(|page| rows(&page))
+}
+
+/// What each query says once everything is taken in; whatever is said before must not be wrong.
+async fn answers(world: &World, what: &str, truth: Option<&[Vec<Value>]>) -> Vec<Vec<Value>> {
+    let projections = world.start_as(&registry(), "1").await;
+    let views = projections.views();
+    if let Some(truth) = truth {
+        for (at, truth) in truth.iter().enumerate() {
+            match ask(views, at, &at_once()).await {
+                // A view may be behind, and then it says so.
+                Ok(_)
+                    if views
+                        .list(QUERIES[at].0, &[], &at_once())
+                        .await
+                        .is_ok_and(|page| page.lag.events > 0) => {}
+                Ok(said) => assert_eq!(&said, truth, "{what}: {:?}", QUERIES[at]),
+                Err(ViewError::Away { .. }) => {}
+                Err(error) => panic!("{what}: {error}"),
+            }
+        }
+    }
+    let mut all = Vec::new();
+    for at in 0..QUERIES.len() {
+        let mut said = None;
+        until(what, async || {
+            said = ask(views, at, &world.now()).await.ok();
+            said.is_some()
+        })
+        .await;
+        all.extend(said);
+    }
+    if let Some(truth) = truth {
+        for (at, (said, truth)) in all.iter().zip(truth).enumerate() {
+            assert_eq!(said, truth, "{what}: {:?}", QUERIES[at]);
+        }
+    }
+    projections.stop().await;
+    all
+}
+
+/// Puts this file there as if a node had been stopped with it.
+fn lay(path: &Path, bytes: &[u8]) {
+    super::super::file::remove(path).unwrap();
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bit_that_is_flipped_anywhere_is_mended_and_never_shown() {
+    let mut world = World::new();
+    fill(&mut world, 0, 60);
+    let truth = answers(&world, "nothing", None).await;
+    assert!(truth.iter().all(|rows| !rows.is_empty()), "{truth:?}");
+    let path = world.options().path;
+    let whole = std::fs::read(&path).unwrap();
+    let rows = check(&path).await.unwrap();
+    assert_eq!(rows, 60 + 2 + 60, "accounts, totals, currencies");
+    let mut rng = StdRng::seed_from_u64(21);
+    let mut found = 0;
+    for round in 0..120 {
+        let mut bytes = whole.clone();
+        let at = match round % 4 {
+            // Half of a small file is empty. The first page has the header and the schema.
+            0 => rng.random_range(0..4096),
+            _ => loop {
+                let at = rng.random_range(0..whole.len());
+                if whole[at] != 0 {
+                    break at;
+                }
+            },
+        };
+        let bit = rng.random_range(0..8);
+        bytes[at] ^= 1 << bit;
+        lay(&path, &bytes);
+        found += usize::from(check(&path).await.is_err());
+        lay(&path, &bytes);
+        answers(&world, &format!("byte {at}, bit {bit}"), Some(&truth)).await;
+    }
+    assert!(found > 60, "{found} of 120 were found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_that_are_older_than_others_are_noticed() {
+    const PAGE: usize = 4096;
+    let mut world = World::new();
+    fill(&mut world, 0, 40);
+    answers(&world, "nothing", None).await;
+    let path = world.options().path;
+    let old = std::fs::read(&path).unwrap();
+    // No row comes or goes, and no tree changes its shape.
+    for n in 0..40 {
+        world.deposit(&format!("a-{n}"), 1);
+    }
+    let truth = answers(&world, "nothing", None).await;
+    let new = std::fs::read(&path).unwrap();
+    assert_eq!(old.len(), new.len());
+    let pages = (0..new.len()).step_by(PAGE);
+    // The first page counts transactions, and nothing else in it changes.
+    let differing: Vec<usize> = pages
+        .skip(1)
+        .filter(|at| old[*at..at + PAGE] != new[*at..at + PAGE])
+        .collect();
+    assert!(differing.len() > 3, "{differing:?}");
+    for at in differing {
+        let mut mixed = new.clone();
+        mixed[at..at + PAGE].copy_from_slice(&old[at..at + PAGE]);
+        lay(&path, &mixed);
+        let found = check(&path).await;
+        assert!(found.is_err(), "page {}", at / PAGE + 1);
+        lay(&path, &mixed);
+        answers(&world, &format!("page {}", at / PAGE + 1), Some(&truth)).await;
+    }
+}
+
+/// Waits for the views to have been built again.
+async fn mended(projections: &Projections, world: &World, build: i64) -> Vec<Value> {
+    let views = projections.views();
+    until("rows that are built again", async || {
+        // Whoever meets the damage first reports it.
+        let _asked = ask(views, 0, &at_once()).await;
+        views.status("accounts").unwrap().build > build
+    })
+    .await;
+    ask(views, 0, &world.now()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_that_is_met_while_it_runs_is_mended_without_a_restart() {
+    let mut world = World::new();
+    fill(&mut world, 0, 30);
+    let truth = answers(&world, "nothing", None).await;
+    let projections = world.start(&registry()).await;
+    let views = projections.views();
+    views.set_paused("account_totals", true).await.unwrap();
+    let balance = |rows: &[Value]| {
+        let row = rows.iter().find(|row| row["id"] == "a-1").unwrap();
+        row["balance_cents"].as_i64().unwrap()
+    };
+
+    // A query meets it.
+    let build = views.status("accounts").unwrap().build;
+    let mut beside = world.store().await;
+    let table = format!("b{build}_accounts");
+    let text = format!("UPDATE {table} SET balance_cents = 12345 WHERE id = 'a-1'");
+    assert_eq!(beside.run(&text, &[]).await.unwrap(), 1);
+    beside.close().await;
+    let met = views.row("accounts", "a-1", &at_once()).await;
+    assert!(matches!(met, Err(ViewError::Away { .. })), "{met:?}");
+    let again = mended(&projections, &world, build).await;
+    assert_eq!(again, truth[0]);
+
+    // What was paused still is, and answers nothing rather than rows that it does not have.
+    let total = views.list("account_totals", &[], &at_once()).await;
+    assert!(matches!(total, Err(ViewError::Away { .. })), "{total:?}");
+    views.set_paused("account_totals", false).await.unwrap();
+    let total = views.list("account_totals", &[], &world.now()).await;
+    assert_eq!(rows(&total.unwrap()), truth[5]);
+
+    // The writer meets it: a row that it has in memory and means to change is gone.
+    let position = world.deposit("a-1", 4);
+    let fresh = Freshness {
+        after: vec![position],
+        ..world.now()
+    };
+    views.row("accounts", "a-1", &fresh).await.unwrap();
+    let build = views.status("accounts").unwrap().build;
+    let mut beside = world.store().await;
+    let text = format!("DELETE FROM b{build}_accounts WHERE id = 'a-1'");
+    assert_eq!(beside.run(&text, &[]).await.unwrap(), 1);
+    beside.close().await;
+    world.deposit("a-1", 5);
+    let again = mended(&projections, &world, build).await;
+    assert_eq!(balance(&again), balance(&truth[0]) + 9);
+    projections.stop().await;
+
+    // Nothing of it is left to the next start.
+    assert!(check(&world.options().path).await.is_ok());
+    assert!(
+        !world
+            .options()
+            .path
+            .with_extension("sqlite.damaged")
+            .exists()
+    );
+}
