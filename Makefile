@@ -41,6 +41,15 @@ soak: setup ## Simulate many more clusters: make soak SEEDS=20000 FIRST=1
 	PHALANX_SEEDS=$(SEEDS) PHALANX_FIRST_SEED=$(FIRST) $(CARGO) test --release \
 		--features phalanx/failpoints --test simulation no_seed_breaks_a_promise -- --exact --nocapture
 
+# A journal of so many events, as the first release stored them; a broken fold; a late payment.
+EVENTS ?= 1000000
+HISTORY := $(CARGO) test --release --features phalanx/failpoints
+.PHONY: history
+history: setup ## Show that events of the first release are understood: make history EVENTS=1000000
+	PHALANX_VERIFY_EVENTS=$(EVENTS) $(HISTORY) --test verify -- --nocapture --test-threads 1
+	$(HISTORY) --test contract -- --nocapture history_page:: what_if::
+	$(HISTORY) --test releases
+
 .PHONY: check
 check: setup ## Format, lints, documentation and dependencies, warnings denied
 	$(CARGO) fmt --all --check
