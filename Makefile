@@ -53,6 +53,15 @@ upgrade: setup ## Rolling upgrade of three nodes from an older build: make upgra
 	PHALANX_OLDER=$(abspath $(TARGET))/phalanx-older $(CARGO) test --release \
 		--features phalanx/failpoints --test cluster_routing rolling_upgrade -- --ignored --nocapture
 
+# A journal of so many events, as the first release stored them; a broken fold; a late payment.
+EVENTS ?= 1000000
+HISTORY := $(CARGO) test --release --features phalanx/failpoints
+.PHONY: history
+history: setup ## Show that events of the first release are understood: make history EVENTS=1000000
+	PHALANX_VERIFY_EVENTS=$(EVENTS) $(HISTORY) --test verify -- --nocapture --test-threads 1
+	$(HISTORY) --test contract -- --nocapture history_page:: what_if::
+	$(HISTORY) --test releases
+
 .PHONY: check
 check: setup ## Format, lints, documentation and dependencies, warnings denied
 	$(CARGO) fmt --all --check

@@ -248,9 +248,10 @@ codes! {
         "Report it with the `trace_id`. Nothing was stored.";
     AggregateQuarantined "aggregate-quarantined" INTERNAL_SERVER_ERROR false NotApplied
         "The aggregate is quarantined"
-        "The code of the aggregate type panicked for this aggregate. It is set aside so that \
-         others are not affected; its events are safe."
-        "Report it with the `trace_id`. The type's code has to be corrected.";
+        "The code of the aggregate type panicked for this aggregate, or a newer build stored an event \
+         that this one does not know; `detail` says which. It is set aside so that others are not \
+         affected; its events are safe."
+        "Report it with the `trace_id`. The type's code has to be corrected, or the node upgraded.";
     Overloaded "overloaded" SERVICE_UNAVAILABLE true NotApplied
         "The node is overloaded"
         "As much work is in progress as the node, the shard or the aggregate takes, or no answer \

@@ -233,14 +233,9 @@ impl Reader {
                 return true;
             }
         };
-        let before = piece.len();
         for record in &records {
             if let Err(reason) = self.put_record(shard, record, piece) {
-                // What stands before it is sent; the client comes back to the same place.
-                if piece.len() == before {
-                    self.fail(piece, &reason);
-                }
-                self.ended = true;
+                self.fail_at(shard, record, piece, &reason);
                 break;
             }
         }
@@ -300,22 +295,38 @@ impl Reader {
         self.app.metrics.streamed.increment(1);
     }
 
+    /// Ends the stream before a record that cannot be shown, and says where it goes on behind it: a
+    /// client that comes back as it was is told the same again.
+    fn fail_at(&mut self, shard: usize, record: &Record, out: &mut BytesMut, reason: &str) {
+        let stream = &record.stream;
+        let aggregate = format!("{}/{}", stream.aggregate_type(), stream.id());
+        let position = format!("{shard}:{}", record.first_position);
+        tracing::error!(%aggregate, %position, reason, "an event stream ends");
+        self.ended = true;
+        let mut behind = self.seen.clone();
+        if let Some(seen) = behind.get_mut(shard) {
+            *seen = Seen::all(record.last_position().max(seen.number));
+        }
+        let mut resume_after = BytesMut::new();
+        put_places(&behind, &mut resume_after);
+        let detail = format!(
+            "the events of {aggregate} from position {position} on cannot be shown: {reason}; this \
+             stream goes on without those of that command with `resume_after` as Last-Event-ID"
+        );
+        let problem = serde_json::json!({
+            "code": Code::AggregateQuarantined.describe().name,
+            "detail": detail,
+            "aggregate": aggregate,
+            "position": position,
+            "resume_after": String::from_utf8_lossy(&resume_after),
+        });
+        sse::put_problem(out, &problem);
+    }
+
     /// Where the reader stands; shards of which it has seen nothing are left out.
     fn put_id(&self, out: &mut BytesMut) {
         out.put_slice(b"id: ");
-        let mut first = true;
-        for (shard, seen) in (0..).zip(&self.seen).filter(|(_, seen)| seen.number > 0) {
-            if !std::mem::take(&mut first) {
-                out.put_u8(b',');
-            }
-            put_number(out, shard);
-            out.put_u8(b':');
-            put_number(out, seen.number);
-            if seen.parts > 0 {
-                out.put_u8(b'.');
-                put_number(out, seen.parts as u64);
-            }
-        }
+        put_places(&self.seen, out);
         out.put_u8(b'\n');
     }
 
@@ -334,6 +345,23 @@ impl Reader {
         tracing::error!(reason, "an event stream ends");
         self.ended = true;
         sse::put_error(out, "internal", reason);
+    }
+}
+
+/// Places by shard; those of which nothing was seen are left out.
+fn put_places(seen: &[Seen], out: &mut BytesMut) {
+    let mut first = true;
+    for (shard, seen) in (0..).zip(seen).filter(|(_, seen)| seen.number > 0) {
+        if !std::mem::take(&mut first) {
+            out.put_u8(b',');
+        }
+        put_number(out, shard);
+        out.put_u8(b':');
+        put_number(out, seen.number);
+        if seen.parts > 0 {
+            out.put_u8(b'.');
+            put_number(out, seen.parts as u64);
+        }
     }
 }
 

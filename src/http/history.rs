@@ -5,7 +5,7 @@
 use bytes::{BufMut, BytesMut};
 use http::header::LINK;
 use http::{HeaderValue, StatusCode, request};
-use phalanx_actors::history::{HistoryPage, RecordedEvent, parts};
+use phalanx_actors::history::{At, HistoryPage, RecordedEvent, parts};
 use phalanx_actors::names::StreamName;
 
 use super::answers::timed_out;
@@ -71,14 +71,12 @@ async fn read(
     let page = router
         .history(stream, from, limit, max_bytes, within)
         .await?;
-    // Beyond the end of an aggregate there is an empty page; without an aggregate there is none.
+    // Beyond the end of an aggregate there is an empty page, and where all of its events were dropped
+    // as well; without an aggregate there is none.
+    let first = At::Sequence(1);
     let exists = !page.events.is_empty()
-        || from > 1
-            && !router
-                .history(stream, 1, 1, 1, within)
-                .await?
-                .events
-                .is_empty();
+        || page.next_sequence.is_some()
+        || router.state_at(stream, first, within).await?.0.is_some();
     if exists {
         Ok(page)
     } else {

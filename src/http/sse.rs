@@ -161,6 +161,10 @@ pub(crate) fn put_line(out: &mut BytesMut, name: &[u8], value: &str) {
 
 /// Appends the message that ends a stream with its reason.
 pub(crate) fn put_error(out: &mut BytesMut, code: &str, reason: &str) {
-    let problem = serde_json::json!({ "code": code, "detail": reason });
+    put_problem(out, &serde_json::json!({ "code": code, "detail": reason }));
+}
+
+/// The same with all that is known of the reason.
+pub(crate) fn put_problem(out: &mut BytesMut, problem: &serde_json::Value) {
     out.put_slice(format!("event: error\ndata: {problem}\n\n").as_bytes());
 }
