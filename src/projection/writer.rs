@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use phalanx_actors::names::{ShardId, StreamName};
-use phalanx_actors::ports::{Clock, Journal};
+use phalanx_actors::ports::{Clock, Streams};
 use phalanx_actors::projection::{Change, DecodedEvent, Key, ProjectionDefinition, Run, Workspace};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -264,7 +264,7 @@ pub(crate) struct Writer {
     receiver: mpsc::Receiver<Work>,
     waiting: watch::Receiver<usize>,
     options: WriterOptions,
-    pub(super) journal: Arc<dyn Journal>,
+    pub(super) streams: Arc<dyn Streams>,
     pub(super) clock: Arc<dyn Clock>,
     metrics: WriterMetrics,
 }
@@ -273,7 +273,7 @@ impl Writer {
     pub(crate) fn new(
         store: Store,
         options: WriterOptions,
-        journal: Arc<dyn Journal>,
+        streams: Arc<dyn Streams>,
         clock: Arc<dyn Clock>,
     ) -> (Self, WriterHandle) {
         let (sender, receiver) = mpsc::channel(MAX_GROUP);
@@ -288,7 +288,7 @@ impl Writer {
             receiver,
             waiting,
             options,
-            journal,
+            streams,
             clock,
             metrics: WriterMetrics::default(),
         };

@@ -14,6 +14,7 @@ mod support;
 mod failover;
 mod fixture;
 mod pauses;
+mod read_models;
 mod refusals;
 mod spread;
 mod tls;
