@@ -428,3 +428,37 @@ fn roles_that_do_not_fit_keep_a_node_from_starting() {
         .set("CLUSTER__BOOTSTRAP", false);
     refused(silent, &["command"]);
 }
+
+#[test]
+fn what_was_set_aside_is_attempted_where_there_is_no_copy_of_its_shard() {
+    let directory = temp_dir();
+    let site = Site::start(directory.path());
+    for id in ["d-1", "d-2"] {
+        site.store(5, &client::open(id));
+    }
+    // The totals cannot hold both; whichever comes second is set aside.
+    site.store(5, &client::deposit("d-1", i64::MAX).key("rich"));
+    site.store(5, &client::deposit("d-2", 7).key("poor"));
+    let letters = "/v1/projections/account_totals/dead-letters";
+    let mut http = site.http(5);
+    // Neither keeps a copy of any shard: both have read what they attempt from another member.
+    for keeper in [3, 4] {
+        let list = format!("{letters}?node={keeper}");
+        let letter = wait::until("a dead letter", SOON, || {
+            http.get(&list).json()["dead_letters"][0]["id"].as_i64()
+        });
+        let post =
+            |what: &str| Request::post(&format!("{letters}/{letter}/{what}?node={keeper}"), "");
+        let again = http.send(&post("retry"));
+        assert_eq!(again.status, 200, "{}", again.text());
+        let again = again.json();
+        assert_eq!(
+            (&again["node"], &again["resolved"]),
+            (&json!(keeper), &json!(false))
+        );
+        assert!(again["reason"].to_string().contains("64 bits"), "{again}");
+        let skipped = http.send(&post("skip"));
+        assert_eq!(skipped.json()["resolved"], true, "{}", skipped.text());
+        assert_eq!(http.get(&list).json()["dead_letters"], json!([]));
+    }
+}
