@@ -23,13 +23,29 @@ use phalanx::projection::{
 use phalanx_actors::Aggregate as _;
 use phalanx_actors::evolution::schema_of;
 use phalanx_actors::names::{Position, ShardId, StreamName};
-use phalanx_actors::ports::SystemClock;
+use phalanx_actors::ports::{BoxFuture, Streams, SystemClock};
 use phalanx_actors::projection::{Projection, ProjectionRegistry};
-use phalanx_actors::record::{Draft, Record, RecordHead};
+use phalanx_actors::record::{Behind, Draft, Record, RecordHead};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+
+/// Nothing is set aside here, so nobody reads single streams.
+#[derive(Debug)]
+struct NoStreams;
+
+impl Streams for NoStreams {
+    fn read(
+        &self,
+        _: ShardId,
+        _: &StreamName,
+        _: u64,
+        _: u64,
+    ) -> BoxFuture<'_, Result<Vec<Record>, String>> {
+        Box::pin(std::future::ready(Err("no stream is kept".to_owned())))
+    }
+}
 
 const SHARDS: u32 = 8;
 const ACCOUNTS: u64 = 10_000;
@@ -79,7 +95,9 @@ impl World {
             flags: 0,
             traceparent: "",
         };
-        let draft = Draft::of::<Account>(&head, schema_of::<Account>(), &[event], None).unwrap();
+        let draft =
+            Draft::of::<Account>(&head, schema_of::<Account>(), &[event], Behind::default())
+                .unwrap();
         let record = Record::from_stored(draft.finish(*position + 1)).unwrap();
         *sequence += 1;
         *position += 1;
@@ -147,6 +165,7 @@ impl World {
         let ground = ProjectionGround {
             feed: Arc::new(self.journal.clone()),
             journal: Arc::new(self.journal.clone()),
+            streams: Arc::new(NoStreams),
             clock: Arc::new(SystemClock::default()),
         };
         let started = Projections::start(&registry, self.options(), ground).await;

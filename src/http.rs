@@ -23,6 +23,7 @@ mod command;
 mod compare;
 mod conditions;
 mod connection;
+mod elsewhere;
 mod events;
 mod frames;
 mod framing;

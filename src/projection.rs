@@ -58,7 +58,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use phalanx_actors::ports::{Clock, Feed, Journal};
+use phalanx_actors::ports::{Clock, Feed, Journal, Streams};
 use phalanx_actors::projection::ProjectionRegistry;
 use ractor::Actor;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -136,8 +136,10 @@ const TRUSTED: Duration = Duration::from_millis(500);
 pub struct ProjectionGround {
     /// Committed events in order.
     pub feed: Arc<dyn Feed>,
-    /// Streams, for what was set aside.
+    /// Whether there is space on the disk.
     pub journal: Arc<dyn Journal>,
+    /// Streams, for what was set aside.
+    pub streams: Arc<dyn Streams>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
 }
@@ -180,7 +182,7 @@ impl Projections {
                 interval: options.commit_interval,
                 cache_rows: options.cache_rows,
             },
-            Arc::clone(&ground.journal),
+            ground.streams,
             Arc::clone(&ground.clock),
         );
         let mut tasks = vec![tokio::spawn(writer.run())];

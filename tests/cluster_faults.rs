@@ -53,3 +53,9 @@ mod failovers;
 
 #[path = "cluster_faults/moves.rs"]
 mod moves;
+
+#[path = "views/reading.rs"]
+mod reading;
+
+#[path = "cluster_faults/database.rs"]
+mod database;

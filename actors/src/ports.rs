@@ -85,6 +85,23 @@ pub trait Journal: Debug + Send + Sync + 'static {
     fn wait_indexed(&self, shard: ShardId, position: u64) -> BoxFuture<'_, ()>;
 }
 
+/// One aggregate's committed records, wherever they are kept.
+pub trait Streams: Debug + Send + Sync + 'static {
+    /// Records of a stream from the one that covers `from_sequence` on, in order and without a gap: at
+    /// least one if there is one that begins up to position `until`, and not more than are handled at
+    /// once.
+    ///
+    /// # Errors
+    /// Why nobody can tell, in words. Nothing was left out silently.
+    fn read(
+        &self,
+        shard: ShardId,
+        stream: &StreamName,
+        from_sequence: u64,
+        until: u64,
+    ) -> BoxFuture<'_, Result<Vec<Record>, String>>;
+}
+
 /// A reader's place in one shard's committed events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FeedCursor {

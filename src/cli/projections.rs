@@ -56,6 +56,9 @@ struct Node {
     /// The node
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
     url: String,
+    /// Ask this member through it, whose read models are its own
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    node: Option<u64>,
     /// Print the node's answer instead of words
     #[arg(long)]
     json: bool,
@@ -217,11 +220,22 @@ impl Arguments {
 
 impl Node {
     fn get(&self, path: &str) -> Result<Vec<u8>, Failed> {
-        ask::get(&self.url, path, PATIENCE).map_err(|error| Failed::new(error, self))
+        ask::get(&self.url, &self.addressed(path), PATIENCE)
+            .map_err(|error| Failed::new(error, self))
     }
 
     fn post(&self, path: &str, patience: Duration) -> Result<Vec<u8>, Failed> {
-        ask::post(&self.url, path, "", patience).map_err(|error| Failed::new(error, self))
+        let path = self.addressed(path);
+        ask::post(&self.url, &path, "", patience).map_err(|error| Failed::new(error, self))
+    }
+
+    /// The path with the member that is to answer.
+    fn addressed(&self, path: &str) -> String {
+        let Some(node) = self.node else {
+            return path.to_owned();
+        };
+        let joint = if path.contains('?') { '&' } else { '?' };
+        format!("{path}{joint}node={node}")
     }
 
     fn read<T: DeserializeOwned>(&self, answer: &[u8]) -> Result<T, Failed> {

@@ -38,6 +38,7 @@ use super::leaders::Leaders;
 use super::members::Standing;
 use super::peers::Peers;
 use super::placement::pending;
+use super::queries::Roles;
 use super::roles::{self, Role};
 use super::roster::Roster;
 use super::status::{
@@ -247,14 +248,6 @@ impl Steward {
         }
     }
 
-    fn roles_of(&self, node: NodeId) -> BTreeSet<Role> {
-        if node == self.membership.me {
-            return self.membership.roles.clone();
-        }
-        let heard = self.membership.roster.heard();
-        heard.map_or_else(roles::all, |heard| heard.members.roles_of(node))
-    }
-
     fn state_of(&self, node: NodeId) -> (MemberState, Option<String>) {
         if node == self.membership.me {
             return (MemberState::This, None);
@@ -330,6 +323,16 @@ impl Steward {
             _ => wire::node_view(&self.node_view(), self.peers.protocol(from)),
         };
         answer.map_err(|error| error.to_string())
+    }
+}
+
+impl Roles for Steward {
+    fn roles_of(&self, node: NodeId) -> BTreeSet<Role> {
+        if node == self.membership.me {
+            return self.membership.roles.clone();
+        }
+        let heard = self.membership.roster.heard();
+        heard.map_or_else(roles::all, |heard| heard.members.roles_of(node))
     }
 }
 

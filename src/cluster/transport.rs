@@ -67,6 +67,10 @@ pub enum CallKind {
     Copies = 9,
     /// Read a shard's committed records from any copy.
     Records = 10,
+    /// Answer a client's request about read models.
+    Query = 11,
+    /// Read an aggregate's records from any copy.
+    Stream = 12,
     /// Raft: a vote.
     Vote = 32,
     /// Raft: whether a vote would be given.
@@ -92,6 +96,8 @@ impl CallKind {
             Self::Reshape,
             Self::Copies,
             Self::Records,
+            Self::Query,
+            Self::Stream,
             Self::Vote,
             Self::PreVote,
             Self::Append,

@@ -12,6 +12,7 @@
 
 mod answer;
 mod feed;
+mod queries;
 mod question;
 mod status;
 
@@ -26,7 +27,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use self::feed::{
-    CopiesAnswer, CopiesQuestion, RecordsAnswer, RecordsQuestion, read_records, records,
+    CopiesAnswer, CopiesQuestion, RecordsAnswer, RecordsQuestion, STREAMS_SINCE, StreamQuestion,
+    read_records, records,
+};
+pub use self::queries::{
+    Header, QUERIES_SINCE, QueryAnswer, QueryQuestion, query_answer, read_query_answer,
 };
 pub use self::status::{node_view, read_node_view};
 use super::NodeId;

@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use super::app::App;
 use super::code::Code;
 use super::connection::serve_connection;
+use super::elsewhere::SiteDesk;
 use super::problem::Problem;
 use super::response::render_and_close;
 use super::service::Site;
@@ -45,6 +46,8 @@ pub async fn serve(
     let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
     let site = Site::new(Arc::new(App::new(app, limits)));
     let app = &site.app;
+    // Other members are answered as long as clients are.
+    let _desk = SiteDesk::open(&site);
     let (winding_down, wind_down) = watch::channel(false);
     let mut shutdown = pin!(shutdown);
     loop {

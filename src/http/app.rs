@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cluster::queries::Queries;
 use crate::cluster::roles::{self, Role};
 use crate::cluster::router::Router;
 use crate::cluster::steward::Steward;
@@ -36,6 +37,8 @@ pub struct HttpApp {
     pub metrics: PrometheusHandle,
     /// Read models; `None` when this node has none.
     pub views: Option<Views>,
+    /// The way to those of other members; `None` when there are none.
+    pub queries: Option<Queries>,
     /// The longest time for which a query may wait for a view.
     pub max_wait: Duration,
     /// Committed events for event streams; `None` when this node shows none.
@@ -55,6 +58,7 @@ impl HttpApp {
             steward,
             metrics,
             views: None,
+            queries: None,
             max_wait: Duration::ZERO,
             feed: None,
             roles: roles::all(),
@@ -69,6 +73,7 @@ pub(crate) struct App {
     pub(crate) router: Router,
     pub(crate) steward: Arc<Steward>,
     pub(crate) views: Option<Views>,
+    pub(crate) queries: Option<Queries>,
     pub(crate) max_wait: Duration,
     pub(crate) node_id: u64,
     pub(crate) prometheus: PrometheusHandle,
@@ -113,6 +118,7 @@ impl App {
             router: app.router,
             steward: app.steward,
             views: app.views,
+            queries: app.queries,
             max_wait: app.max_wait,
             prometheus: app.metrics,
             buffers: Buffers::new(limits.max_buffered_bytes),

@@ -3,6 +3,7 @@
 //! Every route appears under its template; the routes of aggregates appear once more for each type
 //! with that type's own schemas. Nothing is listed that this node does not answer.
 
+mod cluster;
 mod parts;
 mod views;
 
@@ -134,6 +135,7 @@ fn general(route: Route) -> Value {
         Route::Nodes => add_node(),
         Route::Node => remove_node(),
         Route::Drain => drain(),
+        Route::Cluster => cluster::members(),
         Route::View
         | Route::ViewRow
         | Route::ViewChanges
@@ -148,7 +150,6 @@ fn general(route: Route) -> Value {
         Route::Types
         | Route::Type
         | Route::EventSchema
-        | Route::Cluster
         | Route::Shards
         | Route::Live
         | Route::Ready
@@ -229,14 +230,6 @@ fn shown(route: Route) -> Option<Shown> {
             let summary = "The JSON Schema of an event's data";
             of("eventSchema", ABOUT, summary, SCHEMA, parameters, &["404"])
         }
-        Route::Cluster => of(
-            "readCluster",
-            RUN,
-            "The members and how this node reaches them",
-            JSON,
-            vec![],
-            &["400"],
-        ),
         Route::Shards => of(
             "listShards",
             RUN,
@@ -282,6 +275,7 @@ fn shown(route: Route) -> Option<Shown> {
         | Route::Nodes
         | Route::Node
         | Route::Drain
+        | Route::Cluster
         | Route::View
         | Route::ViewRow
         | Route::ViewChanges

@@ -1,4 +1,5 @@
-//! `/v1/projections`: how the projections of this node are doing, and operating them.
+//! `/v1/projections`: how the projections of a node are doing, and operating them. Every answer names
+//! the node that gave it.
 
 use http::request;
 use serde::Serialize;
@@ -38,7 +39,7 @@ pub(crate) fn all(app: &App, parts: &request::Parts) -> Answered {
 /// Answers with one projection.
 pub(crate) fn one(app: &App, parts: &request::Parts, name: &str) -> Answered {
     let [] = query::parse(parts.uri.query(), [])?;
-    show(find(app)?, &decoded(name)?)
+    show(app, find(app)?, &decoded(name)?)
 }
 
 /// Does something to a projection, and answers with it.
@@ -51,7 +52,7 @@ pub(crate) async fn act(app: &App, parts: &request::Parts, name: &str, action: A
         Action::Resume => views.set_paused(&name, false).await?,
         Action::Rebuild => views.rebuild(&name).await?,
     }
-    show(views, &name)
+    show(app, views, &name)
 }
 
 /// Answers with what was set aside.
@@ -64,7 +65,7 @@ pub(crate) async fn dead_letters(app: &App, parts: &request::Parts, name: &str) 
     let after = i64::try_from(after.transpose()?.unwrap_or(0)).unwrap_or(i64::MAX);
     let views = find(app)?;
     let letters = views.dead_letters(&decoded(name)?, after, limit).await?;
-    rendered(&json!({ "dead_letters": letters }))
+    rendered(&json!({ "node": app.node_id, "dead_letters": letters }))
 }
 
 /// Attempts a dead letter, with or without the event that failed.
@@ -79,7 +80,8 @@ pub(crate) async fn retry(
     let views = find(app)?;
     let letter = decode(letter).and_then(|letter| letter.parse().ok());
     let letter: i64 = letter.ok_or(OperationError::NoLetter)?;
-    rendered(&views.retry(&decoded(name)?, letter, skip).await?)
+    let retried = views.retry(&decoded(name)?, letter, skip).await?;
+    rendered(&OfNode::new(app, retried))
 }
 
 fn find(app: &App) -> Result<&Views, Box<Problem>> {
@@ -92,8 +94,24 @@ fn decoded(name: &str) -> Result<std::borrow::Cow<'_, str>, Box<Problem>> {
     decode(name).ok_or_else(|| OperationError::Unknown.into())
 }
 
-fn show(views: &Views, name: &str) -> Answered {
-    rendered(&views.status(name).ok_or(OperationError::Unknown)?)
+fn show(app: &App, views: &Views, name: &str) -> Answered {
+    let status = views.status(name).ok_or(OperationError::Unknown)?;
+    rendered(&OfNode::new(app, status))
+}
+
+/// What a node says, and which one.
+#[derive(Serialize)]
+struct OfNode<T> {
+    node: u64,
+    #[serde(flatten)]
+    what: T,
+}
+
+impl<T> OfNode<T> {
+    fn new(app: &App, what: T) -> Self {
+        let node = app.node_id;
+        Self { node, what }
+    }
 }
 
 fn rendered(value: &impl Serialize) -> Answered {

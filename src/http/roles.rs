@@ -23,14 +23,10 @@ pub(crate) fn check(app: &App, route: Route) -> Result<(), Box<Problem>> {
     );
     let types = matches!(route, Route::Types | Route::Type | Route::EventSchema);
     let lacks = |role: Role| !app.roles.contains(&role);
-    let missing = if (views || aggregates || types) && lacks(Role::Gateway) {
-        Role::Gateway
-    } else if views && lacks(Role::Query) {
-        Role::Query
-    } else {
+    if !(views || aggregates || types) || !lacks(Role::Gateway) {
         return Ok(());
-    };
-    let name = missing.name();
+    }
+    let name = Role::Gateway.name();
     let detail = format!(
         "this node does not have the role `{name}` (node.roles); ask a member that has it, \
          GET /v1/cluster shows which"

@@ -28,9 +28,11 @@ use super::response::{Reply, reply};
 use super::routes::{self, Route, Target};
 use super::trace::new_trace_id;
 use super::{
-    body, changes, cluster, command, compare, events, headers, health, history, pages, projections,
-    roles, state, types, views, watch,
+    body, changes, cluster, command, compare, elsewhere, events, headers, health, history, pages,
+    projections, roles, state, types, views, watch,
 };
+
+use crate::cluster::queries::Whom;
 
 /// What a request is answered with: what is complete in memory, or whatever axum streams.
 pub(crate) type Outgoing = Response<Either<Full<Bytes>, Body>>;
@@ -51,6 +53,11 @@ impl Site {
             app: shared,
             router,
         }
+    }
+
+    /// The routes that axum finds.
+    pub(crate) fn router(&self) -> axum::Router {
+        self.router.clone()
     }
 
     /// Answers one request.
@@ -99,14 +106,22 @@ async fn answer(app: Arc<App>, route: Route, request: Request<Body>) -> Response
     let (mut parts, mut body) = request.into_parts();
     let connection = parts.extensions.remove::<Arc<ConnectionState>>();
     let connection = connection.unwrap_or_default();
-    if matches!(route, Route::Events | Route::ViewChanges) && is_get(&parts.method) {
+    let whom = elsewhere::addressee(&app, &mut parts, route);
+    let streams = matches!(route, Route::Events | Route::ViewChanges) && is_get(&parts.method);
+    if streams && !elsewhere::is_handed_on(&parts) {
         let checked = check_http2(&app, &parts).and_then(|()| roles::check(&app, route));
         let checked = checked.and_then(|()| named(&app, route, &parts));
-        let opened = checked.and_then(|()| open(&app, route, &connection, &parts));
+        let opened = match checked.and(whom) {
+            Ok(whom) => Box::pin(open(&app, route, &connection, &parts, whom)).await,
+            Err(problem) => Err(problem),
+        };
         let asked = Asked(route, &parts, started);
         return streamed(&app, asked, opened, &mut body).await;
     }
-    let answer = other(&app, &connection, &parts, route, &mut body).await;
+    let answer = match whom {
+        Ok(whom) => other(&app, &connection, &parts, route, whom, &mut body).await,
+        Err(problem) => Err(problem),
+    };
     let asked = Asked(route, &parts, started);
     finished(&app, asked, answer, &mut body)
         .await
@@ -114,17 +129,18 @@ async fn answer(app: Arc<App>, route: Route, request: Request<Body>) -> Response
 }
 
 /// Opens a stream that axum has found.
-fn open(
+async fn open(
     app: &Arc<App>,
     route: Route,
     connection: &Arc<ConnectionState>,
     parts: &request::Parts,
+    whom: Option<Whom>,
 ) -> Result<Response<Body>, Box<Problem>> {
     if route == Route::Events {
         return events::answer(app, connection, parts);
     }
     let [view, ..] = route.parameters(parts.uri.path());
-    changes::answer(app, connection, parts, view)
+    changes::answer(app, connection, parts, view, whom).await
 }
 
 /// What goes for every stream, and for the problem that stands for one.
@@ -227,6 +243,7 @@ async fn other(
     connection: &ConnectionState,
     parts: &request::Parts,
     route: Route,
+    whom: Option<Whom>,
     body: &mut Body,
 ) -> Answered {
     check_http2(app, parts)?;
@@ -236,9 +253,12 @@ async fn other(
         let problem = violation(refusal.violation);
         return Ok(problem_reply(problem, &refusal.path, parts));
     }
-    if parts.method != Method::OPTIONS {
+    if parts.method != Method::OPTIONS && !elsewhere::is_handed_on(parts) {
         roles::check(app, route)?;
         named(app, route, parts)?;
+    }
+    if let Some(whom) = whom {
+        return elsewhere::answer(app, parts, route, whom).await;
     }
     let [first, second, third] = route.parameters(parts.uri.path());
     let reads = is_get(&parts.method);
@@ -256,6 +276,8 @@ async fn other(
         Route::Cluster if reads => cluster::members(app, parts).await,
         Route::Shards if reads => cluster::shards(app, parts).await,
         Route::View if reads => views::list(app, parts, first).await,
+        // As a stream it has been opened already.
+        Route::ViewChanges if reads => changes::page(app, parts, first).await,
         Route::ViewRow if reads => views::row(app, parts, first, second).await,
         Route::Projections if reads => projections::all(app, parts),
         Route::Projection if reads => projections::one(app, parts, first),
@@ -337,7 +359,7 @@ fn check_http2(app: &App, parts: &request::Parts) -> Result<(), Box<Problem>> {
     Ok(())
 }
 
-fn problem_reply(problem: Problem, path: &str, parts: &request::Parts) -> Reply {
+pub(crate) fn problem_reply(problem: Problem, path: &str, parts: &request::Parts) -> Reply {
     match headers::trace(&parts.headers) {
         Some(trace) => problem.into_reply(path, trace.trace_id()),
         None => problem.into_reply(path, &new_trace_id()),

@@ -25,7 +25,7 @@ use super::code::Code;
 use super::guard::{Answering, ConnectionState};
 use super::problem::Problem;
 
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// A comment says this often that the connection lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How soon a client that lost the connection should come back.

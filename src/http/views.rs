@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::app::App;
 use super::code::Code;
+use super::elsewhere::HandedOn;
 use super::headers::{PREFER, PREFERENCE_APPLIED};
 use super::problem::Problem;
 use super::query;
@@ -93,9 +94,11 @@ fn freshness<'a>(app: &App, parts: &'a request::Parts) -> Result<Asked<'a>, Prob
     let applied = preferred.filter(|_| wait.is_none() && after.is_some());
     let wait = wait.or(preferred.map(Duration::from_secs));
     let most = app.max_wait.min(app.limits.answer_within());
+    let wait = wait.unwrap_or(DEFAULT_WAIT).min(most);
+    let handed_on = parts.extensions.get::<HandedOn>();
     let fresh = Freshness {
         after: after.unwrap_or_default(),
-        wait: wait.unwrap_or(DEFAULT_WAIT).min(most),
+        wait: handed_on.map_or(wait, |handed_on| handed_on.left_of(wait)),
     };
     Ok((fresh, rest, applied))
 }

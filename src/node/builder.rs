@@ -159,6 +159,7 @@ impl NodeBuilder {
             let ground = ProjectionGround {
                 feed: Arc::clone(&feed),
                 journal: Arc::new(journal.clone()),
+                streams: Arc::new(core.streams.clone()),
                 clock,
             };
             read_side::start(&settings, &self.projections, &journal, missing, ground).await?
@@ -171,14 +172,15 @@ impl NodeBuilder {
             let watch = read_side::watch_copies(Arc::clone(&feed), missing_shards);
             background.push(tokio::spawn(watch));
         }
-        let query = settings.node.has(Role::Query);
-        if core.router.has_peers() && query {
+        let streams = settings.node.has(Role::Query) || settings.node.has(Role::Gateway);
+        if core.router.has_peers() && streams {
             background.push(tokio::spawn(core.feed.clone().run()));
         }
         let (stop_http, mut stopping) = watch::channel(false);
         let mut app = HttpApp::new(core.router.clone(), Arc::clone(&core.steward), prometheus);
         app.views = projections.as_ref().map(|running| running.views().clone());
-        app.feed = query.then_some(feed);
+        app.queries = Some(core.queries.clone());
+        app.feed = streams.then_some(feed);
         app.roles = settings.node.roles.iter().copied().collect();
         app.callers = Callers::from(&settings.http);
         app.max_wait = Duration::from_millis(settings.projections.max_wait_ms);

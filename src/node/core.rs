@@ -21,13 +21,15 @@ use super::copies::NodeCopies;
 use super::members;
 use super::routing::Routing;
 use crate::cluster::NodeId;
-use crate::cluster::feed::ClusterFeed;
+use crate::cluster::feed::{ClusterFeed, Copies};
 use crate::cluster::members::Members;
 use crate::cluster::peers::Peers;
+use crate::cluster::queries::{Queries, QueryLimits, Roles};
 use crate::cluster::roles::Role;
 use crate::cluster::roster::Roster;
 use crate::cluster::router::{Receiver, Router};
 use crate::cluster::steward::Steward;
+use crate::cluster::streams::ClusterStreams;
 use crate::cluster::transport;
 use crate::journal::Journal;
 use crate::replication::group::{Group, GroupOptions};
@@ -64,6 +66,10 @@ pub struct Core {
     pub steward: Arc<Steward>,
     /// The committed events of all shards, once [`ClusterFeed::run`] runs.
     pub feed: ClusterFeed,
+    /// The records of any aggregate, from whoever has a copy.
+    pub streams: ClusterStreams,
+    /// The way to the read models of other members, and theirs to this node's.
+    pub queries: Queries,
     /// The shards of this node.
     pub shards: Vec<ShardHandle>,
     /// The raft groups of this node.
@@ -106,11 +112,25 @@ impl Core {
             ground.roster,
         );
         let copies = NodeCopies::new(Arc::clone(&routing.steward), ground.journal.clone());
+        let copies: Arc<dyn Copies> = Arc::new(copies);
         let feed = ClusterFeed::new(
             settings.cluster.shards,
             Arc::new(ground.journal.clone()),
-            Arc::new(copies),
+            Arc::clone(&copies),
+            Arc::clone(&peers),
+        );
+        let streams =
+            ClusterStreams::new(Arc::new(ground.journal.clone()), copies, Arc::clone(&peers));
+        let queries = Queries::new(
+            settings.node.id,
             peers,
+            Arc::clone(&routing.steward) as Arc<dyn Roles>,
+            QueryLimits {
+                // The other half of the calls is for whoever else takes the same lane.
+                at_once: settings.transport.max_calls_in_flight / 2,
+                // The rest is for what surrounds a message.
+                answer_bytes: settings.transport.max_message_bytes.saturating_sub(1024),
+            },
         );
         let mut background = started.background;
         if routing.router.has_peers() {
@@ -144,6 +164,8 @@ impl Core {
             router: routing.router,
             steward: routing.steward,
             feed,
+            streams,
+            queries,
             shards: started.shards,
             groups: started.groups,
             background,
@@ -160,6 +182,8 @@ impl Core {
                 self.router.clone(),
                 Arc::clone(&self.steward),
                 self.feed.clone(),
+                self.streams.clone(),
+                self.queries.clone(),
             )),
         }
     }

@@ -1,15 +1,15 @@
 //! Another attempt at what was set aside.
 //!
 //! A letter names the first event of an aggregate that could not be handled; those behind it are in
-//! the journal. An attempt handles them in order, up to the offset of the build, so that afterwards
+//! the journal, here or on another member. An attempt handles them in order, up to the offset of the build, so that afterwards
 //! the aggregate goes on with everybody else. Invariant: the rows of an aggregate change in the order
 //! of its events, however often it is attempted.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use phalanx_actors::names::StreamName;
+use phalanx_actors::names::{ShardId, StreamName};
 use phalanx_actors::projection::DecodedEvent;
+use phalanx_actors::record::Record;
 use serde::Serialize;
 
 use super::build::Build;
@@ -20,8 +20,8 @@ use super::writer::Writer;
 /// Records that are handled in one transaction, at most.
 const RECORDS: usize = 512;
 
-/// How long the index of this node's copy may take to reach the build.
-const INDEXED: Duration = Duration::from_secs(2);
+/// Bytes of them from which on no more are taken.
+const BYTES: usize = 4 << 20;
 
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -42,6 +42,15 @@ struct Attempt {
     /// The next event.
     sequence: u64,
     handled: u64,
+}
+
+/// What is handled in one transaction.
+struct Gathered {
+    records: Vec<Record>,
+    /// The sequence number behind them.
+    behind: u64,
+    /// Whether the build has taken in nothing behind them.
+    complete: bool,
 }
 
 /// What a step of an attempt came to.
@@ -91,42 +100,62 @@ impl Writer {
         }
     }
 
+    /// The records that are handled next, from wherever there is a copy of the shard.
+    async fn next_records(
+        &self,
+        shard: ShardId,
+        attempt: &Attempt,
+        until: u64,
+    ) -> Result<Gathered, String> {
+        let mut gathered = Gathered {
+            records: Vec::new(),
+            behind: attempt.sequence,
+            complete: false,
+        };
+        let mut bytes = 0;
+        while !gathered.complete && gathered.records.len() < RECORDS && bytes < BYTES {
+            let read = self
+                .streams
+                .read(shard, &attempt.stream, gathered.behind, until);
+            let read = read.await?;
+            gathered.complete = read.is_empty();
+            for record in read {
+                let behind = record.first_sequence + u64::from(record.event_count);
+                if record.first_position > until || behind <= gathered.behind {
+                    gathered.complete = true;
+                    break;
+                }
+                bytes += record.bytes.len();
+                gathered.behind = behind;
+                gathered.records.push(record);
+            }
+        }
+        Ok(gathered)
+    }
+
     /// Handles some of the events in one transaction.
     async fn step(&mut self, build: &Build, attempt: &mut Attempt) -> Result<Step, StoreError> {
         let shard = attempt.letter.shard;
         let space = self.spaces.get(&build.id);
         let until = space.and_then(|space| space.offset(shard)).unwrap_or(0);
-        let indexed = self.journal.wait_indexed(shard, until);
-        if tokio::time::timeout(INDEXED, indexed).await.is_err() {
-            // An attempt reads the aggregate's stream, and only a copy of the shard has that.
-            let reason = format!(
-                "this node has no copy of shard {shard} that reaches position {until}; nothing was \
-                 changed"
-            );
-            return Ok(Step::Refused(reason));
-        }
-        let records =
-            self.journal
-                .read_stream(shard, &attempt.stream, attempt.sequence, RECORDS)?;
+        let gathered = match self.next_records(shard, attempt, until).await {
+            Ok(gathered) => gathered,
+            Err(reason) => {
+                let reason = format!("{reason}; nothing more was changed");
+                return Ok(Step::Refused(reason));
+            }
+        };
+        let Gathered {
+            records,
+            behind,
+            complete,
+        } = gathered;
         let mut events: Vec<DecodedEvent> = Vec::new();
-        for record in records
-            .iter()
-            .filter(|record| record.first_position <= until)
-        {
+        for record in &records {
             if let Some(definition) = &build.definition {
                 definition.decode(shard, record, attempt.sequence, &mut events);
             }
         }
-        let taken = records
-            .iter()
-            .take_while(|record| record.first_position <= until);
-        let behind = taken
-            .last()
-            .map(|last| last.first_sequence + u64::from(last.event_count));
-        let complete = records.len() < RECORDS
-            || records
-                .last()
-                .is_some_and(|last| last.first_position > until);
 
         self.store.begin().await?;
         let Some(space) = self.spaces.get_mut(&build.id) else {
@@ -141,7 +170,7 @@ impl Writer {
                 Step::Resolved
             }
             None => {
-                attempt.sequence = behind.unwrap_or(attempt.sequence);
+                attempt.sequence = behind;
                 attempt.letter.sequence_number = attempt.sequence;
                 let sum = attempt.letter.sum();
                 space.parked.insert(attempt.stream.clone(), sum);

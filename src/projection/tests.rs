@@ -9,6 +9,7 @@ mod poison;
 mod queries;
 mod rebuilds;
 mod restarts;
+#[expect(dead_code, reason = "the tests of real nodes use the rest")]
 #[path = "../../tests/support/postgres.rs"]
 mod server;
 mod shared;

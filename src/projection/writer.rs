@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use phalanx_actors::names::ShardId;
-use phalanx_actors::ports::{Clock, Journal};
+use phalanx_actors::ports::{Clock, Streams};
 use phalanx_actors::projection::{DecodedEvent, ProjectionDefinition};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -182,7 +182,7 @@ pub(crate) struct Writer {
     receiver: mpsc::Receiver<Work>,
     waiting: watch::Receiver<usize>,
     options: WriterOptions,
-    pub(super) journal: Arc<dyn Journal>,
+    pub(super) streams: Arc<dyn Streams>,
     pub(super) clock: Arc<dyn Clock>,
     metrics: WriterMetrics,
 }
@@ -191,7 +191,7 @@ impl Writer {
     pub(crate) fn new(
         store: Store,
         options: WriterOptions,
-        journal: Arc<dyn Journal>,
+        streams: Arc<dyn Streams>,
         clock: Arc<dyn Clock>,
     ) -> (Self, WriterHandle) {
         let (sender, receiver) = mpsc::channel(MAX_GROUP);
@@ -206,7 +206,7 @@ impl Writer {
             receiver,
             waiting,
             options,
-            journal,
+            streams,
             clock,
             metrics: WriterMetrics::default(),
         };

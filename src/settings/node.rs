@@ -28,7 +28,7 @@ pub struct NodeSettings {
     /// of a shard further.
     pub zone: String,
     /// What this node does: `command` may hold copies of shards and lead them, `query` keeps the
-    /// read models and answers views and event streams, `gateway` takes the requests of clients.
+    /// read models, `gateway` takes the requests of clients and hands on what another node answers.
     ///
     /// Default all three, at least one. A node without `command` joins a running cluster; it founds
     /// none.

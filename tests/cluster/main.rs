@@ -15,6 +15,7 @@ mod failover;
 mod fixture;
 mod origin;
 mod pauses;
+mod read_models;
 mod refusals;
 mod spread;
 mod tls;

@@ -13,10 +13,10 @@
 //! the machine included. Invariant: no two networks have the same number, and the next owner of a
 //! number removes what a killed owner left behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -54,6 +54,8 @@ pub(crate) enum Harm {
 pub(crate) struct Net {
     number: u8,
     harms: BTreeMap<(u64, u64), Harm>,
+    /// Nodes that do not reach a port beside the bridge, where the test's clients are.
+    parted: BTreeSet<(u64, u16)>,
     /// The rules that each namespace has now.
     applied: BTreeMap<String, String>,
     rules_file: PathBuf,
@@ -72,6 +74,7 @@ impl Net {
         let mut net = Self {
             number,
             harms: BTreeMap::new(),
+            parted: BTreeSet::new(),
             applied: BTreeMap::new(),
             rules_file: directory.join("rules.nft"),
             _claim: claim,
@@ -162,8 +165,24 @@ impl Net {
         self.apply().expect("rules can be set");
     }
 
+    /// Cuts nodes off from a server of the test, in both directions.
+    pub(crate) fn part(&mut self, nodes: &[u64], port: u16) {
+        self.parted.extend(nodes.iter().map(|node| (*node, port)));
+        self.apply().expect("rules can be set");
+    }
+
+    /// Where a server of the test listens.
+    pub(crate) fn outside_of(node: SocketAddr, port: u16) -> SocketAddrV4 {
+        let SocketAddr::V4(node) = node else {
+            panic!("{node} is none of these networks");
+        };
+        let [a, b, number, _] = node.ip().octets();
+        SocketAddrV4::new(Ipv4Addr::new(a, b, number, 1), port)
+    }
+
     /// Heals everything at the same moment.
     pub(crate) fn mend(&mut self) {
+        self.parted.clear();
         self.harms.clear();
         self.apply().expect("rules can be set");
     }
@@ -188,6 +207,13 @@ impl Net {
                 ),
             };
             line.map_err(|error| error.to_string())?;
+        }
+        for (node, port) in &self.parted {
+            let there = format!("iifname \"node{node}\" oifname \"clients\"");
+            let back = format!("iifname \"clients\" oifname \"node{node}\"");
+            writeln!(drops, "{there} meta l4proto tcp tcp dport {port} drop")
+                .and_then(|()| writeln!(drops, "{back} meta l4proto tcp tcp sport {port} drop"))
+                .map_err(|error| error.to_string())?;
         }
         self.replace_rules(&self.hub(), "bridge", "forward", &drops)?;
         for node in NODES {

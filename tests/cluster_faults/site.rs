@@ -308,6 +308,11 @@ impl Site {
 
     /// Stops the load, waits until all copies are the same, and holds everything against them.
     pub(crate) fn finish(self, load: Load) -> Report {
+        self.finish_and(load, |_| ())
+    }
+
+    /// The same; `look` looks at the cluster when nobody writes any more.
+    pub(crate) fn finish_and(self, load: Load, look: impl FnOnce(&Self)) -> Report {
         let lasted = load.began.elapsed();
         let books = load.tellers.stop();
         let report = load.sentries.stop();
@@ -315,6 +320,7 @@ impl Site {
         let rate = (promises + report.writes()) as f64 / lasted.as_secs_f64();
         self.wait_whole();
         self.wait_same_logs();
+        look(&self);
         let checked = audit_by(self.cluster.anywhere(), &load.accounts, &books);
         report.audit(&mut self.cluster.anywhere());
         measured(

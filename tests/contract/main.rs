@@ -29,6 +29,7 @@ mod preconditions;
 mod projections_cli;
 mod reads;
 mod rejections;
+mod schemas;
 mod shutdown;
 mod views;
 mod watch;

@@ -2,19 +2,24 @@
 //!
 //! A shell stands between the test and the server. It waits for the end of its input, which comes when
 //! the server is dropped and when the test process ends, in whatever way; then it stops the server and
-//! removes the directory. Refuses to run as root: the server runs as the user of the package then.
-//! Knows nothing of the product, so that unit tests use it as well.
+//! removes the directory. It has a process group of its own, so that whoever ends the group of a test
+//! run does not end it. What a killed run leaves all the same, because it was preparing a server or had
+//! stopped it for a while, the next one removes. Refuses to run as root: the server runs as the user of
+//! the package then. Knows nothing of the product, so that unit tests use it as well.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Where Debian keeps the programs, one directory for each version.
 const PROGRAMS: &str = "/usr/lib/postgresql";
@@ -22,22 +27,38 @@ const PROGRAMS: &str = "/usr/lib/postgresql";
 /// The password of the user `postgres`. Nothing may ever show it.
 pub(crate) const PASSWORD: &str = "pg-s3cret";
 
-/// Starts the server, waits until its input ends, stops it, removes its directory.
+/// Starts the server, waits until its input ends, stops it, removes its directory. A server that was
+/// made to stand still goes on first, and one that does not stop within ten seconds is killed.
 const SCRIPT: &str = "set -u
-\"$BIN/postgres\" -D \"$HOME_DIR/data\" -k \"$HOME_DIR\" -p \"$PORT\" -c listen_addresses=127.0.0.1 \
+echo $$ >\"$HOME_DIR/shell\"
+\"$BIN/postgres\" -D \"$DATA\" -k \"$HOME_DIR\" -p \"$PORT\" -c listen_addresses=\"$LISTEN\" \
     -c fsync=off -c max_connections=80 -c shared_buffers=64MB \
     -c log_min_messages=error </dev/null >>\"$HOME_DIR/log\" 2>&1 &
 server=$!
+trap '' HUP INT TERM
 keep=no
 while read -r word; do keep=$word; done
+kill -CONT $server $(cat /proc/$server/task/*/children 2>/dev/null) 2>/dev/null
 kill -INT $server 2>/dev/null
+n=0
+while [ $n -lt 200 ] && [ -e /proc/$server ] && ! grep -q ') Z' /proc/$server/stat; do
+    n=$((n + 1))
+    sleep 0.05
+done
+kill -KILL $server 2>/dev/null
 wait $server
 [ $keep = keep ] || rm -rf \"$HOME_DIR\"";
+
+/// How the directories of servers are called, before the number of the process that made them.
+const PREFIX: &str = "phalanx-pg-";
 
 /// A running server.
 #[derive(Debug)]
 pub(crate) struct Postgres {
     home: PathBuf,
+    data: PathBuf,
+    /// Where it listens, beside the same port of loopback.
+    address: Option<SocketAddrV4>,
     bin: PathBuf,
     port: u16,
     child: Mutex<Option<Child>>,
@@ -58,13 +79,29 @@ impl Postgres {
 
     /// Starts a server of one's own.
     pub(crate) fn start() -> Result<Self, String> {
+        Self::start_at(None, None)
+    }
+
+    /// Starts one with its data in an empty directory on another disk, or one that listens at a further
+    /// address.
+    pub(crate) fn start_at(
+        data: Option<&Path>,
+        address: Option<SocketAddrV4>,
+    ) -> Result<Self, String> {
         let bin = programs().ok_or("PostgreSQL is not installed (Debian: postgresql)")?;
+        sweep();
         let home = home()?;
-        let free = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
-        let port = free.local_addr().map_err(|error| error.to_string())?.port();
-        drop(free);
+        if let Some(data) = data {
+            give_away(data)?;
+        }
+        let port = match address {
+            Some(address) => address.port(),
+            None => free_port()?,
+        };
         let server = Self {
+            data: data.map_or_else(|| home.join("data"), Path::to_owned),
             home,
+            address,
             bin,
             port,
             child: Mutex::new(None),
@@ -81,7 +118,7 @@ impl Postgres {
         let mut initdb = self.program("initdb");
         initdb
             .arg("-D")
-            .arg(self.home.join("data"))
+            .arg(&self.data)
             .args([
                 "-A",
                 "scram-sha-256",
@@ -94,10 +131,15 @@ impl Postgres {
             .args(["--locale=C.UTF-8", "--pwfile"])
             .arg(password);
         let done = initdb.output().map_err(|error| error.to_string())?;
-        if done.status.success() {
-            return Ok(());
+        if !done.status.success() {
+            return Err(format!("initdb: {}", String::from_utf8_lossy(&done.stderr)));
         }
-        Err(format!("initdb: {}", String::from_utf8_lossy(&done.stderr)))
+        let allowed = self.data.join("pg_hba.conf");
+        // Networks of tests.
+        let line = b"host all all 198.18.0.0/15 scram-sha-256\n";
+        let file = fs::File::options().append(true).open(allowed);
+        let written = file.and_then(|mut file| file.write_all(line));
+        written.map_err(|error| error.to_string())
     }
 
     /// A program of the package, as its user if this is root.
@@ -134,9 +176,12 @@ impl Postgres {
             let child = command
                 .args(["-c", SCRIPT])
                 .env("BIN", &self.bin)
+                .env("DATA", &self.data)
+                .env("LISTEN", self.listens())
                 .env("HOME_DIR", &self.home)
                 .env("PORT", self.port.to_string())
                 .current_dir(&self.home)
+                .process_group(0)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
@@ -172,7 +217,7 @@ impl Postgres {
     pub(crate) fn secure(&self, certificate: &str, key: &str) {
         self.down();
         for (name, text) in [("server.crt", certificate), ("server.key", key)] {
-            let path = self.home.join("data").join(name);
+            let path = self.data.join(name);
             fs::write(&path, text).expect("the file can be written");
             let closed = fs::Permissions::from_mode(0o600);
             fs::set_permissions(&path, closed).expect("it can be closed");
@@ -181,7 +226,7 @@ impl Postgres {
                 assert!(given.expect("chown runs").success());
             }
         }
-        let settings = self.home.join("data/postgresql.conf");
+        let settings = self.data.join("postgresql.conf");
         let mut settings = fs::File::options()
             .append(true)
             .open(settings)
@@ -190,6 +235,39 @@ impl Postgres {
             .write_all(b"\nssl = on\n")
             .expect("it can be written");
         self.up();
+    }
+
+    fn listens(&self) -> String {
+        match self.address {
+            Some(address) => format!("127.0.0.1,{}", address.ip()),
+            None => "127.0.0.1".to_owned(),
+        }
+    }
+
+    /// Its directory, which is gone once it is dropped.
+    pub(crate) fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// Whether it answers.
+    pub(crate) fn answers(&self) -> bool {
+        self.try_sql("postgres", "SELECT 1").is_ok()
+    }
+
+    /// Makes the whole server stand still until the value is dropped.
+    pub(crate) fn freeze(&self) -> Frozen {
+        let server = postmaster(&self.data).expect("it runs");
+        let mut all = vec![server];
+        // No more come once the first one stands still.
+        let frozen = Frozen::of(&all);
+        all.extend(children(server));
+        drop(frozen);
+        Frozen::of(&all)
+    }
+
+    /// Makes the process that serves one session stand still until the value is dropped.
+    pub(crate) fn freeze_session(process: i32) -> Frozen {
+        Frozen::of(&[process])
     }
 
     /// Makes a database; gives its name.
@@ -202,10 +280,8 @@ impl Postgres {
 
     /// The URL of a database.
     pub(crate) fn url(&self, database: &str) -> String {
-        format!(
-            "postgres://postgres:{PASSWORD}@127.0.0.1:{}/{database}",
-            self.port
-        )
+        let own = SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.port);
+        url(self.address.unwrap_or(own), database)
     }
 
     /// Runs a statement through `psql`; gives what it prints, rows by lines.
@@ -251,6 +327,108 @@ impl Drop for Postgres {
     }
 }
 
+/// The URL of a database at an address.
+pub(crate) fn url(address: SocketAddrV4, database: &str) -> String {
+    format!("postgres://postgres:{PASSWORD}@{address}/{database}")
+}
+
+/// A port of loopback that nobody listens on.
+pub(crate) fn free_port() -> Result<u16, String> {
+    let free = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
+    let address = free.local_addr().map_err(|error| error.to_string())?;
+    Ok(address.port())
+}
+
+/// Processes that stand still. Dropping it lets them go on.
+#[derive(Debug)]
+pub(crate) struct Frozen(Vec<Pid>);
+
+impl Frozen {
+    fn of(processes: &[i32]) -> Self {
+        let processes = processes
+            .iter()
+            .filter_map(|process| Pid::from_raw(*process));
+        let frozen = Self(processes.collect());
+        for process in &frozen.0 {
+            // One that has ended meanwhile does nothing either.
+            let _ended = kill_process(*process, Signal::STOP);
+        }
+        frozen
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        for process in &self.0 {
+            let _ended = kill_process(*process, Signal::CONT);
+        }
+    }
+}
+
+/// The first process of the server of a data directory.
+fn postmaster(data: &Path) -> Option<i32> {
+    let file = fs::read_to_string(data.join("postmaster.pid")).ok()?;
+    file.lines().next()?.trim().parse().ok()
+}
+
+/// The processes that a process has started and that have not ended.
+fn children(of: i32) -> Vec<i32> {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<i32>().ok();
+    let is_child = |process: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        // `pid (name) state parent ...`
+        let rest = stat.rsplit(')').next().unwrap_or_default();
+        rest.split_whitespace().nth(1) == Some(&*of.to_string())
+    };
+    all.filter_map(number).filter(is_child).collect()
+}
+
+fn is_alive(process: &str) -> bool {
+    !process.is_empty() && Path::new("/proc").join(process).exists()
+}
+
+/// Removes what runs have left that were killed while no shell stood by.
+fn sweep() {
+    let all = fs::read_dir(std::env::temp_dir()).into_iter().flatten();
+    for home in all.flatten().map(|entry| entry.path()) {
+        let name = home.file_name().and_then(|name| name.to_str());
+        let Some(rest) = name.and_then(|name| name.strip_prefix(PREFIX)) else {
+            continue;
+        };
+        let maker = rest.split('-').next().unwrap_or_default();
+        let shell = fs::read_to_string(home.join("shell")).unwrap_or_default();
+        if is_alive(maker) || is_alive(shell.trim()) {
+            continue;
+        }
+        let server = postmaster(&home.join("data"));
+        let line = server.map(|server| fs::read(format!("/proc/{server}/cmdline")));
+        let line = line.and_then(Result::ok).unwrap_or_default();
+        let is_ours = String::from_utf8_lossy(&line).contains(&*home.to_string_lossy());
+        if let Some(server) = server.filter(|_| is_ours).and_then(Pid::from_raw) {
+            let _ended = kill_process(server, Signal::KILL);
+        }
+        drop(fs::remove_dir_all(&home));
+    }
+}
+
+/// Gives a directory to the user that the server runs as.
+fn give_away(directory: &Path) -> Result<(), String> {
+    let closed = fs::Permissions::from_mode(0o700);
+    fs::set_permissions(directory, closed).map_err(|error| error.to_string())?;
+    if is_root() {
+        let done = Command::new("chown")
+            .arg("postgres:")
+            .arg(directory)
+            .output();
+        let given = done.map_err(|error| error.to_string())?;
+        if !given.status.success() {
+            return Err("there is no user `postgres` to run PostgreSQL as".to_owned());
+        }
+    }
+    Ok(())
+}
+
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
@@ -275,21 +453,15 @@ fn home() -> Result<PathBuf, String> {
         .unwrap_or_default();
     let _written = write!(
         name,
-        "phalanx-pg-{}-{}",
+        "{PREFIX}{}-{}",
         std::process::id(),
         now.subsec_nanos()
     );
     let home = std::env::temp_dir().join(name);
     fs::create_dir(&home).map_err(|error| format!("{}: {error}", home.display()))?;
-    let open = fs::Permissions::from_mode(0o700);
-    fs::set_permissions(&home, open).map_err(|error| error.to_string())?;
-    if is_root() {
-        let done = Command::new("chown").arg("postgres:").arg(&home).output();
-        let given = done.map_err(|error| error.to_string())?;
-        if !given.status.success() {
-            drop(fs::remove_dir(&home));
-            return Err("there is no user `postgres` to run PostgreSQL as".to_owned());
-        }
+    if let Err(error) = give_away(&home) {
+        drop(fs::remove_dir(&home));
+        return Err(error);
     }
     Ok(home)
 }

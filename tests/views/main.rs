@@ -11,6 +11,7 @@
 mod support;
 
 mod everywhere;
+mod guard;
 mod kills;
 mod postgres;
 mod reading;

@@ -7,6 +7,7 @@ fn named() -> Named {
         name: "accounts".to_owned(),
         node: Node {
             url: "http://n:1".to_owned(),
+            node: None,
             json: false,
         },
     }

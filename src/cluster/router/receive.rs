@@ -17,27 +17,39 @@ use super::course::{BEGIN_WAIT, superseded, too_old};
 use super::{Cluster, Router};
 use crate::cluster::NodeId;
 use crate::cluster::feed::ClusterFeed;
+use crate::cluster::queries::Queries;
 use crate::cluster::steward::Steward;
+use crate::cluster::streams::ClusterStreams;
 use crate::cluster::transport::{CallError, CallKind, Service};
 use crate::cluster::wire::{self, Asked, Heading, Led, Said};
 
-/// Answers peers on behalf of a router, a steward and a feed.
+/// Answers peers on behalf of a router, a steward, a feed and the read models.
 #[derive(Debug, Clone)]
 pub struct Receiver {
     router: Router,
     steward: Arc<Steward>,
     feed: ClusterFeed,
+    streams: ClusterStreams,
+    queries: Queries,
 }
 
 impl Receiver {
-    /// Answers questions from `router`, housekeeping from `steward`, and shows the committed events
-    /// of `feed`.
+    /// Answers questions from `router`, housekeeping from `steward`, shows the committed events of
+    /// `feed` and `streams`, and hands clients' requests about read models to `queries`.
     #[must_use]
-    pub fn new(router: Router, steward: Arc<Steward>, feed: ClusterFeed) -> Self {
+    pub fn new(
+        router: Router,
+        steward: Arc<Steward>,
+        feed: ClusterFeed,
+        streams: ClusterStreams,
+        queries: Queries,
+    ) -> Self {
         Self {
             router,
             steward,
             feed,
+            streams,
+            queries,
         }
     }
 }
@@ -59,6 +71,8 @@ impl Service for Receiver {
                 Box::pin(async move { steward.receive(from, kind, &request).await })
             }
             CallKind::Copies | CallKind::Records => self.feed.receive(kind, &request),
+            CallKind::Stream => self.streams.receive(&request),
+            CallKind::Query => self.queries.receive(&request),
             CallKind::Vote | CallKind::PreVote | CallKind::Append | CallKind::TakeOver => Box::pin(
                 std::future::ready(Err(format!("{kind:?} is not for the router"))),
             ),

@@ -41,6 +41,24 @@ pub struct RecordsQuestion {
     pub max_bytes: u32,
 }
 
+/// The version of the protocol between nodes with which the records of one aggregate can be asked for.
+/// It is one that was never released without.
+pub const STREAMS_SINCE: u32 = 2;
+
+/// Asks for the records of one aggregate; the answer is a [`RecordsAnswer`], whose `committed` says how
+/// far the index is that they were found with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamQuestion {
+    /// The shard.
+    pub shard: ShardId,
+    /// As it is stored: the type, a NUL, the id.
+    pub stream: String,
+    /// The first event that is wanted.
+    pub from_sequence: u64,
+    /// How far the index must be.
+    pub until: u64,
+}
+
 /// Records of a shard, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordsAnswer {
@@ -93,4 +111,28 @@ pub fn read_records(message: &Bytes) -> Result<RecordsAnswer, WireError> {
         records.push(Record::from_stored(rest.split_to(length))?);
     }
     Ok(RecordsAnswer { committed, records })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden::Golden;
+    use super::super::{housekeeping, read_housekeeping};
+    use super::*;
+
+    #[test]
+    fn streams_of_version_2() {
+        let mut golden = Golden::version(2);
+        let question = StreamQuestion {
+            shard: 6,
+            stream: "account\0a-1".to_owned(),
+            from_sequence: 7,
+            until: 70_000,
+        };
+        let stored = golden.check("stream.ask", &housekeeping(&question).unwrap());
+        assert_eq!(
+            read_housekeeping::<StreamQuestion>(&stored).unwrap(),
+            question
+        );
+        golden.end();
+    }
 }

@@ -512,6 +512,8 @@ fn pins(kind: CallKind) -> &'static [&'static str] {
         CallKind::Reshape => &["reshape.ask", "reshape.answer.0"],
         CallKind::Copies => &["copies.ask", "copies.answer"],
         CallKind::Records => &["records.ask", "records.answer.1"],
+        CallKind::Query => &["query.ask", "query.answer"],
+        CallKind::Stream => &["stream.ask"],
         CallKind::Vote | CallKind::PreVote => &["vote.ask", "vote.answer"],
         CallKind::Append => &["append.ask", "append.answer.0"],
         CallKind::TakeOver => &["take_over.ask", "take_over.answer.0"],

@@ -16,6 +16,7 @@ pub(super) fn components(mut schemas: Map<String, Value>) -> Value {
     schemas.insert("Moved".to_owned(), moved());
     schemas.insert("Drained".to_owned(), drained());
     super::views::components(&mut schemas);
+    schemas.insert("Cluster".to_owned(), super::cluster::schema());
     schemas.insert("MemberChange".to_owned(), member_change());
     json!({
         "schemas": schemas,

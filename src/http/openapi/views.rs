@@ -25,25 +25,50 @@ pub(super) fn general(route: Route) -> Value {
         Route::Projections => {
             let every = json!({
                 "type": "object",
-                "required": ["node", "projections"],
+                "required": ["node", "store", "projections"],
                 "properties": {
-                    "node": {"type": "integer"},
+                    "node": node_schema(),
+                    "store": {
+                        "type": ["object", "null"],
+                        "required": ["kind", "standing"],
+                        "properties": {
+                            "kind": {"type": "string", "enum": ["sqlite", "postgres"]},
+                            "standing": {
+                                "type": "object",
+                                "required": ["state"],
+                                "properties": {
+                                    "state": {
+                                        "type": "string",
+                                        "enum": ["starting", "writing", "following", "away"],
+                                    },
+                                    "writer": {"type": "string"},
+                                    "reason": {"type": "string"},
+                                },
+                            },
+                        },
+                    },
                     "projections": {"type": "array", "items": reference("Projection")},
                 },
             });
-            let summary = "How the projections of this node are doing";
-            get("listProjections", summary, vec![], &every, &["400"])
+            let summary = "How the projections of a node are doing";
+            get(
+                "listProjections",
+                summary,
+                vec![of_node()],
+                &every,
+                &["400", "404", "503"],
+            )
         }
         Route::Projection => {
             let summary = "How one projection is doing";
-            let parameters = path(&["projection"]);
+            let parameters = with(path(&["projection"]), vec![of_node()]);
             let projection = reference("Projection");
             get(
                 "readProjection",
                 summary,
                 parameters,
                 &projection,
-                &["400", "404"],
+                &["400", "404", "503"],
             )
         }
         Route::PauseProjection => post("pauseProjection", "Take no more events in, until resumed"),
@@ -55,12 +80,14 @@ pub(super) fn general(route: Route) -> Value {
         Route::DeadLetters => {
             let letters = json!({
                 "type": "object",
-                "required": ["dead_letters"],
+                "required": ["node", "dead_letters"],
                 "properties": {
+                    "node": node_schema(),
                     "dead_letters": {"type": "array", "items": reference("DeadLetter")},
                 },
             });
             let parameters = vec![
+                of_node(),
                 query(
                     "limit",
                     "The most wanted.",
@@ -83,7 +110,7 @@ pub(super) fn general(route: Route) -> Value {
                 summary,
                 parameters,
                 &letters,
-                &["400", "404", "500"],
+                &["400", "404", "500", "503"],
             )
         }
         Route::RetryLetter => retry("retryDeadLetter", "Attempt what was set aside, in order"),
@@ -97,6 +124,20 @@ pub(super) fn general(route: Route) -> Value {
 
 fn reference(name: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{name}")})
+}
+
+/// Who is to answer.
+fn of_node() -> Value {
+    query(
+        "node",
+        "The member whose read models are meant. By default the node that is asked, or, where that \
+         keeps none, a member that does.",
+        &json!({"type": "integer", "minimum": 1}),
+    )
+}
+
+fn node_schema() -> Value {
+    json!({"type": "integer", "description": "The node that says so."})
 }
 
 fn get(
@@ -118,21 +159,22 @@ fn get(
 }
 
 fn post(id: &str, summary: &str) -> Value {
-    let mut responses = problems(&["400", "404", "409", "500"]);
+    let mut responses = problems(&["400", "404", "409", "500", "503", "504"]);
     let projection = reference("Projection");
     responses.insert("200".to_owned(), answer("As it is now.", JSON, &projection));
     json!({"post": {
         "operationId": id,
         "tags": ["operation"],
         "summary": summary,
-        "description": "Concerns the node that is asked: each has read models of its own.",
-        "parameters": path(&["projection"]),
+        "description": "Concerns one node where each has read models of its own, and all of them where \
+            they share a database. The answer names the node.",
+        "parameters": with(path(&["projection"]), vec![of_node()]),
         "responses": responses,
     }})
 }
 
 fn retry(id: &str, summary: &str) -> Value {
-    let mut responses = problems(&["400", "404", "500"]);
+    let mut responses = problems(&["400", "404", "500", "503", "504"]);
     responses.insert(
         "200".to_owned(),
         answer("How it ended.", JSON, &reference("Retried")),
@@ -141,7 +183,7 @@ fn retry(id: &str, summary: &str) -> Value {
         "operationId": id,
         "tags": ["operation"],
         "summary": summary,
-        "parameters": path(&["projection", "letter"]),
+        "parameters": with(path(&["projection", "letter"]), vec![of_node()]),
         "responses": responses,
     }})
 }
@@ -361,6 +403,7 @@ pub(super) fn components(schemas: &mut Map<String, Value>) {
             "type": "object",
             "required": ["name", "version", "state", "lag", "dead_letters", "rebuild", "shards"],
             "properties": {
+                "node": node_schema(),
                 "name": text,
                 "description": text,
                 "version": count,
@@ -414,6 +457,7 @@ pub(super) fn components(schemas: &mut Map<String, Value>) {
             "type": "object",
             "required": ["resolved", "handled"],
             "properties": {
+                "node": node_schema(),
                 "resolved": {
                     "type": "boolean",
                     "description": "Whether the aggregate goes on with the others.",

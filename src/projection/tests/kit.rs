@@ -8,7 +8,7 @@ use bytes::Bytes;
 use phalanx_actors::Aggregate;
 use phalanx_actors::evolution::schema_of;
 use phalanx_actors::names::{Position, ShardId, StreamName};
-use phalanx_actors::ports::SystemClock;
+use phalanx_actors::ports::{BoxFuture, Streams, SystemClock};
 use phalanx_actors::projection::ProjectionRegistry;
 use phalanx_actors::record::{Behind, Draft, Record, RecordHead};
 use tempfile::TempDir;
@@ -209,6 +209,7 @@ impl World {
         ProjectionGround {
             feed: Arc::new(self.journal.clone()),
             journal: Arc::new(self.journal.clone()),
+            streams: Arc::new(OwnStreams(self.journal.clone())),
             clock: Arc::new(SystemClock::default()),
         }
     }
@@ -295,5 +296,27 @@ pub(super) async fn until(what: &str, mut check: impl AsyncFnMut() -> bool) {
     while !check().await {
         assert!(tokio::time::Instant::now() < deadline, "in vain: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// The streams of a node that has a copy of everything.
+#[derive(Debug)]
+struct OwnStreams(Journal);
+
+impl Streams for OwnStreams {
+    fn read(
+        &self,
+        shard: ShardId,
+        stream: &StreamName,
+        from_sequence: u64,
+        until: u64,
+    ) -> BoxFuture<'_, Result<Vec<Record>, String>> {
+        let stream = stream.clone();
+        Box::pin(async move {
+            phalanx_actors::ports::Journal::wait_indexed(&self.0, shard, until).await;
+            // A small page: an attempt takes several.
+            phalanx_actors::ports::Journal::read_stream(&self.0, shard, &stream, from_sequence, 2)
+                .map_err(|error| error.to_string())
+        })
     }
 }
