@@ -64,7 +64,7 @@ pub struct ProjectionSettings {
     pub max_wait_ms: u64,
     /// Whether the SQLite file is checked for damage when the node starts, before its views answer.
     ///
-    /// Default true. A million rows take a second or two, during which views answer 503 `not-ready`;
+    /// Default true. A million rows take a few seconds, during which views answer 503 `not-ready`;
     /// commands go on. False lets views answer at once, and damage is found when a row is read.
     pub check_at_start: bool,
 }
