@@ -41,6 +41,18 @@ soak: setup ## Simulate many more clusters: make soak SEEDS=20000 FIRST=1
 	PHALANX_SEEDS=$(SEEDS) PHALANX_FIRST_SEED=$(FIRST) $(CARGO) test --release \
 		--features phalanx/failpoints --test simulation no_seed_breaks_a_promise -- --exact --nocapture
 
+# Builds the commit FROM beside this one and replaces a cluster of it node by node under load.
+FROM ?= HEAD~1
+OLDER := $(TARGET)/older
+.PHONY: upgrade
+upgrade: setup ## Rolling upgrade of three nodes from an older build: make upgrade FROM=<commit>
+	rm -rf $(OLDER) && git worktree prune && git worktree add --detach $(OLDER) $(FROM)
+	$(CARGO) build --release --manifest-path $(OLDER)/Cargo.toml --target-dir $(TARGET) \
+		--features phalanx/failpoints --bin phalanx
+	cp $(PHALANX) $(TARGET)/phalanx-older && git worktree remove --force $(OLDER)
+	PHALANX_OLDER=$(abspath $(TARGET))/phalanx-older $(CARGO) test --release \
+		--features phalanx/failpoints --test cluster_routing rolling_upgrade -- --ignored --nocapture
+
 .PHONY: check
 check: setup ## Format, lints, documentation and dependencies, warnings denied
 	$(CARGO) fmt --all --check

@@ -141,6 +141,7 @@ fn command(name: &str, body: &'static str) -> CommandRequest {
         representation: false,
         dry_run: false,
         traceparent: None,
+        origin: None,
     }
 }
 

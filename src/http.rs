@@ -14,6 +14,7 @@ mod answers;
 mod app;
 mod body;
 mod buffers;
+mod callers;
 mod changes;
 mod chunks;
 mod cluster;
@@ -55,6 +56,8 @@ mod watch;
 
 pub use accept::serve;
 pub use app::HttpApp;
+pub use callers::Callers;
+pub(crate) use callers::principal_header;
 pub use limits::HttpLimits;
 
 #[cfg(doc)]

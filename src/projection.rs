@@ -43,6 +43,7 @@ mod store;
 mod supervisor;
 #[cfg(test)]
 mod tests;
+mod update;
 mod views;
 mod writer;
 

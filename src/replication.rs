@@ -11,6 +11,7 @@ mod network;
 mod pipeline;
 pub mod refused;
 pub mod responder;
+mod runtime;
 pub mod service;
 pub mod state_machine;
 pub mod types;

@@ -100,6 +100,12 @@ pub struct Context<'a> {
     pub sequence_number: u64,
     /// When the command is decided. It never runs backwards within one aggregate.
     pub now: Timestamp,
+    /// Who sent the command, where the node knows. It is stored with the events; a decision may depend
+    /// on it, the state sees it only if an event carries it.
+    pub principal: Option<&'a str>,
+    /// When it happened in the world, where the client said so. It may be any time, also one after
+    /// `now`: whether that makes sense is for the domain to say.
+    pub occurred_at: Option<Timestamp>,
 }
 
 /// A declared reason for a fresh read.

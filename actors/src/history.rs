@@ -43,6 +43,10 @@ pub struct RecordedEvent {
     pub correlation_id: String,
     /// W3C `traceparent` of the command; empty when there was none.
     pub traceparent: String,
+    /// Who sent the command; empty when that is not known.
+    pub principal: String,
+    /// When it happened in the world, where the client said so.
+    pub occurred_at: Option<Timestamp>,
 }
 
 /// A part of a stream.

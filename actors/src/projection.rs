@@ -7,6 +7,7 @@
 //! Invariants: the rows depend on nothing but the events in their order, so that a read model may be
 //! thrown away and built again; the changes of one event take effect together or not at all.
 
+mod columns;
 mod ddl;
 mod registry;
 mod row;
@@ -20,6 +21,7 @@ use jiff::Timestamp;
 
 use crate::names::Position;
 
+pub use self::columns::Columns;
 pub use self::ddl::{Dialect, create_table, quoted};
 pub use self::registry::{
     DecodedEvent, ProjectionDefinition, ProjectionError, ProjectionRegistry, Subscriptions,
@@ -27,7 +29,7 @@ pub use self::registry::{
 pub use self::row::{Key, Row, Value};
 pub use self::rows::Rows;
 pub use self::table::{Column, ColumnType, Table};
-pub use self::workspace::{Change, Loaded, Run, Workspace};
+pub use self::workspace::{Change, Loaded, Run, Stored, Workspace};
 
 /// A read model's definition: one view, the tables behind it, and how events change them.
 ///
@@ -104,6 +106,10 @@ pub struct EventMeta<'a> {
     pub position: Position,
     /// When it was decided.
     pub time: Timestamp,
+    /// Who sent the command that led to it, where the node knew.
+    pub principal: Option<&'a str>,
+    /// When it happened in the world, where the client said so.
+    pub occurred_at: Option<Timestamp>,
 }
 
 /// What a handler gives back.

@@ -4,13 +4,17 @@
 //! the same bytes. Its position is patched in by the sequencer, which hands positions out in order.
 //!
 //! ```text
-//! | envelope (13) | first position u64 LE | head (bincode) | length, event (bincode) | ... | state hash |
+//! | envelope (13) | first position u64 LE | head (bincode) | length, event (bincode) | ...
+//!                                                  ... | length, circumstances (bincode) | state hash |
 //! ```
 //! The envelope's schema version is that of all events, if they are of the same: one event seldom comes
 //! with others. If not, it is [`MIXED`], and each event begins with its own (u16 LE, counted in the
-//! length). The hash of the state that the events led to is there if [`FLAG_STATE_HASH`] is set.
+//! length). The circumstances are there if [`FLAG_CIRCUMSTANCES`] is set, the hash of the state that the
+//! events led to if [`FLAG_STATE_HASH`] is. Both stand where a reader that knows nothing of them finds
+//! everything else all the same.
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::aggregate::Aggregate;
@@ -27,6 +31,8 @@ pub const FLAG_REPRESENTATION: u8 = 2;
 pub const FLAG_GENERATED_KEY: u8 = 4;
 /// Set when a [`StateHash`] stands behind the events.
 pub const FLAG_STATE_HASH: u8 = 8;
+/// Set when [`Circumstances`] stand behind the events.
+pub const FLAG_CIRCUMSTANCES: u8 = 16;
 
 /// In place of a schema version: each event says its own.
 pub const MIXED: u16 = u16::MAX;
@@ -53,6 +59,41 @@ pub struct RecordHead<'a> {
     pub flags: u8,
     /// W3C `traceparent` of the request, empty when there was none.
     pub traceparent: &'a str,
+}
+
+/// Who sent a command, and when that happened in the world of which it tells; most commands come
+/// without either. A later release may put more behind these fields: readers pass over what they do not
+/// know.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Circumstances<'a> {
+    /// Who sent the command; empty when that is not known.
+    pub principal: &'a str,
+    /// When it happened, in microseconds since the Unix epoch, where the client said so.
+    pub occurred_at_us: Option<i64>,
+}
+
+impl Circumstances<'_> {
+    /// Whether there is nothing to store.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// When it happened, where the client said so.
+    #[must_use]
+    pub fn occurred_at(&self) -> Option<Timestamp> {
+        let read = Timestamp::from_microsecond;
+        self.occurred_at_us.and_then(|us| read(us).ok())
+    }
+}
+
+/// What stands behind the events of a record, each if the head's flags say so.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Behind<'a> {
+    /// Under which circumstances they happened.
+    pub circumstances: Circumstances<'a>,
+    /// The state that they led to.
+    pub state: Option<StateHash>,
 }
 
 /// A sealed record together with what the index needs of it. Cheap to clone.
@@ -123,8 +164,8 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Encodes head and events, each in the version that its type has today, and the hash of the state
-    /// that they led to, which must be there if the head's flags say so.
+    /// Encodes head and events, each in the version that its type has today, and what stands behind
+    /// them, which must be there if the head's flags say so.
     ///
     /// # Errors
     /// When an event cannot be represented.
@@ -132,17 +173,16 @@ impl Draft {
         head: &RecordHead<'_>,
         schema: &EventSchema<A::Event>,
         events: &[A::Event],
-        state: Option<StateHash>,
+        behind: Behind<'_>,
     ) -> Result<Self, CodecError> {
-        debug_assert_eq!(state.is_some(), head.flags & FLAG_STATE_HASH != 0);
         let mut versions = events.iter().map(|event| schema.version_of(event));
         let first = versions.next().unwrap_or(1);
         if versions.all(|version| version == first) {
-            return Self::build(head, first, events, state, |out, event| {
+            return Self::build(head, first, events, behind, |out, event| {
                 codec::append_sized_behind(out, &[], event)
             });
         }
-        Self::build(head, MIXED, events, state, |out, event| {
+        Self::build(head, MIXED, events, behind, |out, event| {
             let version = schema.version_of(event).to_le_bytes();
             codec::append_sized_behind(out, &version, event)
         })
@@ -158,7 +198,8 @@ impl Draft {
         event_schema_version: u16,
         events: &[E],
     ) -> Result<Self, CodecError> {
-        Self::build(head, event_schema_version, events, None, |out, event| {
+        let behind = Behind::default();
+        Self::build(head, event_schema_version, events, behind, |out, event| {
             codec::append_sized_behind(out, &[], event)
         })
     }
@@ -167,13 +208,23 @@ impl Draft {
         head: &RecordHead<'_>,
         version: u16,
         events: &[E],
-        state: Option<StateHash>,
+        behind: Behind<'_>,
         append: impl Fn(&mut Vec<u8>, &E) -> Result<(), CodecError>,
     ) -> Result<Self, CodecError> {
+        let Behind {
+            circumstances,
+            state,
+        } = behind;
+        let announced = |flag: u8| head.flags & flag != 0;
+        debug_assert_eq!(state.is_some(), announced(FLAG_STATE_HASH));
+        debug_assert_eq!(!circumstances.is_empty(), announced(FLAG_CIRCUMSTANCES));
         let bytes = codec::draft(ValueType::Record, version, 256, |out| {
             out.extend_from_slice(&[0; 8]);
             codec::append(out, head)?;
             events.iter().try_for_each(|event| append(out, event))?;
+            if !circumstances.is_empty() {
+                codec::append_sized_behind(out, &[], &circumstances)?;
+            }
             if let Some(state) = state {
                 state.append(out);
             }
@@ -256,6 +307,22 @@ impl<'a> RecordView<'a> {
         Some(StateHash::read(last))
     }
 
+    /// Under which circumstances the events happened.
+    ///
+    /// # Errors
+    /// When they should be there and are of another shape.
+    pub fn circumstances(&self) -> Result<Circumstances<'a>, CodecError> {
+        if self.head.flags & FLAG_CIRCUMSTANCES == 0 {
+            return Ok(Circumstances::default());
+        }
+        let mut rest = self.events;
+        for _ in 0..self.head.event_count {
+            (_, rest) = codec::take_sized(rest)?;
+        }
+        let (section, _) = codec::take_sized(rest)?;
+        Ok(codec::take_borrowed(section)?.0)
+    }
+
     /// The encoded events, in order.
     pub fn events(&self) -> impl Iterator<Item = Result<StoredEvent<'a>, CodecError>> {
         let mut rest = self.events;
@@ -278,6 +345,104 @@ impl<'a> RecordView<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn head(flags: u8) -> RecordHead<'static> {
+        RecordHead {
+            stream: "account\0a-1",
+            first_sequence: 4,
+            event_count: 2,
+            time_us: 1_700_000_000_000_005,
+            command: "Deposit",
+            key: "k",
+            fingerprint: [7; 16],
+            flags,
+            traceparent: "",
+        }
+    }
+
+    fn sealed(head: &RecordHead<'_>, behind: Behind<'_>) -> Bytes {
+        let append = |out: &mut Vec<u8>, event: &&str| codec::append_sized_behind(out, &[], event);
+        let draft = Draft::build(head, 3, &["one", "two"], behind, append);
+        draft.unwrap().finish(99)
+    }
+
+    const ADA: Circumstances<'static> = Circumstances {
+        principal: "ada",
+        occurred_at_us: Some(1_600_000_000_000_007),
+    };
+    const STATE: StateHash = StateHash {
+        state_version: 2,
+        hash: 0x0102_0304_0506_0708,
+    };
+
+    #[test]
+    fn circumstances_change_no_byte_before_them_but_flag_length_and_checksum() {
+        let flags = FLAG_CREATED | FLAG_STATE_HASH;
+        let state = Some(STATE);
+        let with = Behind {
+            circumstances: ADA,
+            state,
+        };
+        let without = Behind {
+            circumstances: Circumstances::default(),
+            state,
+        };
+        let with = sealed(&head(flags | FLAG_CIRCUMSTANCES), with);
+        let without = sealed(&head(flags), without);
+        let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
+        assert_eq!(hex(&without), WITHOUT);
+        assert_eq!(hex(&with), WITH);
+        let view = RecordView::open(&with).unwrap();
+        assert_eq!(view.circumstances().unwrap(), ADA);
+        assert_eq!(view.state_hash(), state);
+        assert_eq!(view.events().filter_map(Result::ok).count(), 2);
+        let view = RecordView::open(&without).unwrap();
+        assert_eq!(view.circumstances().unwrap(), Circumstances::default());
+        assert_eq!(view.state_hash(), state);
+    }
+
+    const WITHOUT: &str = "\
+         a70101030055000000c56a7a0663000000000000000b6163636f756e7400612d310402fd\
+         0a803c3048140c00074465706f736974016b070707070707070707070707070707070900\
+         04000000036f6e65040000000374776f02000807060504030201";
+    const WITH: &str = "\
+         a701010300670000000d31407e63000000000000000b6163636f756e7400612d310402fd\
+         0a803c3048140c00074465706f736974016b070707070707070707070707070707071900\
+         04000000036f6e65040000000374776f0e0000000361646101fd0e00480f625e0b000200\
+         0807060504030201";
+
+    #[test]
+    fn what_a_later_release_says_besides_is_passed_over() {
+        let head = head(FLAG_CIRCUMSTANCES | FLAG_STATE_HASH);
+        let bytes = codec::draft(ValueType::Record, 3, 64, |out| {
+            out.extend_from_slice(&[0; 8]);
+            codec::append(out, &head)?;
+            codec::append_sized_behind(out, &[], "one")?;
+            codec::append_sized_behind(out, &[], "two")?;
+            codec::append_sized_behind(out, &[], &(ADA, "and more", 7_u64))?;
+            STATE.append(out);
+            Ok(())
+        });
+        let mut bytes = bytes.unwrap();
+        codec::finish(&mut bytes);
+        let view = RecordView::open(&bytes).unwrap();
+        assert_eq!(view.circumstances().unwrap(), ADA);
+        assert_eq!(view.state_hash(), Some(STATE));
+    }
+
+    #[test]
+    fn circumstances_that_are_announced_and_missing_are_reported() {
+        let bytes = codec::draft(ValueType::Record, 3, 64, |out| {
+            out.extend_from_slice(&[0; 8]);
+            codec::append(out, &head(FLAG_CIRCUMSTANCES))?;
+            codec::append_sized_behind(out, &[], "one")?;
+            codec::append_sized_behind(out, &[], "two")
+        });
+        let mut bytes = bytes.unwrap();
+        codec::finish(&mut bytes);
+        let view = RecordView::open(&bytes).unwrap();
+        assert!(view.circumstances().is_err());
+    }
 
     #[test]
     fn a_record_reads_back() {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde_json::value::RawValue;
 
 use crate::names::{Position, StreamName};
@@ -32,7 +33,34 @@ pub struct CommandRequest {
     /// Decide and answer, store nothing.
     pub dry_run: bool,
     /// W3C `traceparent`, checked by the transport.
-    pub traceparent: Option<String>,
+    pub traceparent: Option<Box<str>>,
+    /// Who sent it and when it happened, where that was said.
+    pub origin: Option<Box<Origin>>,
+}
+
+/// Where a command comes from. Stored with its events; no part of what tells a retry from another
+/// command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Who sent it, as the transport was told by whoever authenticated them; never empty.
+    pub principal: Option<String>,
+    /// When it happened in the world, in whole microseconds, where the client said so. Stored beside
+    /// the time of the decision, which alone says what came before what.
+    pub occurred_at: Option<Timestamp>,
+}
+
+impl Origin {
+    /// What was said, if anything was.
+    #[must_use]
+    pub fn said(principal: Option<String>, occurred_at: Option<Timestamp>) -> Option<Box<Self>> {
+        let any = principal.is_some() || occurred_at.is_some();
+        any.then(|| {
+            Box::new(Self {
+                principal,
+                occurred_at,
+            })
+        })
+    }
 }
 
 /// A condition on the aggregate's sequence number.

@@ -244,7 +244,7 @@ impl Sequencer {
         inner
             .held
             .push_back((ticket.number, Held::Command(reply, answer)));
-        let wake = inner.in_flight < self.limits.proposals_in_flight;
+        let wake = self.may_propose(&inner);
         drop(inner);
         if wake {
             self.wake.notify_one();
@@ -337,9 +337,18 @@ impl Sequencer {
         }
     }
 
+    /// Whether what waits may be proposed: nothing is on its way, or no more than waits. So batches on
+    /// their way at the same time are about equally full; small ones in between cost as much as full
+    /// ones, on every replica.
+    fn may_propose(&self, inner: &Inner) -> bool {
+        let on_their_way = inner.proposed - inner.committed;
+        inner.in_flight < self.limits.proposals_in_flight
+            && inner.queue.len() as u64 >= on_their_way
+    }
+
     /// The next batch and the tickets of its records.
     fn take_batch(&self, inner: &mut Inner) -> Option<(Batch, std::ops::RangeInclusive<u64>)> {
-        if inner.queue.is_empty() || inner.in_flight >= self.limits.proposals_in_flight {
+        if inner.queue.is_empty() || !self.may_propose(inner) {
             return None;
         }
         let mut bytes = 0;

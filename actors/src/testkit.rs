@@ -27,6 +27,8 @@ pub fn given<A: Aggregate>(history: impl IntoIterator<Item = A::Event>) -> Given
         sequence_number: 0,
         aggregate_id: "test-1".to_owned(),
         now: Timestamp::UNIX_EPOCH,
+        principal: None,
+        occurred_at: None,
     };
     for event in history {
         given.fold(&event);
@@ -41,6 +43,8 @@ pub struct Given<A: Aggregate> {
     sequence_number: u64,
     aggregate_id: String,
     now: Timestamp,
+    principal: Option<String>,
+    occurred_at: Option<Timestamp>,
 }
 
 impl<A: Aggregate> Given<A> {
@@ -58,6 +62,20 @@ impl<A: Aggregate> Given<A> {
         self
     }
 
+    /// Sets who sends the next commands, as `decide` sees it.
+    #[must_use]
+    pub fn by(mut self, principal: &str) -> Self {
+        self.principal = Some(principal.to_owned());
+        self
+    }
+
+    /// Sets when it happened that the next commands tell of, as `decide` sees it.
+    #[must_use]
+    pub fn occurred_at(mut self, time: Timestamp) -> Self {
+        self.occurred_at = Some(time);
+        self
+    }
+
     /// The state after the history.
     pub fn state(&self) -> &A::State {
         &self.state
@@ -70,6 +88,8 @@ impl<A: Aggregate> Given<A> {
             aggregate_id: &self.aggregate_id,
             sequence_number: self.sequence_number,
             now: self.now,
+            principal: self.principal.as_deref(),
+            occurred_at: self.occurred_at,
         };
         let result = A::decide(&self.state, command, &context);
         if let Ok(events) = &result {

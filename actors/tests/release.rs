@@ -37,6 +37,42 @@ async fn replies_wait_for_their_commit_and_leave_in_order() {
 }
 
 #[tokio::test]
+async fn a_second_proposal_leaves_once_it_is_as_full_as_the_one_on_its_way() {
+    let world = World::new(Options::default()).await;
+    world.replicator.hold();
+    let mut replies = vec![world.send("a", add(1))];
+    settle().await;
+    replies.push(world.send("a", add(2)));
+    settle().await;
+    for amount in 3..=5 {
+        replies.push(world.send("a", add(amount)));
+    }
+    settle().await;
+    assert_eq!(world.replicator.pending(), [1, 1]);
+    // The three that waited leave together, and then nothing until three more wait.
+    assert!(world.replicator.commit_next());
+    settle().await;
+    assert_eq!(world.replicator.pending(), [1, 3]);
+    assert!(world.replicator.commit_next());
+    for amount in 6..=7 {
+        replies.push(world.send("a", add(amount)));
+        settle().await;
+        assert_eq!(world.replicator.pending(), [3]);
+    }
+    replies.push(world.send("a", add(8)));
+    settle().await;
+    assert_eq!(world.replicator.pending(), [3, 3]);
+    // What is too little to follow leaves when nothing is on its way any more.
+    replies.push(world.send("a", add(9)));
+    while world.replicator.commit_next() {
+        settle().await;
+    }
+    for (sequence, reply) in (1..).zip(replies) {
+        assert_eq!(accepted(soon(reply).await).sequence_number, sequence);
+    }
+}
+
+#[tokio::test]
 async fn answers_that_depend_on_uncommitted_events_wait_and_others_do_not() {
     let world = World::new(Options::default()).await;
     accepted(world.ask("calm", add(5)).await);

@@ -45,6 +45,9 @@ pub const VERSION: u16 = 1;
 /// The version of the protocol between nodes with which two states can be asked for.
 const COMPARISONS_SINCE: u32 = 2;
 
+/// The version with which commands may say who sent them and when it happened, and histories show it.
+pub const CIRCUMSTANCES_SINCE: u32 = 2;
+
 /// The longest message: the largest body that the settings admit, and room for the rest.
 pub const MAX_BYTES: usize = 65 * 1024 * 1024;
 
@@ -102,6 +105,8 @@ impl Question<'_> {
     #[must_use]
     pub fn known_since(self) -> u32 {
         match self {
+            // An older node would store the events without what their command said besides.
+            Self::Command(request) if request.origin.is_some() => CIRCUMSTANCES_SINCE,
             Self::Command(_) | Self::Read | Self::History { .. } | Self::Past(_) => 1,
             Self::Compare(_) => COMPARISONS_SINCE,
         }
@@ -248,12 +253,13 @@ pub fn read_question(message: &Bytes) -> Result<(Heading, Asked), WireError> {
     question::decode(message)
 }
 
-/// Writes what `node` says.
+/// Writes what `node` says, for a peer that speaks this version of the protocol between nodes. To one
+/// that does not know them, a history comes without who and when it happened.
 ///
 /// # Errors
 /// When it is longer than a message can be.
-pub fn said(node: NodeId, said: &Said) -> Result<Bytes, WireError> {
-    answer::encode(node, said)
+pub fn said(node: NodeId, said: &Said, protocol: u32) -> Result<Bytes, WireError> {
+    answer::encode(node, said, protocol)
 }
 
 /// Reads what a node said, about this stream; gives the node as well.

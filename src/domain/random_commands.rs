@@ -62,6 +62,8 @@ where
         aggregate_id: "random-1",
         sequence_number: u64::try_from(events_so_far).unwrap(),
         now: Timestamp::UNIX_EPOCH,
+        principal: None,
+        occurred_at: None,
     };
     A::decide(state, command.clone(), &context)
 }

@@ -18,6 +18,7 @@ use crate::cluster::steward::Steward;
 use crate::projection::Views;
 
 use super::buffers::Buffers;
+use super::callers::Callers;
 use super::metrics::HttpMetrics;
 use super::reasons::Reasons;
 use super::response::{Reply, json};
@@ -44,6 +45,8 @@ pub struct HttpApp {
     pub feed: Option<Arc<dyn Feed>>,
     /// What this node does; the rest is refused.
     pub roles: BTreeSet<Role>,
+    /// How it learns who sends requests.
+    pub callers: Callers,
 }
 
 impl HttpApp {
@@ -59,6 +62,7 @@ impl HttpApp {
             max_wait: Duration::ZERO,
             feed: None,
             roles: roles::all(),
+            callers: Callers::default(),
         }
     }
 }
@@ -82,6 +86,7 @@ pub(crate) struct App {
     /// Tells watchers of their aggregates.
     pub(crate) hub: Option<Hub>,
     pub(crate) roles: BTreeSet<Role>,
+    pub(crate) callers: Callers,
     /// Room for event streams.
     pub(crate) streams: Arc<Semaphore>,
     /// Tells event streams that the node stops.
@@ -104,7 +109,7 @@ impl App {
         let hub = hub.map(|feed| Hub::new(feed, farewell.subscribe()));
         let documents = Documents {
             types: types::render_all(registry).into(),
-            openapi: openapi::document(registry, app.views.as_ref())
+            openapi: openapi::document(registry, app.views.as_ref(), &app.callers)
                 .to_string()
                 .into(),
         };
@@ -124,6 +129,7 @@ impl App {
             feed: app.feed,
             hub,
             roles: app.roles,
+            callers: app.callers,
             streams,
             farewell,
             started: AtomicBool::new(false),

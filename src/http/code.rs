@@ -105,6 +105,12 @@ codes! {
         "The query has an unknown parameter, one that appears twice, a value out of range, or two \
          parameters that exclude each other. `parameter` names it."
         "Correct the query. `detail` says what is expected.";
+    Unauthenticated "unauthenticated" UNAUTHORIZED false NotApplied
+        "Nobody says who sends the request"
+        "This node wants a proxy in front of it to name the caller in a header \
+         (http.principal_header), and the request came without it."
+        "Send the request through the proxy, which authenticates the caller. If it came that way, the \
+         proxy does not set the header.";
     JustificationUnknown "justification-unknown" FORBIDDEN false NotApplied
         "The aggregate type does not declare this justification"
         "A fresh read named a reason in Phalanx-Justification that the aggregate type does not \

@@ -54,7 +54,7 @@ pub(crate) async fn answer(
         None => false,
         Some(value) => query::boolean("dry_run", &value)?,
     };
-    let headers = CommandHeaders::read(&parts.headers)?;
+    let headers = CommandHeaders::read(&parts.headers, &app.callers)?;
     // One request at a time uses the connection's timer; over HTTP/2 the others get a new one.
     let mut timer = std::mem::take(&mut *connection.timer.lock());
     let body = body::read(app, &parts.headers, body, &mut timer).await;
@@ -69,7 +69,8 @@ pub(crate) async fn answer(
             precondition: headers.condition.first,
             representation: prefer == Some(Return::Representation),
             dry_run,
-            traceparent: headers.trace.map(|trace| trace.as_str().to_owned()),
+            traceparent: headers.trace.map(|trace| trace.as_str().into()),
+            origin: headers.origin,
         },
         others: headers.condition.others,
     };

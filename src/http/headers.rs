@@ -4,10 +4,14 @@
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use jiff::Timestamp;
+use phalanx_actors::request::Origin;
 
+use super::callers::Callers;
 use super::code::Code;
 use super::conditions::{CommandCondition, Tags};
 use super::problem::Problem;
+use super::time;
 use super::trace::TraceParent;
 
 /// Makes retries of one command recognisable.
@@ -16,6 +20,8 @@ pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempote
 pub(crate) const IDEMPOTENT_REPLAY: HeaderName = HeaderName::from_static("idempotent-replay");
 /// Names the reason of a fresh read.
 pub(crate) const JUSTIFICATION: HeaderName = HeaderName::from_static("phalanx-justification");
+/// When it happened in the world that a command tells of.
+pub(crate) const OCCURRED_AT: HeaderName = HeaderName::from_static("phalanx-occurred-at");
 /// The position of a reply.
 pub(crate) const POSITION: HeaderName = HeaderName::from_static("phalanx-position");
 /// RFC 7240.
@@ -55,6 +61,8 @@ pub(crate) struct CommandHeaders {
     pub(crate) prefer: Option<Return>,
     /// The trace that the request belongs to.
     pub(crate) trace: Option<TraceParent>,
+    /// Who sent the command and when it happened.
+    pub(crate) origin: Option<Box<Origin>>,
 }
 
 impl CommandHeaders {
@@ -62,10 +70,11 @@ impl CommandHeaders {
     ///
     /// # Errors
     /// 400 `invalid-header`, 415.
-    pub(crate) fn read(headers: &HeaderMap) -> Result<Self, Problem> {
+    pub(crate) fn read(headers: &HeaderMap, callers: &Callers) -> Result<Self, Problem> {
         let mut read = Self::default();
         let mut if_match: Option<Tags> = None;
         let mut absent = false;
+        let mut happened: Option<Timestamp> = None;
         for (name, value) in headers {
             if *name == CONTENT_TYPE {
                 check_json(value)?;
@@ -89,12 +98,20 @@ impl CommandHeaders {
                 absent = true;
             } else if *name == PREFER {
                 read.prefer = read.prefer.or_else(|| prefer(value.as_bytes()));
+            } else if *name == OCCURRED_AT {
+                if happened.replace(occurred_at(value)?).is_some() {
+                    return Err(Problem::header(
+                        "Phalanx-Occurred-At",
+                        "Phalanx-Occurred-At appears twice",
+                    ));
+                }
             } else if *name == CONTENT_ENCODING {
                 check_plain(value)?;
             }
         }
         read.condition = CommandCondition::new(if_match.as_ref(), absent);
         read.trace = trace(headers);
+        read.origin = Origin::said(callers.read(headers)?, happened);
         Ok(read)
     }
 }
@@ -188,6 +205,32 @@ fn idempotency_key(value: &HeaderValue) -> Result<String, Problem> {
         })
 }
 
+/// The years that a command may tell of, the second one excluded.
+const YEARS: [i64; 2] = [1900, 2200];
+
+/// A time as it is stored: in whole microseconds.
+fn occurred_at(value: &HeaderValue) -> Result<Timestamp, Problem> {
+    let read = value.to_str().ok().and_then(time::rfc3339);
+    let [first, behind] = SECONDS;
+    read.and_then(|time| i64::try_from(time.as_nanosecond().div_euclid(1000)).ok())
+        .filter(|us| (first..behind).contains(&us.div_euclid(1_000_000)))
+        .and_then(|us| Timestamp::from_microsecond(us).ok())
+        .ok_or_else(|| {
+            let [first, behind] = YEARS;
+            Problem::header(
+                "Phalanx-Occurred-At",
+                format!(
+                    "Phalanx-Occurred-At takes a timestamp of RFC 3339 from {first} to {}, such as \
+                     2026-11-21T08:30:00Z",
+                    behind - 1
+                ),
+            )
+        })
+}
+
+/// Where [`YEARS`] begin, in seconds since the Unix epoch.
+const SECONDS: [i64; 2] = [-2_208_988_800, 7_258_118_400];
+
 fn check_json(value: &HeaderValue) -> Result<(), Problem> {
     if value.as_bytes() == b"application/json" || is_json(value.as_bytes()) {
         return Ok(());
@@ -258,7 +301,7 @@ mod tests {
         for (name, value) in lines {
             headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        CommandHeaders::read(&headers)
+        CommandHeaders::read(&headers, &Callers::default())
     }
 
     #[test]
@@ -324,6 +367,41 @@ mod tests {
             read("x=\"a,b\",return=representation"),
             Some(Return::Representation)
         );
+    }
+
+    #[test]
+    fn the_time_it_happened_is_a_timestamp_of_a_sane_year() {
+        let read = |text: &str| {
+            let read = command(&[("phalanx-occurred-at", text)]);
+            read.map(|headers| headers.origin.unwrap().occurred_at.unwrap().to_string())
+        };
+        for (sent, stored) in [
+            ("2026-11-21T08:30:00Z", "2026-11-21T08:30:00Z"),
+            (
+                "2026-11-21T09:30:00.1234567+01:00",
+                "2026-11-21T08:30:00.123456Z",
+            ),
+            ("1900-01-01T00:00:00Z", "1900-01-01T00:00:00Z"),
+            (
+                "1969-12-31T23:59:59.9999999Z",
+                "1969-12-31T23:59:59.999999Z",
+            ),
+            ("2199-12-31T23:59:59.999999Z", "2199-12-31T23:59:59.999999Z"),
+        ] {
+            assert_eq!(read(sent).unwrap(), stored);
+        }
+        for bad in [
+            "",
+            "yesterday",
+            "2026-11-21",
+            "1899-12-31T23:59:59.9Z",
+            "2200-01-01T00:00:00Z",
+            "9999-12-31T23:59:59Z",
+        ] {
+            assert_eq!(read(bad).unwrap_err().code(), Code::InvalidHeader, "{bad}");
+        }
+        let good = ("phalanx-occurred-at", "2026-11-21T08:30:00Z");
+        assert!(command(&[good, good]).is_err());
     }
 
     #[test]

@@ -136,21 +136,28 @@ pub(crate) fn put_event(
     put_position(out, event.position);
     out.put_u8(b'"');
     out.put_slice(attribute.as_bytes());
+    if let Some(time) = event.occurred_at {
+        out.put_slice(format!(",\"occurredat\":\"{time}\"").as_bytes());
+    }
+    // The node was told a name, and not what kind of principal has it.
+    let kind = if event.principal.is_empty() {
+        ""
+    } else {
+        "unknown"
+    };
     // An attribute must not be empty: one that is unknown is left out.
     for (attribute, value) in [
-        ("causationid", &event.causation_id),
+        ("causationid", &*event.causation_id),
         ("correlationid", &event.correlation_id),
         ("traceparent", &event.traceparent),
+        ("authtype", kind),
+        ("authid", &event.principal),
     ] {
         if !value.is_empty() {
             out.put_slice(b",\"");
             out.put_slice(attribute.as_bytes());
             out.put_slice(b"\":");
-            out.put_slice(
-                serde_json::Value::from(value.as_str())
-                    .to_string()
-                    .as_bytes(),
-            );
+            out.put_slice(serde_json::Value::from(value).to_string().as_bytes());
         }
     }
     out.put_slice(b",\"data\":");
@@ -180,7 +187,19 @@ mod tests {
             causation_id: "a \"quoted\" key".to_owned(),
             correlation_id: "c".to_owned(),
             traceparent: String::new(),
+            principal: String::new(),
+            occurred_at: None,
         };
+        let told = RecordedEvent {
+            principal: "Zo\u{eb} \"Z\"".to_owned(),
+            occurred_at: "2026-11-20T08:30:00Z".parse().ok(),
+            ..event.clone()
+        };
+        let rendered = batch(&stream, &[told]);
+        let json: serde_json::Value = serde_json::from_slice(&rendered).unwrap();
+        assert_eq!(json[0]["authid"], "Zo\u{eb} \"Z\"");
+        assert_eq!(json[0]["authtype"], "unknown");
+        assert_eq!(json[0]["occurredat"], "2026-11-20T08:30:00Z");
         // As if it were the two parts of one that was split.
         let rendered = batch(&stream, &[event.clone(), event]);
         let mut json: serde_json::Value = serde_json::from_slice(&rendered).unwrap();

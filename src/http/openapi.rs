@@ -12,15 +12,17 @@ use serde_json::{Map, Value, json};
 
 use self::parts::{
     answer, body, command_answers, command_parameters, components, diff_answers, diff_parameters,
-    events_answers, events_parameters, last_event_id, problems, state_answers, state_parameters,
-    stream_answers, stream_parameters, watch_answers, what_if_answers, what_if_body,
+    events_answers, events_parameters, last_event_id, name_callers, problems, state_answers,
+    state_parameters, stream_answers, stream_parameters, watch_answers, what_if_answers,
+    what_if_body,
 };
+use super::callers::Callers;
 use super::routes::Route;
 use super::schema;
 use crate::projection::Views;
 
 /// Makes the document.
-pub(crate) fn document(registry: &TypeRegistry, views: Option<&Views>) -> Value {
+pub(crate) fn document(registry: &TypeRegistry, views: Option<&Views>, callers: &Callers) -> Value {
     let mut schemas = Map::new();
     let mut paths = Map::new();
     let mut tags = vec![
@@ -41,6 +43,7 @@ pub(crate) fn document(registry: &TypeRegistry, views: Option<&Views>) -> Value 
     for definition in views.into_iter().flat_map(Views::definitions) {
         views::add(definition, &mut paths, &mut schemas);
     }
+    name_callers(&mut paths, callers);
     json!({
         "openapi": "3.1.0",
         "info": {

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Map, Value};
@@ -135,6 +135,11 @@ impl Problem {
         headers.insert(CONTENT_TYPE, PROBLEM_JSON);
         if let Some(after) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(after)));
+        }
+        if described.status == StatusCode::UNAUTHORIZED {
+            // The field must be there; the proxy meets the challenge, and no client can.
+            let challenge = HeaderValue::from_static("Phalanx-Principal");
+            headers.insert(WWW_AUTHENTICATE, challenge);
         }
         if let Some(allow) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));

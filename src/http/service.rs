@@ -73,6 +73,7 @@ impl Site {
                 && is_get(&parts.method)
             {
                 let checked = check_http2(&self.app, &parts);
+                let checked = checked.and_then(|()| named(&self.app, Route::Watch, &parts));
                 let opened = match checked.and_then(|()| roles::check(&self.app, Route::Watch)) {
                     Ok(()) => {
                         let watch =
@@ -109,6 +110,7 @@ async fn answer(app: Arc<App>, route: Route, request: Request<Body>) -> Response
     let streams = matches!(route, Route::Events | Route::ViewChanges) && is_get(&parts.method);
     if streams && !elsewhere::is_handed_on(&parts) {
         let checked = check_http2(&app, &parts).and_then(|()| roles::check(&app, route));
+        let checked = checked.and_then(|()| named(&app, route, &parts));
         let opened = match checked.and(whom) {
             Ok(whom) => Box::pin(open(&app, route, &connection, &parts, whom)).await,
             Err(problem) => Err(problem),
@@ -198,6 +200,7 @@ async fn of_aggregate(
     check_http2(app, parts)?;
     if parts.method != Method::OPTIONS {
         roles::check(app, target.route())?;
+        named(app, target.route(), parts)?;
     }
     match target {
         Target::Command {
@@ -252,6 +255,7 @@ async fn other(
     }
     if parts.method != Method::OPTIONS && !elsewhere::is_handed_on(parts) {
         roles::check(app, route)?;
+        named(app, route, parts)?;
     }
     if let Some(whom) = whom {
         return elsewhere::answer(app, parts, route, whom).await;
@@ -326,6 +330,11 @@ pub(crate) type Answered = Result<Reply, Box<Problem>>;
 
 fn is_get(method: &Method) -> bool {
     *method == Method::GET || *method == Method::HEAD
+}
+
+/// Somebody is said to have sent the request, where that must be so.
+fn named(app: &App, route: Route, parts: &request::Parts) -> Result<(), Box<Problem>> {
+    app.callers.check(route, &parts.headers)
 }
 
 /// What the guard sees to for HTTP/1.1.

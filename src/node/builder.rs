@@ -21,7 +21,7 @@ use crate::cluster::members::Members;
 use crate::cluster::roles::Role;
 use crate::domain::views::{AccountTotals, Accounts, MaintenanceJobs, Orders, Prescriptions};
 use crate::domain::{Account, Order, Prescription, WorkshopDay};
-use crate::http::{self, HttpApp, HttpLimits};
+use crate::http::{self, Callers, HttpApp, HttpLimits};
 use crate::journal::{Identity, Journal, JournalOptions, Storage};
 use crate::projection::ProjectionGround;
 use crate::settings::Settings;
@@ -182,6 +182,7 @@ impl NodeBuilder {
         app.queries = Some(core.queries.clone());
         app.feed = streams.then_some(feed);
         app.roles = settings.node.roles.iter().copied().collect();
+        app.callers = Callers::from(&settings.http);
         app.max_wait = Duration::from_millis(settings.projections.max_wait_ms);
         let http = tokio::spawn(http::serve(
             listener,

@@ -59,6 +59,14 @@ pub enum StoreError {
         /// Why not.
         reason: String,
     },
+    /// What is stored is not what was written.
+    #[error("the table {table} is damaged: {what}")]
+    Damaged {
+        /// The table as it is stored.
+        table: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The database cannot be used now, or not by this node.
     #[error("the database of read models cannot be used now: {0}")]
     Away(String),

@@ -112,7 +112,8 @@ pub(crate) fn is_damage(error: &StoreError) -> bool {
         StoreError::Sql(
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::RowNotFound,
         )
-        | StoreError::Build { .. } => true,
+        | StoreError::Build { .. }
+        | StoreError::Damaged { .. } => true,
         _ => false,
     }
 }

@@ -187,7 +187,7 @@ impl Writer {
                 Step::Refused(reason)
             }
         };
-        if let Some(space) = self.spaces.get(&build.id) {
+        if let Some(space) = self.spaces.get_mut(&build.id) {
             space.flush(&mut self.store).await?;
         }
         self.store.commit().await?;

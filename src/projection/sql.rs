@@ -4,15 +4,19 @@
 //! were registered; everything else is bound. Invariant: for one table there are few different
 //! texts, so that prepared statements are found again.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use phalanx_actors::projection::{Change, ColumnType, Dialect, Key, Loaded, Table, Value, quoted};
+use phalanx_actors::projection::{
+    Change, ColumnType, Columns, Dialect, Key, Loaded, Stored, Table, Value, quoted,
+};
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
 
 use super::database::{Connection, answered, bind, query};
+use super::error::StoreError;
 use super::postgres;
+use super::update::{Texts, Updates};
 
 /// Rows that are written with one statement of SQLite, at most.
 const CHUNKS: [usize; 4] = [128, 16, 4, 1];
@@ -31,15 +35,15 @@ pub(super) fn column_list(table: &Table) -> String {
     names.join(", ")
 }
 
-/// Texts by the number of rows that they are for, the largest first.
-type Texts = Vec<(usize, Arc<str>)>;
-
 /// The statements of one stored table.
 #[derive(Debug)]
 pub(super) struct TableSql {
+    stored_as: String,
     types: Vec<ColumnType>,
     key_at: usize,
-    upsert: Texts,
+    insert: Texts,
+    /// In SQLite, where it is known what is stored.
+    updates: Updates,
     delete: Texts,
     select: Texts,
 }
@@ -49,17 +53,10 @@ impl TableSql {
         let name = quoted(stored_as);
         let key = quoted(&table.key);
         let columns = column_list(table);
-        let sets: Vec<String> = table
-            .columns
-            .iter()
-            .filter(|column| column.name != table.key)
-            .map(|column| quoted(&column.name))
-            .map(|column| format!("{column} = excluded.{column}"))
-            .collect();
-        let conflict = if sets.is_empty() {
-            "DO NOTHING".to_owned()
-        } else {
-            format!("DO UPDATE SET {}", sets.join(", "))
+        let conflict = match dialect {
+            // It is known that there is none.
+            Dialect::Sqlite => String::new(),
+            Dialect::Postgres => on_conflict(table),
         };
         let types = column_types(table);
         let sizes: &[usize] = match dialect {
@@ -90,41 +87,98 @@ impl TableSql {
             }
         };
         Self {
+            stored_as: stored_as.to_owned(),
             key_at: table.key_at(),
-            upsert: of(&|rows| {
+            insert: of(&|rows| {
                 let source = source(rows);
-                format!("INSERT INTO {name} ({columns}) {source} ON CONFLICT ({key}) {conflict}")
+                format!("INSERT INTO {name} ({columns}) {source}{conflict}")
             }),
+            updates: Updates::new(table, stored_as),
             delete: of(&|rows| format!("DELETE FROM {name} WHERE {}", keys(rows))),
             select: of(&|rows| format!("SELECT {columns} FROM {name} WHERE {}", keys(rows))),
             types,
         }
     }
 
-    /// Writes the changes of this table.
+    /// Writes the changes of this table. In SQLite, what is stored under their keys must be known.
+    ///
+    /// # Errors
+    /// Also when that is not what is there.
     pub(super) async fn write(
-        &self,
+        &mut self,
         connection: Connection<'_>,
-        changes: &[Change<'_>],
-    ) -> Result<(), sqlx::Error> {
-        let puts: Vec<&[Value]> = changes.iter().filter_map(|change| change.values).collect();
-        let removed = changes.iter().filter(|change| change.values.is_none());
-        let removed: Vec<&Key> = removed.map(|change| change.key).collect();
+        mut changes: Vec<Change<'_>>,
+    ) -> Result<(), StoreError> {
         match connection {
             Connection::Sqlite(connection) => {
-                for (rows, text) in chunked(&self.upsert, &puts) {
-                    let values = rows.iter().copied().flatten();
-                    let query = values.fold(query(Arc::clone(text)), bind);
-                    query.execute(&mut *connection).await?;
-                }
-                for (keys, text) in chunked(&self.delete, &removed) {
-                    let keys = keys.iter().copied();
-                    let query = keys.fold(query(Arc::clone(text)), bind);
-                    query.execute(&mut *connection).await?;
-                }
-                Ok(())
+                // Rows lie in the order of their keys.
+                changes.sort_unstable_by(|one, other| one.key.cmp(other.key));
+                self.write_rows(connection, &changes).await
             }
-            Connection::Postgres(connection) => self.write_arrays(connection, puts, &removed).await,
+            Connection::Postgres(connection) => {
+                let puts = changes.iter().filter_map(|change| change.values).collect();
+                let removed = changes.iter().filter(|change| change.values.is_none());
+                let removed: Vec<&Key> = removed.map(|change| change.key).collect();
+                Ok(self.write_arrays(connection, puts, &removed).await?)
+            }
+        }
+    }
+
+    async fn write_rows(
+        &mut self,
+        connection: &mut SqliteConnection,
+        changes: &[Change<'_>],
+    ) -> Result<(), StoreError> {
+        let mut removed: Vec<&Key> = Vec::new();
+        let mut added: Vec<&[Value]> = Vec::new();
+        let mut altered: BTreeMap<Columns, Vec<&[Value]>> = BTreeMap::new();
+        for change in changes {
+            match (change.stored, change.values) {
+                (Stored::Row(_), None) => removed.push(change.key),
+                (Stored::Row(_), Some(values)) => {
+                    let set = self.updates.set_for(change.columns);
+                    altered.entry(set).or_default().push(values);
+                }
+                (Stored::Absent, Some(values)) => added.push(values),
+                (Stored::Absent, None) => {}
+                (Stored::Unknown, _) => {
+                    return Err(self.damaged("a row is changed that was not read"));
+                }
+            }
+        }
+        let mut done = 0;
+        for (keys, text) in chunked(&self.delete, &removed) {
+            let query = keys.iter().copied().fold(query(Arc::clone(text)), bind);
+            done += query.execute(&mut *connection).await?.rows_affected();
+        }
+        for (set, rows) in altered {
+            let mut places = self.updates.places(set);
+            places.push(self.key_at);
+            for (rows, text) in chunked(self.updates.texts(set), &rows) {
+                let values = rows.iter().flat_map(|row| {
+                    let values = places.iter().map(|at| row.get(*at));
+                    values.map(|value| value.unwrap_or(&Value::Null))
+                });
+                let query = values.fold(query(Arc::clone(text)), bind);
+                done += query.execute(&mut *connection).await?.rows_affected();
+            }
+        }
+        for (rows, text) in chunked(&self.insert, &added) {
+            let values = rows.iter().copied().flatten();
+            let query = values.fold(query(Arc::clone(text)), bind);
+            done += query.execute(&mut *connection).await?.rows_affected();
+        }
+        let wanted = changes.len() as u64;
+        if done != wanted {
+            return Err(self.damaged(&format!("{done} of {wanted} rows were there to be changed")));
+        }
+        Ok(())
+    }
+
+    fn damaged(&self, what: &str) -> StoreError {
+        StoreError::Damaged {
+            table: self.stored_as.clone(),
+            what: what.to_owned(),
         }
     }
 
@@ -144,7 +198,7 @@ impl TableSql {
         // touch a row twice.
         let key = |row: &&[Value]| row.get(self.key_at).is_some_and(postgres::is_altered);
         let (altered, plain): (Vec<_>, Vec<_>) = puts.into_iter().partition(key);
-        let Some((_, text)) = self.upsert.first() else {
+        let Some((_, text)) = self.insert.first() else {
             return Ok(());
         };
         for rows in plain.chunks(ARRAY).chain(altered.chunks(1)) {
@@ -222,6 +276,21 @@ impl TableSql {
             }
         }
         Ok(found)
+    }
+}
+
+/// What PostgreSQL does where there is a row of the key already.
+fn on_conflict(table: &Table) -> String {
+    let key = quoted(&table.key);
+    let columns = table.columns.iter().filter(|c| c.name != table.key);
+    let sets: Vec<String> = columns
+        .map(|column| quoted(&column.name))
+        .map(|column| format!("{column} = excluded.{column}"))
+        .collect();
+    if sets.is_empty() {
+        format!(" ON CONFLICT ({key}) DO NOTHING")
+    } else {
+        format!(" ON CONFLICT ({key}) DO UPDATE SET {}", sets.join(", "))
     }
 }
 

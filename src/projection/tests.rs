@@ -3,6 +3,7 @@
 
 mod follow;
 mod kit;
+mod masks;
 mod poison;
 mod queries;
 mod rebuilds;

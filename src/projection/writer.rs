@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use phalanx_actors::names::{ShardId, StreamName};
 use phalanx_actors::ports::{Clock, Streams};
-use phalanx_actors::projection::{Change, DecodedEvent, Key, ProjectionDefinition, Run, Workspace};
+use phalanx_actors::projection::{
+    Change, DecodedEvent, Key, Loaded, ProjectionDefinition, Run, Workspace,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -218,7 +220,8 @@ impl Space {
                 }
                 Run::Wants { at, rows } => {
                     from += at;
-                    self.fetch(store, &rows).await?;
+                    let loaded = self.read(store, &rows).await?;
+                    self.workspace.insert(loaded);
                     wanted = rows;
                 }
             }
@@ -226,7 +229,11 @@ impl Space {
     }
 
     /// Reads rows, which come sorted by table.
-    async fn fetch(&mut self, store: &mut Store, rows: &[(usize, Key)]) -> Result<(), StoreError> {
+    async fn read(
+        &self,
+        store: &mut Store,
+        rows: &[(usize, Key)],
+    ) -> Result<Vec<Loaded>, StoreError> {
         let mut loaded = Vec::with_capacity(rows.len());
         for of_table in rows.chunk_by(|(one, _), (other, _)| one == other) {
             let Some((table, _)) = of_table.first() else {
@@ -238,19 +245,23 @@ impl Space {
                     .await?;
             }
         }
-        self.workspace.insert(loaded);
-        Ok(())
+        Ok(loaded)
     }
 
     /// Writes the rows that changed.
-    pub(super) async fn flush(&self, store: &mut Store) -> Result<(), StoreError> {
+    pub(super) async fn flush(&mut self, store: &mut Store) -> Result<(), StoreError> {
+        if !store.is_shared() {
+            let blind = self.workspace.blind();
+            let rows = self.read(store, &blind).await?;
+            self.workspace.settle(rows);
+        }
         let mut by_table: Vec<Vec<Change<'_>>> = self.sql.iter().map(|_| Vec::new()).collect();
         for change in self.workspace.changes() {
             if let Some(changes) = by_table.get_mut(change.table) {
                 changes.push(change);
             }
         }
-        for (sql, changes) in self.sql.iter().zip(&by_table) {
+        for (sql, changes) in self.sql.iter_mut().zip(by_table) {
             sql.write(store.connection()?, changes).await?;
         }
         Ok(())
@@ -407,7 +418,7 @@ impl Writer {
             tokio::task::yield_now().await;
         }
         for build in &touched {
-            if let Some(space) = self.spaces.get(&build.id) {
+            if let Some(space) = self.spaces.get_mut(&build.id) {
                 space.flush(&mut self.store).await?;
             }
         }

@@ -35,7 +35,7 @@ impl RaftTypeConfig for TypeConfig {
     type Payload = EntryPayload<Self::D, Self::NodeId, Self::Node>;
     type Entry =
         openraft::Entry<<Self::LeaderId as openraft::vote::RaftLeaderId>::Committed, Self::Payload>;
-    type AsyncRuntime = openraft::impls::TokioRuntime;
+    type AsyncRuntime = super::runtime::GridRuntime;
     type Responder<T>
         = ProposalResponder<T>
     where

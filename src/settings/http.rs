@@ -81,6 +81,18 @@ pub struct HttpSettings {
     ///
     /// Default true. False leaves HTTP/1.1 alone, one request at a time on a connection.
     pub allow_http2: bool,
+    /// Name of a request header in which a proxy that has authenticated the caller says who it is, such
+    /// as `X-Forwarded-User`; what it says of a command is stored with the events.
+    ///
+    /// Default "": no header is believed. Set it only where clients cannot reach the node except
+    /// through the proxy, and the proxy replaces what clients send under this name.
+    pub principal_header: String,
+    /// Whether requests for aggregates, read models and event streams are refused with 401 when that
+    /// header is missing.
+    ///
+    /// Default false. True needs `principal_header`; routes that describe or operate the node go on
+    /// without it.
+    pub require_principal: bool,
 }
 
 impl Default for HttpSettings {
@@ -99,6 +111,8 @@ impl Default for HttpSettings {
             max_header_bytes: 32 * 1024,
             max_event_streams: 2_000,
             allow_http2: true,
+            principal_header: String::new(),
+            require_principal: false,
         }
     }
 }

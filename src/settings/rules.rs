@@ -17,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 use super::Settings;
 use super::schema::{self, collect_values};
 use crate::cluster::roles::Role;
+use crate::http::principal_header;
 use crate::projection::StoreAddress;
 
 /// A broken rule and the keys it is about, the most likely culprit first.
@@ -110,6 +111,7 @@ pub(super) fn violations(settings: &Settings) -> Vec<Violation> {
     ranges(settings, &mut found);
     texts(settings, &mut found);
     roles(settings, &mut found);
+    callers(settings, &mut found);
     open_files(settings, &mut found);
     elections(settings, &mut found);
     messages(settings, &mut found);
@@ -197,6 +199,23 @@ fn roles(settings: &Settings, found: &mut Vec<Violation>) {
                     cluster holds copies of its shards, and a node without that role joins later"
                 .to_owned();
         found.push(Violation::new(&["node.roles", "cluster.bootstrap"], rule));
+    }
+}
+
+/// The header that names callers can be one, and is there if requests must have it.
+fn callers(settings: &Settings, found: &mut Vec<Violation>) {
+    let http = &settings.http;
+    let (header, required) = ("http.principal_header", "http.require_principal");
+    match principal_header(&http.principal_header) {
+        Err(reason) => {
+            let rule = format!("`{header}` = {:?} {reason}", http.principal_header);
+            found.push(Violation::new(&[header], rule));
+        }
+        Ok(None) if http.require_principal => {
+            let rule = format!("`{required}` = true needs `{header}`: nothing says who calls");
+            found.push(Violation::new(&[required, header], rule));
+        }
+        Ok(_) => {}
     }
 }
 

@@ -13,6 +13,7 @@ mod support;
 
 mod failover;
 mod fixture;
+mod origin;
 mod pauses;
 mod read_models;
 mod refusals;

@@ -162,3 +162,37 @@ fn a_rolling_restart_shows_no_client_an_error() {
     assert_unharmed(&deposits, 300);
     audit(cluster.anywhere(), &deposits);
 }
+
+/// Says how to make the older build: a node of another release is another program.
+#[test]
+#[ignore = "needs an older build, which `make upgrade FROM=<commit>` makes"]
+fn a_rolling_upgrade_from_an_older_build_shows_no_client_an_error() {
+    let older = std::env::var("PHALANX_OLDER").expect("PHALANX_OLDER names an older build");
+    let directory = temp_dir();
+    let mut cluster = Cluster::new(directory.path());
+    let todays = cluster.setups.clone();
+    for setup in &mut cluster.setups {
+        *setup = setup.clone().built_as(&older);
+    }
+    for node in 1..=3 {
+        cluster.start(node);
+    }
+    for node in 1..=3 {
+        wait_ready(&cluster, node);
+    }
+    let accounts = accounts(&cluster);
+    let load = Load::start(CLIENTS, &cluster.addresses(), &accounts);
+    for (node, today) in (1..=3).zip(todays) {
+        wait::let_pass(Duration::from_secs(2));
+        stop(&mut cluster, node);
+        let at = usize::try_from(node - 1).expect("fits");
+        cluster.setups[at] = today;
+        cluster.start(node);
+        wait_ready(&cluster, node);
+    }
+    wait::let_pass(Duration::from_secs(2));
+    let deposits = load.stop();
+    measured("rolling upgrade", summary(&deposits));
+    assert_unharmed(&deposits, 300);
+    audit(cluster.anywhere(), &deposits);
+}

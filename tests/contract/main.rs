@@ -23,6 +23,7 @@ mod history;
 mod history_page;
 mod idempotency;
 mod ids;
+mod origin;
 mod overload;
 mod preconditions;
 mod projections_cli;

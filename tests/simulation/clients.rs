@@ -336,5 +336,6 @@ fn command(wish: Wish, key: &str, precondition: Precondition) -> CommandRequest 
         representation: false,
         dry_run: false,
         traceparent: None,
+        origin: None,
     }
 }

@@ -33,6 +33,7 @@ pub(crate) struct NodeSetup {
     log_file: PathBuf,
     variables: Vec<(String, String)>,
     wrapper: Vec<String>,
+    binary: String,
 }
 
 impl NodeSetup {
@@ -48,6 +49,7 @@ impl NodeSetup {
             log_file: directory.join("node.log"),
             variables: Vec::new(),
             wrapper: Vec::new(),
+            binary: BINARY.to_owned(),
         }
         .set("CLUSTER__SHARDS", 4)
     }
@@ -88,6 +90,12 @@ impl NodeSetup {
         self
     }
 
+    /// Starts another build of the node.
+    pub(crate) fn built_as(mut self, binary: &str) -> Self {
+        binary.clone_into(&mut self.binary);
+        self
+    }
+
     /// Lets another program start the node: it gets the node's command line as its last arguments
     /// and must become the node or end with it.
     pub(crate) fn wrapped_by(mut self, wrapper: &[&str]) -> Self {
@@ -104,7 +112,7 @@ impl NodeSetup {
     /// The command line of a node, for processes that are started by hand.
     pub(crate) fn command(&self) -> Command {
         let mut words = self.wrapper.clone();
-        words.push(BINARY.to_owned());
+        words.push(self.binary.clone());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);
         for (name, _) in std::env::vars_os() {

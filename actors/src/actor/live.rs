@@ -17,10 +17,12 @@ use crate::incarnation::Incarnation;
 use crate::metrics::CommandMetrics;
 use crate::names::{Position, StreamName};
 use crate::record::{
-    Draft, FLAG_CREATED, FLAG_GENERATED_KEY, FLAG_REPRESENTATION, FLAG_STATE_HASH, Record,
-    RecordHead, RecordView,
+    Behind, Circumstances, Draft, FLAG_CIRCUMSTANCES, FLAG_CREATED, FLAG_GENERATED_KEY,
+    FLAG_REPRESENTATION, FLAG_STATE_HASH, Record, RecordHead, RecordView,
 };
-use crate::request::{Accepted, Answer, EventView, Failure, FailureKind, Precondition, StateView};
+use crate::request::{
+    Accepted, Answer, EventView, Failure, FailureKind, Origin, Precondition, StateView,
+};
 use crate::sequencer::{NewRecord, Reply};
 use crate::state_hash::Hasher;
 use crate::variant;
@@ -65,6 +67,7 @@ struct Request<'a> {
     representation: bool,
     dry_run: bool,
     traceparent: &'a str,
+    circumstances: Circumstances<'a>,
 }
 
 impl<A: Aggregate> Live<A> {
@@ -186,6 +189,7 @@ impl<A: Aggregate> Live<A> {
             representation,
             dry_run,
             traceparent,
+            origin,
             reply,
             ..
         } = message;
@@ -196,6 +200,7 @@ impl<A: Aggregate> Live<A> {
             representation,
             dry_run,
             traceparent: traceparent.as_deref().unwrap_or_default(),
+            circumstances: origin.as_deref().map(circumstances).unwrap_or_default(),
         };
         match fold::guarded(|| self.plan(stream, incarnation, metrics, command, &request)) {
             Ok(Plan::Answer(answer)) => {
@@ -229,6 +234,7 @@ impl<A: Aggregate> Live<A> {
         request: &Request<'_>,
     ) -> Result<Plan, String> {
         let services = incarnation.services();
+        let circumstances = request.circumstances;
         let now_us = services
             .clock
             .now()
@@ -238,6 +244,8 @@ impl<A: Aggregate> Live<A> {
             aggregate_id: stream.id(),
             sequence_number: self.folded.sequence,
             now: Timestamp::from_microsecond(now_us).unwrap_or_default(),
+            principal: Some(circumstances.principal).filter(|name| !name.is_empty()),
+            occurred_at: circumstances.occurred_at(),
         };
         let events = match A::decide(&self.folded.state, command, &context) {
             Ok(events) => events,
@@ -280,11 +288,16 @@ impl<A: Aggregate> Live<A> {
                 request.representation,
                 !request.key.remembered,
                 state.is_some(),
+                !circumstances.is_empty(),
             ),
             traceparent: request.traceparent,
         };
+        let behind = Behind {
+            circumstances,
+            state,
+        };
         let draft =
-            Draft::of::<A>(&head, self.schema, &events, state).map_err(|e| e.to_string())?;
+            Draft::of::<A>(&head, self.schema, &events, behind).map_err(|e| e.to_string())?;
         let record = NewRecord {
             draft,
             stream: stream.clone(),
@@ -500,6 +513,13 @@ fn rejected<R: std::error::Error + serde::Serialize>(rejection: &R) -> Result<An
     })
 }
 
+fn circumstances(origin: &Origin) -> Circumstances<'_> {
+    Circumstances {
+        principal: origin.principal.as_deref().unwrap_or_default(),
+        occurred_at_us: origin.occurred_at.map(Timestamp::as_microsecond),
+    }
+}
+
 fn holds(precondition: Precondition, sequence: u64) -> bool {
     match precondition {
         Precondition::Any => true,
@@ -510,10 +530,17 @@ fn holds(precondition: Precondition, sequence: u64) -> bool {
     }
 }
 
-fn flags(created: bool, representation: bool, generated: bool, hashed: bool) -> u8 {
+fn flags(
+    created: bool,
+    representation: bool,
+    generated: bool,
+    hashed: bool,
+    circumstances: bool,
+) -> u8 {
     let bit = |set: bool, flag: u8| if set { flag } else { 0 };
     bit(created, FLAG_CREATED)
         | bit(representation, FLAG_REPRESENTATION)
         | bit(generated, FLAG_GENERATED_KEY)
         | bit(hashed, FLAG_STATE_HASH)
+        | bit(circumstances, FLAG_CIRCUMSTANCES)
 }

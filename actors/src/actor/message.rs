@@ -2,7 +2,7 @@
 
 use crate::aggregate::Aggregate;
 use crate::record::hash_key;
-use crate::request::{Failure, Precondition};
+use crate::request::{Failure, Origin, Precondition};
 use crate::sequencer::Reply;
 
 /// One message.
@@ -24,7 +24,8 @@ pub(crate) struct CommandMessage<A: Aggregate> {
     pub(crate) precondition: Precondition,
     pub(crate) representation: bool,
     pub(crate) dry_run: bool,
-    pub(crate) traceparent: Option<String>,
+    pub(crate) traceparent: Option<Box<str>>,
+    pub(crate) origin: Option<Box<Origin>>,
     pub(crate) reply: Reply,
 }
 

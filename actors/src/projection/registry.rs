@@ -13,7 +13,7 @@ use crate::aggregate::Aggregate;
 use crate::evolution::Upcast;
 use crate::fold::{self, guarded};
 use crate::names::{Position, ShardId, StreamName};
-use crate::record::{Record, RecordView};
+use crate::record::{Circumstances, Record, RecordView};
 use crate::types::TypeRegistry;
 use crate::variant;
 
@@ -68,9 +68,11 @@ impl<A: Aggregate> Debug for Typed<A> {
 }
 
 impl<A: Aggregate> Typed<A> {
-    /// One for each stored event; those of which no part is wanted are left out.
-    fn bodies(&self, record: &Record) -> Result<Vec<Option<Box<dyn Body>>>, String> {
+    /// One for each stored event; those of which no part is wanted are left out. And what else is
+    /// stored with all of them.
+    fn bodies(&self, record: &Record) -> Result<(Bodies, Origin), String> {
         let view = RecordView::open(&record.bytes).map_err(|e| e.to_string())?;
+        let circumstances = view.circumstances().map_err(|e| e.to_string())?;
         let events = fold::decode_events::<A>(&view).map_err(|e| e.to_string())?;
         let wanted = |event: &A::Event| match &self.only {
             None => true,
@@ -86,13 +88,16 @@ impl<A: Aggregate> Typed<A> {
             let any = !upcast.events().is_empty();
             any.then(|| Box::new(TypedBody::<A> { upcast, handler }) as Box<dyn Body>)
         };
-        Ok(events.into_iter().map(body).collect())
+        Ok((
+            events.into_iter().map(body).collect(),
+            Origin::of(circumstances),
+        ))
     }
 }
 
 impl<A: Aggregate> Handler for Typed<A> {
     fn decode(&self, shard: ShardId, record: &Record, from: u64, out: &mut Vec<DecodedEvent>) {
-        let event = |sequence_number: u64, body| DecodedEvent {
+        let event = |sequence_number: u64, body, origin| DecodedEvent {
             stream: record.stream.clone(),
             sequence_number,
             position: Position {
@@ -100,17 +105,23 @@ impl<A: Aggregate> Handler for Typed<A> {
                 number: record.first_position + (sequence_number - record.first_sequence),
             },
             time_us: record.time_us,
+            origin,
             body,
         };
         match guarded(|| self.bodies(record)) {
-            Ok(bodies) => out.extend(
+            Ok((bodies, origin)) => out.extend(
                 (record.first_sequence..)
                     .zip(bodies)
                     .filter(|(sequence, _)| *sequence >= from)
-                    .filter_map(|(sequence, body)| Some(event(sequence, Ok(body?)))),
+                    .filter_map(|(sequence, body)| {
+                        Some(event(sequence, Ok(body?), origin.clone()))
+                    }),
             ),
             // The first one stands for all of them: it is set aside, and so are those behind it.
-            Err(reason) => out.push(event(record.first_sequence.max(from), Err(reason))),
+            Err(reason) => {
+                let sequence = record.first_sequence.max(from);
+                out.push(event(sequence, Err(reason), Origin::default()));
+            }
         }
     }
 
@@ -125,6 +136,9 @@ trait Body: Debug + Send + Sync {
 
     fn name(&self) -> Option<&'static str>;
 }
+
+/// One for each stored event that is wanted.
+type Bodies = Vec<Option<Box<dyn Body>>>;
 
 /// What one stored event is today. Its parts are handled together or not at all.
 struct TypedBody<A: Aggregate> {
@@ -149,6 +163,23 @@ impl<A: Aggregate> Body for TypedBody<A> {
     }
 }
 
+/// Where a command came from, shared by all of its events.
+#[derive(Debug, Clone, Default)]
+struct Origin {
+    principal: Option<Arc<str>>,
+    occurred_at: Option<Timestamp>,
+}
+
+impl Origin {
+    fn of(circumstances: Circumstances<'_>) -> Self {
+        let known = !circumstances.principal.is_empty();
+        Self {
+            principal: known.then(|| circumstances.principal.into()),
+            occurred_at: circumstances.occurred_at(),
+        }
+    }
+}
+
 /// An event that a projection wants, ready to be handled.
 #[derive(Debug)]
 pub struct DecodedEvent {
@@ -160,6 +191,7 @@ pub struct DecodedEvent {
     pub position: Position,
     /// When it was decided, in microseconds since the Unix epoch.
     pub time_us: i64,
+    origin: Origin,
     body: Result<Box<dyn Body>, String>,
 }
 
@@ -175,6 +207,8 @@ impl DecodedEvent {
             sequence_number: self.sequence_number,
             position: self.position,
             time: Timestamp::from_microsecond(self.time_us).unwrap_or_default(),
+            principal: self.origin.principal.as_deref(),
+            occurred_at: self.origin.occurred_at,
         };
         body.apply(&meta, rows)
     }

@@ -4,13 +4,15 @@
 //! goes on, to find out which other rows will be wanted, and is repeated once all of them have been
 //! read. That is sound because handlers are pure, and it turns single look-ups into a few large ones.
 //!
-//! Owns: which rows are known, which of them differ from what is stored, and undoing an event.
-//! Invariant: what a stopped or failed event changed is undone before the next one begins.
+//! Owns: which rows are known, which of them differ from what is stored and where, and undoing an event.
+//! Invariant: what a stopped or failed event changed is undone before the next one begins; a change says
+//! of what is stored only what was read or written before.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use super::HandlerError;
+use super::columns::Columns;
 use super::registry::DecodedEvent;
 use super::row::{Key, Value};
 use super::rows::Rows;
@@ -35,7 +37,18 @@ pub struct Loaded {
     pub values: Option<Vec<Value>>,
 }
 
-/// A row that differs from what is stored.
+/// What is stored under a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored<'a> {
+    /// Nobody has looked.
+    Unknown,
+    /// No row.
+    Absent,
+    /// A row with these values.
+    Row(&'a [Value]),
+}
+
+/// A row that differs from what is stored, or may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change<'a> {
     /// Which table, by its place in the definition.
@@ -44,6 +57,10 @@ pub struct Change<'a> {
     pub key: &'a Key,
     /// Its new values in the order of the columns; `None` removes it.
     pub values: Option<&'a [Value]>,
+    /// What is there so far.
+    pub stored: Stored<'a>,
+    /// Where the new values differ from those that are stored: everywhere, unless both are known.
+    pub columns: Columns,
     /// The last event that changed it.
     pub position: Position,
 }
@@ -72,10 +89,18 @@ pub enum Run {
 #[derive(Debug)]
 struct Slot {
     known: Known,
-    /// The last event that changed it, if it differs from what is stored.
-    changed: Option<Position>,
+    /// What was changed since it was stored, if anything was.
+    changed: Option<Changed>,
     /// The generation in which it was last used.
     used: u64,
+}
+
+#[derive(Debug)]
+struct Changed {
+    /// The last event that changed it.
+    position: Position,
+    /// What is stored; `None` when nobody has looked.
+    stored: Option<Known>,
 }
 
 /// See the file's description.
@@ -94,13 +119,23 @@ pub struct Workspace {
     fresh: usize,
 }
 
-/// How a row was before an event changed it.
+/// A row that an event changed.
 #[derive(Debug)]
 struct Undo {
     table: usize,
     key: Key,
-    /// What was known and what had changed that already; `None` when nothing was known.
-    before: Option<(Known, Option<Position>)>,
+    before: Before,
+}
+
+/// How a row was before an event changed it.
+#[derive(Debug)]
+enum Before {
+    /// Nothing was known of it.
+    Unknown,
+    /// It was as it is stored, which the slot has kept.
+    AsStored,
+    /// It had been changed already.
+    Changed(Known, Position),
 }
 
 impl Workspace {
@@ -177,23 +212,29 @@ impl Workspace {
             let Some(rows) = self.slots.get_mut(table) else {
                 continue;
             };
-            let was_changed = match before {
-                None => {
+            match before {
+                Before::Unknown => {
                     rows.remove(&key);
-                    false
                 }
-                Some((known, changed)) => {
+                Before::AsStored => {
+                    if let Some(slot) = rows.get_mut(&key)
+                        && let Some(stored) = slot.changed.take().and_then(|c| c.stored)
+                    {
+                        slot.known = stored;
+                    }
+                }
+                Before::Changed(known, position) => {
                     if let Some(slot) = rows.get_mut(&key) {
                         slot.known = known;
-                        slot.changed = changed;
+                        if let Some(changed) = &mut slot.changed {
+                            changed.position = position;
+                        }
                     }
-                    changed.is_some()
+                    continue;
                 }
-            };
-            if !was_changed {
-                // The first change of a row is noted when it is made, so the last note is this one.
-                self.changed.pop();
             }
+            // The first change of a row is noted when it is made, so the last note is this one.
+            self.changed.pop();
         }
     }
 
@@ -218,29 +259,40 @@ impl Workspace {
         let Some(rows) = self.slots.get_mut(table) else {
             return;
         };
-        let used = self.generation;
-        let changed = Some(self.event);
+        let (used, position) = (self.generation, self.event);
         let before = match rows.entry(key.clone()) {
             Entry::Occupied(mut entry) => {
                 let slot = entry.get_mut();
                 slot.used = used;
                 let before = std::mem::replace(&mut slot.known, known);
-                Some((before, std::mem::replace(&mut slot.changed, changed)))
+                match &mut slot.changed {
+                    Some(changed) => {
+                        let last = std::mem::replace(&mut changed.position, position);
+                        Before::Changed(before, last)
+                    }
+                    None => {
+                        slot.changed = Some(Changed {
+                            position,
+                            stored: Some(before),
+                        });
+                        Before::AsStored
+                    }
+                }
             }
             Entry::Vacant(entry) => {
                 entry.insert(Slot {
                     known,
-                    changed,
+                    changed: Some(Changed {
+                        position,
+                        stored: None,
+                    }),
                     used,
                 });
                 self.fresh += 1;
-                None
+                Before::Unknown
             }
         };
-        if !before
-            .as_ref()
-            .is_some_and(|(_, changed)| changed.is_some())
-        {
+        if !matches!(before, Before::Changed(..)) {
             self.changed.push((table, key.clone()));
         }
         self.undo.push(Undo { table, key, before });
@@ -261,15 +313,51 @@ impl Workspace {
         }
     }
 
-    /// The rows that differ from what is stored, each once.
+    /// Takes in what is stored under the keys of [`Workspace::blind`].
+    pub fn settle(&mut self, rows: impl IntoIterator<Item = Loaded>) {
+        for row in rows {
+            let slots = self.slots.get_mut(row.table);
+            let slot = slots.and_then(|slots| slots.get_mut(&row.key));
+            if let Some(changed) = slot.and_then(|slot| slot.changed.as_mut())
+                && changed.stored.is_none()
+            {
+                changed.stored = Some(row.values);
+            }
+        }
+    }
+
+    /// The rows that were changed without knowing what is stored under their keys, sorted.
+    #[must_use]
+    pub fn blind(&self) -> Vec<(usize, Key)> {
+        let changes = self.changes();
+        let blind = changes.filter(|change| change.stored == Stored::Unknown);
+        let mut blind: Vec<_> = blind.map(|c| (c.table, c.key.clone())).collect();
+        blind.sort_unstable();
+        blind
+    }
+
+    /// The rows that differ from what is stored, or may, each once.
     pub fn changes(&self) -> impl Iterator<Item = Change<'_>> {
         self.changed.iter().filter_map(|(table, key)| {
             let slot = self.slots.get(*table)?.get(key)?;
-            Some(Change {
+            let changed = slot.changed.as_ref()?;
+            let values = slot.known.as_deref();
+            let (stored, columns) = match &changed.stored {
+                None => (Stored::Unknown, Columns::ALL),
+                Some(None) if values.is_none() => return None,
+                Some(None) => (Stored::Absent, Columns::ALL),
+                Some(Some(stored)) => (
+                    Stored::Row(stored),
+                    values.map_or(Columns::ALL, |values| Columns::differing(stored, values)),
+                ),
+            };
+            (!columns.is_empty()).then_some(Change {
                 table: *table,
                 key,
-                values: slot.known.as_deref(),
-                position: slot.changed?,
+                values,
+                stored,
+                columns,
+                position: changed.position,
             })
         })
     }
@@ -317,28 +405,4 @@ impl Workspace {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_is_bounded_and_rows_in_use_stay() {
-        let tables = vec![Table::new("t", "id").text("id")];
-        let mut workspace = Workspace::new(tables, 100);
-        let mut kept = 0;
-        for n in 0..2_000 {
-            if workspace.look_up(0, &"hot".into()).is_some() {
-                kept += 1;
-            }
-            workspace.wanted.clear();
-            let loaded = |key: Key| Loaded {
-                table: 0,
-                key,
-                values: None,
-            };
-            workspace.insert([loaded("hot".into()), loaded(format!("cold {n}").into())]);
-            workspace.stored();
-            assert!(workspace.known() <= 101, "{}", workspace.known());
-        }
-        assert!(kept > 1_900, "a row in use stays: {kept}");
-    }
-}
+mod tests;

@@ -6,13 +6,15 @@
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
+use jiff::Timestamp;
+
 use crate::aggregate::Aggregate;
 use crate::evolution::schema_of;
 use crate::names::StreamName;
 use crate::projection::{
     DecodedEvent, Key, Loaded, Projection, ProjectionDefinition, Row, Run, Value, Workspace,
 };
-use crate::record::{Draft, Record, RecordHead};
+use crate::record::{Behind, Circumstances, Draft, FLAG_CIRCUMSTANCES, Record, RecordHead};
 
 /// Starts a test of a projection without any events.
 ///
@@ -26,6 +28,8 @@ pub fn projecting<P: Projection>() -> Projecting<P> {
         definition: definition.unwrap_or_else(|error| panic!("{error}")),
         records: Vec::new(),
         refused: None,
+        principal: None,
+        occurred_at: None,
         _projection: PhantomData,
     }
 }
@@ -36,6 +40,8 @@ pub struct Projecting<P> {
     definition: ProjectionDefinition,
     records: Vec<Record>,
     refused: Option<String>,
+    principal: Option<String>,
+    occurred_at: Option<Timestamp>,
     _projection: PhantomData<P>,
 }
 
@@ -43,6 +49,20 @@ pub struct Projecting<P> {
 type Rows = BTreeMap<(usize, Key), Vec<Value>>;
 
 impl<P: Projection> Projecting<P> {
+    /// Sets who sends the commands that lead to the next events, as handlers see it.
+    #[must_use]
+    pub fn by(mut self, principal: &str) -> Self {
+        self.principal = Some(principal.to_owned());
+        self
+    }
+
+    /// Sets when the next events happened in the world, as handlers see it.
+    #[must_use]
+    pub fn occurred_at(mut self, time: Timestamp) -> Self {
+        self.occurred_at = Some(time);
+        self
+    }
+
     /// These events happen to an aggregate, one command each; none of them may be refused.
     ///
     /// # Panics
@@ -71,6 +91,10 @@ impl<P: Projection> Projecting<P> {
         let stream = StreamName::new(A::TYPE, id).unwrap_or_else(|error| panic!("{error}"));
         let before = self.records.iter().filter(|r| r.stream == stream).count();
         let position = self.records.len() as u64 + 1;
+        let circumstances = Circumstances {
+            principal: self.principal.as_deref().unwrap_or_default(),
+            occurred_at_us: self.occurred_at.map(Timestamp::as_microsecond),
+        };
         let head = RecordHead {
             stream: stream.as_str(),
             first_sequence: before as u64 + 1,
@@ -79,10 +103,17 @@ impl<P: Projection> Projecting<P> {
             command: "Test",
             key: "test",
             fingerprint: [0; 16],
-            flags: 0,
+            flags: match circumstances.is_empty() {
+                true => 0,
+                false => FLAG_CIRCUMSTANCES,
+            },
             traceparent: "",
         };
-        let record = Draft::of::<A>(&head, schema_of::<A>(), &[event], None)
+        let behind = Behind {
+            circumstances,
+            state: None,
+        };
+        let record = Draft::of::<A>(&head, schema_of::<A>(), &[event], behind)
             .and_then(|draft| Record::from_stored(draft.finish(position)));
         self.records
             .push(record.unwrap_or_else(|error| panic!("{error}")));

@@ -141,6 +141,7 @@ impl<A: Aggregate> ErasedType for Typed<A> {
                 representation: request.representation,
                 dry_run: request.dry_run,
                 traceparent: request.traceparent,
+                origin: request.origin,
                 reply,
             }))
         });
@@ -239,6 +240,7 @@ fn recorded_events<A: Aggregate>(
 ) -> Result<Vec<RecordedEvent>, String> {
     let view = RecordView::open(&record.bytes).map_err(|e| e.to_string())?;
     let events = fold::decode_events::<A>(&view).map_err(|e| e.to_string())?;
+    let circumstances = view.circumstances().map_err(|e| e.to_string())?;
     let schema = evolution::schema_of::<A>();
     let numbered = (record.first_sequence..).zip(record.first_position..);
     numbered
@@ -258,6 +260,8 @@ fn recorded_events<A: Aggregate>(
                 causation_id: view.head.key.to_owned(),
                 correlation_id: correlation(view.head.traceparent, view.head.key),
                 traceparent: view.head.traceparent.to_owned(),
+                principal: circumstances.principal.to_owned(),
+                occurred_at: circumstances.occurred_at(),
             })
         })
         .collect()

@@ -204,6 +204,7 @@ pub fn command(name: &str, body: &str) -> CommandRequest {
         representation: false,
         dry_run: false,
         traceparent: None,
+        origin: None,
     }
 }
 

@@ -30,12 +30,23 @@ pub(super) fn state(answer: &Value) -> Option<String> {
 pub(super) fn history(page: &Value, limit: u64) -> Option<String> {
     let events = page.as_array()?;
     let mut text = String::new();
+    // Who and when it happened have a column where any event says so.
+    let optional = [("occurredat", "HAPPENED"), ("authid", "BY")]
+        .into_iter()
+        .filter(|(name, _)| events.iter().any(|event| !event[*name].is_null()));
+    let columns: Vec<(&str, &str)> = [("sequence", "SEQUENCE"), ("time", "TIME")]
+        .into_iter()
+        .chain(optional)
+        .chain([("type", "EVENT"), ("data", "DATA")])
+        .collect();
     let rows: Vec<Vec<String>> = events
         .iter()
         .map(|event| {
-            ["sequence", "time", "type", "data"]
-                .map(|name| plain(&event[name]))
-                .to_vec()
+            let value = |(name, _): &(&str, &str)| match &event[*name] {
+                Value::Null => "-".to_owned(),
+                value => plain(value),
+            };
+            columns.iter().map(value).collect()
         })
         .collect();
     if rows.is_empty() {
@@ -45,7 +56,8 @@ pub(super) fn history(page: &Value, limit: u64) -> Option<String> {
         .last()
         .and_then(|row| row.first()?.parse::<u64>().ok())?;
     let full = u64::try_from(rows.len()).is_ok_and(|count| count >= limit);
-    table(&mut text, &["SEQUENCE", "TIME", "EVENT", "DATA"], rows);
+    let titles: Vec<&str> = columns.iter().map(|(_, title)| *title).collect();
+    table(&mut text, &titles, rows);
     if full {
         // Writing to a string cannot fail.
         writeln!(text, "\nperhaps there is more: --from {}", last + 1).ok();
@@ -177,6 +189,25 @@ mod tests {
              FIELD  VALUE\nlines  [1]\nowner  a\\u{1b}da\n"
         );
         assert_eq!(state(&json!([])), None);
+    }
+
+    #[test]
+    fn a_history_shows_who_and_when_it_happened_where_that_is_known() {
+        let event =
+            |sequence: &str| json!({"sequence": sequence, "time": "T", "type": "E", "data": 1});
+        assert_eq!(
+            history(&json!([event("1")]), 5).unwrap(),
+            "SEQUENCE  TIME  EVENT  DATA\n1         T     E      1\n"
+        );
+        let mut told = event("2");
+        told["authid"] = json!("ada");
+        told["occurredat"] = json!("O");
+        assert_eq!(
+            history(&json!([event("1"), told]), 5).unwrap(),
+            "SEQUENCE  TIME  HAPPENED  BY   EVENT  DATA\n\
+             1         T     -         -    E      1\n\
+             2         T     O         ada  E      1\n"
+        );
     }
 
     #[test]

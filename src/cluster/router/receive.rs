@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use phalanx_actors::names::ShardId;
+use phalanx_actors::names::{ShardId, StreamName};
 use phalanx_actors::ports::BoxFuture;
 use phalanx_actors::request::{Answer, EventView, FailureKind};
 use tokio::time::Instant;
@@ -100,6 +100,7 @@ impl Router {
             return Err("this node is no member of a cluster of several".to_owned());
         };
         let deadline = Instant::now() + heading.time_left;
+        let spoken = cluster.peers.protocol(from);
         let shard = heading.stream.shard(self.shards());
         let mut way = self.way(cluster, from, shard, &heading, &asked);
         if matches!(way, Way::Soon) {
@@ -110,16 +111,22 @@ impl Router {
         let left = deadline.saturating_duration_since(Instant::now());
         let said = match way {
             Way::Here => self.answer_here(&heading, &asked, left).await,
-            Way::On(node) => return self.hand_on(cluster, node, heading, &asked, left).await,
+            Way::On(node) => {
+                let stream = heading.stream.clone();
+                let bytes = self
+                    .hand_on(cluster, spoken, node, heading, &asked, left)
+                    .await?;
+                return in_version(spoken, &stream, bytes);
+            }
             Way::Soon | Way::None => not_here(cluster, shard),
         };
-        self.fitting(said, cluster.limits.answer_bytes)
+        self.fitting(said, cluster.limits.answer_bytes, spoken)
     }
 
     /// Writes an answer so that it fits into a message. One that does not would end the connection,
     /// and every other call on it.
-    fn fitting(&self, mut said: Said, most: usize) -> Result<Bytes, String> {
-        let write = |said: &Said| wire::said(self.node_id(), said).map_err(|e| e.to_string());
+    fn fitting(&self, mut said: Said, most: usize, spoken: u32) -> Result<Bytes, String> {
+        let write = |said: &Said| self.written(said, spoken);
         let message = write(&said)?;
         if message.len() <= most {
             return Ok(message);
@@ -143,6 +150,10 @@ impl Router {
             return Ok(message);
         }
         write(&Said::failed(FailureKind::OutcomeUnknown, reason))
+    }
+
+    fn written(&self, said: &Said, spoken: u32) -> Result<Bytes, String> {
+        wire::said(self.node_id(), said, spoken).map_err(|error| error.to_string())
     }
 
     fn way(
@@ -216,6 +227,7 @@ impl Router {
     async fn hand_on(
         &self,
         cluster: &Cluster,
+        spoken: u32,
         to: NodeId,
         heading: Heading,
         asked: &Asked,
@@ -224,7 +236,7 @@ impl Router {
         let question = asked.question();
         if let Some(reason) = too_old(cluster, to, question) {
             let said = Said::failed(FailureKind::NoLeader, reason);
-            return wire::said(self.node_id(), &said).map_err(|error| error.to_string());
+            return self.written(&said, spoken);
         }
         let admitted = self
             .0
@@ -234,7 +246,7 @@ impl Router {
             Ok(permit) => permit,
             Err(failure) => {
                 let said = Said::Answer(Answer::Failed(failure));
-                return wire::said(self.node_id(), &said).map_err(|error| error.to_string());
+                return self.written(&said, spoken);
             }
         };
         let shard = heading.stream.shard(self.shards());
@@ -258,8 +270,17 @@ impl Router {
             }
             Err(CallError::Refused(reason)) => return Err(reason),
         };
-        wire::said(self.node_id(), &said).map_err(|error| error.to_string())
+        self.written(&said, spoken)
     }
+}
+
+/// What another node said, for an asker that may be older than it.
+fn in_version(spoken: u32, stream: &StreamName, bytes: Bytes) -> Result<Bytes, String> {
+    if spoken >= wire::CIRCUMSTANCES_SINCE {
+        return Ok(bytes);
+    }
+    let (node, said) = wire::read_said(stream, &bytes).map_err(|error| error.to_string())?;
+    wire::said(node, &said, spoken).map_err(|error| error.to_string())
 }
 
 fn not_here(cluster: &Cluster, shard: ShardId) -> Said {

@@ -116,6 +116,7 @@ impl Steward {
             representation: false,
             dry_run: false,
             traceparent: None,
+            origin: None,
         };
         match router.command(&stream, &request, COMMAND_WAIT).await {
             Answer::Accepted(_) => Ok(()),

@@ -11,7 +11,7 @@ use phalanx_actors::request::{Accepted, Answer, EventView, Failure, FailureKind,
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Led, Said, WireError, open, seal};
+use super::{CIRCUMSTANCES_SINCE, Led, Said, WireError, open, seal};
 use crate::cluster::NodeId;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,6 +71,21 @@ enum What<'a> {
         #[serde(borrow)]
         events: Vec<Event<'a>>,
     },
+    /// A history in which some command said who sent it or when it happened.
+    HistoryWith {
+        #[serde(borrow)]
+        events: Vec<RecordedWith<'a>>,
+        next_sequence: Option<u64>,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct RecordedWith<'a> {
+    #[serde(borrow)]
+    event: Recorded<'a>,
+    /// Empty when it is not known.
+    principal: &'a str,
+    occurred_at_us: Option<i64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -122,18 +137,12 @@ const KINDS: [(FailureKind, u8); 12] = [
     (FailureKind::Hypothesis, 12),
 ];
 
-pub(super) fn encode(node: NodeId, said: &Said) -> Result<Bytes, WireError> {
+pub(super) fn encode(node: NodeId, said: &Said, protocol: u32) -> Result<Bytes, WireError> {
     let (what, capacity) = match said {
         Said::Answer(answer) => of_answer(answer)?,
         Said::History(page) => {
             let bytes: usize = page.events.iter().map(weight).sum();
-            let events = page.events.iter().map(recorded).collect();
-            let next_sequence = page.next_sequence;
-            let what = What::History {
-                events,
-                next_sequence,
-            };
-            (what, bytes)
+            (of_history(page, protocol), bytes)
         }
         Said::Compared(compared) => {
             let Compared {
@@ -166,8 +175,29 @@ pub(super) fn weight(event: &RecordedEvent) -> usize {
         + event.causation_id.len()
         + event.correlation_id.len()
         + event.traceparent.len()
+        + event.principal.len()
         + event.event_type.len()
-        + 48
+        + 64
+}
+
+fn of_history(page: &HistoryPage, protocol: u32) -> What<'_> {
+    let says = |event: &RecordedEvent| !event.principal.is_empty() || event.occurred_at.is_some();
+    let next_sequence = page.next_sequence;
+    if protocol < CIRCUMSTANCES_SINCE || !page.events.iter().any(says) {
+        return What::History {
+            events: page.events.iter().map(recorded).collect(),
+            next_sequence,
+        };
+    }
+    let with = |event| RecordedWith {
+        event: recorded(event),
+        principal: &event.principal,
+        occurred_at_us: event.occurred_at.map(Timestamp::as_microsecond),
+    };
+    What::HistoryWith {
+        events: page.events.iter().map(with).collect(),
+        next_sequence,
+    }
 }
 
 fn of_answer(answer: &Answer) -> Result<(What<'_>, usize), WireError> {
@@ -353,6 +383,18 @@ fn to_said(stream: &StreamName, what: What<'_>) -> Result<Said, WireError> {
                 next_sequence,
             }));
         }
+        What::HistoryWith {
+            events,
+            next_sequence,
+        } => {
+            let events: Result<Vec<RecordedEvent>, WireError> =
+                events.iter().map(to_recorded_with).collect();
+            let events = events?;
+            return Ok(Said::History(HistoryPage {
+                events,
+                next_sequence,
+            }));
+        }
         What::Compared {
             before,
             after,
@@ -410,9 +452,41 @@ fn to_recorded(event: &Recorded<'_>) -> Result<RecordedEvent, WireError> {
         causation_id: event.causation_id.to_owned(),
         correlation_id: event.correlation_id.to_owned(),
         traceparent: event.traceparent.to_owned(),
+        principal: String::new(),
+        occurred_at: None,
+    })
+}
+
+fn to_recorded_with(with: &RecordedWith<'_>) -> Result<RecordedEvent, WireError> {
+    let time = with.occurred_at_us.map(Timestamp::from_microsecond);
+    Ok(RecordedEvent {
+        principal: with.principal.to_owned(),
+        occurred_at: time
+            .transpose()
+            .map_err(|_| WireError::Impossible { what: "time" })?,
+        ..to_recorded(&with.event)?
     })
 }
 
 fn json(text: &str) -> Result<Box<RawValue>, WireError> {
     RawValue::from_string(text.to_owned()).map_err(|_| WireError::Impossible { what: "JSON" })
+}
+
+/// Which of the forms a message has: its place in the enum, which is stored in one byte.
+#[cfg(test)]
+pub(super) fn form(message: &[u8]) -> u32 {
+    let payload = open(ValueType::Said, message).unwrap();
+    let message: Message<'_> = codec::take_borrowed(payload).unwrap().0;
+    let written = codec::to_bytes(&message.what).unwrap();
+    u32::from(written[0])
+}
+
+/// How many forms there are: the first place at which nothing can stand.
+#[cfg(test)]
+pub(super) fn forms() -> u32 {
+    let unknown = |place: &u8| {
+        let read: Result<(What<'_>, _), _> = codec::take_borrowed(std::slice::from_ref(place));
+        read.is_err_and(|error| error.to_string().contains("expected variant index"))
+    };
+    (0..250).find(unknown).unwrap().into()
 }

@@ -4,15 +4,18 @@
 //! the release before writes and reads exactly these bytes. A message that changes gets a new version
 //! of the protocol, and lines in that version's file.
 
+use std::collections::BTreeSet;
 use std::fmt::{Debug, Write as _};
 use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use phalanx_actors::history::{At, HistoryPage, RecordedEvent};
+use phalanx_actors::history::{At, Compared, Comparison, HistoryPage, RecordedEvent};
 use phalanx_actors::names::{Position, StreamName};
+use phalanx_actors::record::{Draft, Record, RecordHead};
 use phalanx_actors::request::{
-    Accepted, Answer, CommandRequest, EventView, Failure, FailureKind, Precondition, StateView,
+    Accepted, Answer, CommandRequest, EventView, Failure, FailureKind, Origin, Precondition,
+    StateView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -202,7 +205,8 @@ fn questions_of_version_1() {
             precondition,
             representation: full,
             dry_run: !full,
-            traceparent: full.then(|| "00-trace".to_owned()),
+            traceparent: full.then(|| "00-trace".into()),
+            origin: None,
         })
     };
     let asked = [
@@ -252,6 +256,8 @@ fn answers() -> Vec<Said> {
         causation_id: "cause".to_owned(),
         correlation_id: "all".to_owned(),
         traceparent: "00-trace".to_owned(),
+        principal: String::new(),
+        occurred_at: None,
     };
     let mut all = vec![
         Said::Answer(Answer::Accepted(Accepted {
@@ -317,12 +323,241 @@ fn answers_of_version_1() {
     let mut golden = Golden::version(1);
     let stream = StreamName::new("account", "a-1").unwrap();
     for (at, answer) in answers().iter().enumerate() {
-        let written = said(3, answer).unwrap();
+        let written = said(3, answer, 1).unwrap();
         let stored = golden.check(&format!("said.{at}"), &written);
         let (node, read) = read_said(&stream, &stored).unwrap();
         assert_eq!((node, format!("{read:?}")), (3, format!("{answer:?}")));
     }
     golden.end();
+}
+
+/// The questions that came with version 2.
+fn questions_of_version_2() -> Vec<Asked> {
+    let told = |principal: Option<&str>, us: Option<i64>| {
+        let time = us.map(|us| Timestamp::from_microsecond(us).unwrap());
+        Asked::Command(CommandRequest {
+            command: "Deposit".to_owned(),
+            body: Bytes::from_static(b"{\"amount_cents\":5}"),
+            idempotency_key: Some("key".to_owned()),
+            key_is_new: false,
+            precondition: Precondition::Any,
+            representation: true,
+            dry_run: false,
+            traceparent: None,
+            origin: Origin::said(principal.map(str::to_owned), time),
+        })
+    };
+    let what_if = Bytes::from_static(b"{\"insert\":[]}");
+    vec![
+        Asked::Compare(Comparison::Between {
+            from: 3,
+            to: 70_000,
+        }),
+        Asked::Compare(Comparison::WhatIf(what_if)),
+        told(Some("ada"), Some(1_700_000_000_000_005)),
+        told(None, Some(-5)),
+        told(Some("ada"), None),
+    ]
+}
+
+#[test]
+fn what_is_asked_since_version_2() {
+    let mut golden = Golden::version(2);
+    let heading = Heading {
+        stream: StreamName::new("account", "a-1").unwrap(),
+        term: 300,
+        hops: 1,
+        time_left: Duration::from_millis(4_500),
+    };
+    for (at, asked) in questions_of_version_2().iter().enumerate() {
+        assert_eq!(asked.question().known_since(), 2);
+        let written = question(&heading, asked.question()).unwrap();
+        let stored = golden.check(&format!("question.{at}"), &written);
+        let (read, found) = read_question(&stored).unwrap();
+        assert_eq!(
+            (read, format!("{found:?}")),
+            (heading.clone(), format!("{asked:?}"))
+        );
+    }
+    golden.end();
+}
+
+fn answers_of_version_2() -> Vec<Said> {
+    let view = |sequence_number, json: &str| StateView {
+        stream: StreamName::new("account", "a-1").unwrap(),
+        sequence_number,
+        position: Position {
+            shard: 6,
+            number: 300,
+        },
+        state: raw(json),
+        term: 300,
+    };
+    let between = EventView {
+        event_type: "MoneyDeposited".into(),
+        sequence_number: 7,
+        data: None,
+    };
+    let recorded = |principal: &str, us: Option<i64>| RecordedEvent {
+        event_type: "MoneyDeposited".into(),
+        sequence_number: 7,
+        position: Position {
+            shard: 6,
+            number: 300,
+        },
+        time: Timestamp::from_microsecond(1_700_000_000_000_005).unwrap(),
+        schema_version: 2,
+        data: raw("{\"amount_cents\":5}"),
+        causation_id: "cause".to_owned(),
+        correlation_id: "all".to_owned(),
+        traceparent: String::new(),
+        principal: principal.to_owned(),
+        occurred_at: us.map(|us| Timestamp::from_microsecond(us).unwrap()),
+    };
+    vec![
+        Said::Compared(Compared {
+            before: view(6, "{\"open\":true}"),
+            after: view(7, "{\"open\":false}"),
+            events: vec![between],
+        }),
+        Said::History(HistoryPage {
+            events: vec![recorded("ada", Some(5)), recorded("", None)],
+            next_sequence: None,
+        }),
+        Said::failed(FailureKind::Hypothesis, "why"),
+    ]
+}
+
+#[test]
+fn what_is_answered_since_version_2() {
+    let mut golden = Golden::version(2);
+    let stream = StreamName::new("account", "a-1").unwrap();
+    for (at, answer) in answers_of_version_2().iter().enumerate() {
+        let written = said(3, answer, 2).unwrap();
+        let stored = golden.check(&format!("said.{at}"), &written);
+        let (node, read) = read_said(&stream, &stored).unwrap();
+        assert_eq!((node, format!("{read:?}")), (3, format!("{answer:?}")));
+    }
+    golden.end();
+}
+
+#[test]
+fn committed_events_in_version_2() {
+    let mut golden = Golden::version(2);
+    let wanted = vec![(0, Some(70_000)), (3, None)];
+    let wait_ms = 5_000;
+    golden.housekeeping("copies.ask", &CopiesQuestion { wanted, wait_ms });
+    let copies = vec![(0, 70_001), (3, 0)];
+    golden.housekeeping("copies.answer", &CopiesAnswer { copies });
+    let ask = RecordsQuestion {
+        shard: 3,
+        after: 70_000,
+        max_bytes: 65_536,
+    };
+    golden.housekeeping("records.ask", &ask);
+    let record = |number: u64| {
+        let head = RecordHead {
+            stream: "account\0a-1",
+            first_sequence: number,
+            event_count: 1,
+            time_us: 5,
+            command: "Deposit",
+            key: "k",
+            fingerprint: [7; 16],
+            flags: 0,
+            traceparent: "",
+        };
+        let bytes = Draft::new(&head, 1, &["event"]).unwrap().finish(number);
+        Record::from_stored(bytes).unwrap()
+    };
+    for (at, numbers) in [0..0, 1..3].into_iter().enumerate() {
+        let answer = RecordsAnswer {
+            committed: 70_001,
+            records: numbers.map(record).collect(),
+        };
+        let name = format!("records.answer.{at}");
+        let stored = golden.check(&name, &records(&answer).unwrap());
+        assert_eq!(read_records(&stored).unwrap(), answer);
+    }
+    golden.end();
+}
+
+/// An older peer is told a history without what it has no word for.
+#[test]
+fn a_history_for_version_1_comes_without_who_and_when() {
+    let stream = StreamName::new("account", "a-1").unwrap();
+    let all = answers_of_version_2();
+    let written = said(3, &all[1], 1).unwrap();
+    let (_, read) = read_said(&stream, &written).unwrap();
+    let Said::History(page) = read else {
+        panic!("{read:?}");
+    };
+    assert_eq!(page.events.len(), 2);
+    for event in page.events {
+        assert_eq!((&*event.principal, event.occurred_at), ("", None));
+    }
+}
+
+/// Every call of the protocol and the lines that pin what is asked and answered. A new kind of call
+/// does not compile until it is named here, and fails until its lines are in a file.
+fn pins(kind: CallKind) -> &'static [&'static str] {
+    match kind {
+        CallKind::Command | CallKind::Read | CallKind::History | CallKind::Past => {
+            &["question.0", "said.0"]
+        }
+        CallKind::Status => &["status.answer"],
+        CallKind::Transfer => &["transfer.ask", "transfer.moved"],
+        // Asked without a word.
+        CallKind::Drain => &["drain.answer"],
+        CallKind::Reshape => &["reshape.ask", "reshape.answer.0"],
+        CallKind::Copies => &["copies.ask", "copies.answer"],
+        CallKind::Records => &["records.ask", "records.answer.1"],
+        CallKind::Query => &["query.ask", "query.ask.post", "query.answer"],
+        CallKind::Stream => &["stream.ask", "records.answer.1"],
+        CallKind::Vote | CallKind::PreVote => &["vote.ask", "vote.answer"],
+        CallKind::Append => &["append.ask", "append.answer.0"],
+        CallKind::TakeOver => &["take_over.ask", "take_over.answer.0"],
+    }
+}
+
+fn lines() -> impl Iterator<Item = (u32, &'static str, Bytes)> {
+    (1..=PROTOCOL_MAX).flat_map(|version| {
+        let lines = Golden::version(version).lines.lines();
+        lines.map(move |line| {
+            let (name, hex) = line.split_once(' ').unwrap();
+            let pairs = hex.as_bytes().chunks(2);
+            let byte =
+                |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+            (version, name, pairs.map(byte).collect::<Vec<u8>>().into())
+        })
+    })
+}
+
+#[test]
+fn every_kind_of_call_is_pinned() {
+    let kinds: Vec<CallKind> = (0..=u8::MAX).filter_map(CallKind::from_byte).collect();
+    assert!(kinds.len() >= 14, "{kinds:?}");
+    for kind in kinds {
+        for pin in pins(kind) {
+            assert!(lines().any(|(_, name, _)| name == *pin), "{kind:?}: {pin}");
+        }
+    }
+}
+
+#[test]
+fn every_form_of_a_question_and_of_an_answer_is_pinned() {
+    let mut questions = BTreeSet::new();
+    let mut said = BTreeSet::new();
+    for (_, name, bytes) in lines() {
+        if name.starts_with("question.") {
+            questions.insert(super::question::form(&bytes));
+        } else if name.starts_with("said.") {
+            said.insert(super::answer::form(&bytes));
+        }
+    }
+    let all = |forms: u32| (0..forms).collect::<BTreeSet<u32>>();
+    assert_eq!(questions, all(super::question::forms()));
+    assert_eq!(said, all(super::answer::forms()));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use phalanx_actors::codec::{self, HEADER_LEN, ValueType};
 use phalanx_actors::history::{At, Comparison};
 use phalanx_actors::names::StreamName;
-use phalanx_actors::request::{CommandRequest, Precondition};
+use phalanx_actors::request::{CommandRequest, Origin, Precondition};
 use serde::{Deserialize, Serialize};
 
 use super::{Asked, Heading, Question, WireError, open, seal};
@@ -24,14 +24,8 @@ struct Head<'a> {
 /// A command's body follows behind the head.
 #[derive(Debug, Serialize, Deserialize)]
 enum What<'a> {
-    Command {
-        command: &'a str,
-        key: Option<&'a str>,
-        precondition: Condition,
-        representation: bool,
-        dry_run: bool,
-        traceparent: Option<&'a str>,
-    },
+    #[serde(borrow)]
+    Command(Command<'a>),
     Read,
     History {
         from_sequence: u64,
@@ -48,6 +42,40 @@ enum What<'a> {
     },
     /// Its body follows as well.
     Hypothetical,
+    /// A command that says more. Its body follows, too.
+    CommandWith {
+        #[serde(borrow)]
+        command: Command<'a>,
+        principal: Option<&'a str>,
+        occurred_at_us: Option<i64>,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Command<'a> {
+    command: &'a str,
+    key: Option<&'a str>,
+    precondition: Condition,
+    representation: bool,
+    dry_run: bool,
+    traceparent: Option<&'a str>,
+}
+
+impl Command<'_> {
+    fn request(self, body: Bytes) -> CommandRequest {
+        CommandRequest {
+            command: self.command.to_owned(),
+            body,
+            idempotency_key: self.key.map(str::to_owned),
+            // An earlier attempt may be on its way by another path.
+            key_is_new: false,
+            precondition: self.precondition.into(),
+            representation: self.representation,
+            dry_run: self.dry_run,
+            traceparent: self.traceparent.map(Box::from),
+            origin: None,
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -127,13 +155,21 @@ pub(super) fn encode(heading: &Heading, question: Question<'_>) -> Result<Bytes,
 }
 
 fn command(request: &CommandRequest) -> What<'_> {
-    What::Command {
+    let command = Command {
         command: &request.command,
         key: request.idempotency_key.as_deref(),
         precondition: request.precondition.into(),
         representation: request.representation,
         dry_run: request.dry_run,
         traceparent: request.traceparent.as_deref(),
+    };
+    match &request.origin {
+        None => What::Command(command),
+        Some(origin) => What::CommandWith {
+            command,
+            principal: origin.principal.as_deref(),
+            occurred_at_us: origin.occurred_at.map(Timestamp::as_microsecond),
+        },
     }
 }
 
@@ -147,29 +183,30 @@ pub(super) fn decode(message: &Bytes) -> Result<(Heading, Asked), WireError> {
         hops: head.hops,
         time_left: Duration::from_millis(u64::from(head.time_left_ms)),
     };
-    if !rest.is_empty() && !matches!(head.what, What::Command { .. } | What::Hypothetical) {
+    let has_body = matches!(
+        head.what,
+        What::Command(_) | What::CommandWith { .. } | What::Hypothetical
+    );
+    if !rest.is_empty() && !has_body {
         return Err(WireError::Impossible { what: "length" });
     }
     let body = || message.slice(HEADER_LEN + payload.len() - rest.len()..);
     let asked = match head.what {
-        What::Command {
+        What::Command(command) => Asked::Command(command.request(body())),
+        What::CommandWith {
             command,
-            key,
-            precondition,
-            representation,
-            dry_run,
-            traceparent,
-        } => Asked::Command(CommandRequest {
-            command: command.to_owned(),
-            body: body(),
-            idempotency_key: key.map(str::to_owned),
-            // An earlier attempt may be on its way by another path.
-            key_is_new: false,
-            precondition: precondition.into(),
-            representation,
-            dry_run,
-            traceparent: traceparent.map(str::to_owned),
-        }),
+            principal,
+            occurred_at_us,
+        } => {
+            let time = occurred_at_us.map(Timestamp::from_microsecond);
+            let time = time
+                .transpose()
+                .map_err(|_| WireError::Impossible { what: "time" })?;
+            Asked::Command(CommandRequest {
+                origin: Origin::said(principal.map(str::to_owned), time),
+                ..command.request(body())
+            })
+        }
         What::Read => Asked::Read,
         What::History {
             from_sequence,
@@ -187,4 +224,23 @@ pub(super) fn decode(message: &Bytes) -> Result<(Heading, Asked), WireError> {
         What::Hypothetical => Asked::Compare(Comparison::WhatIf(body())),
     };
     Ok((heading, asked))
+}
+
+/// Which of the forms a message has: its place in the enum, which is stored in one byte.
+#[cfg(test)]
+pub(super) fn form(message: &[u8]) -> u32 {
+    let payload = open(ValueType::Question, message).unwrap();
+    let head: Head<'_> = codec::take_borrowed(payload).unwrap().0;
+    let written = codec::to_bytes(&head.what).unwrap();
+    u32::from(written[0])
+}
+
+/// How many forms there are: the first place at which nothing can stand.
+#[cfg(test)]
+pub(super) fn forms() -> u32 {
+    let unknown = |place: &u8| {
+        let read: Result<(What<'_>, _), _> = codec::take_borrowed(std::slice::from_ref(place));
+        read.is_err_and(|error| error.to_string().contains("expected variant index"))
+    };
+    (0..250).find(unknown).unwrap().into()
 }

@@ -8,7 +8,8 @@ use phalanx_actors::codec::{self, ValueType};
 use phalanx_actors::history::{At, HistoryPage, RecordedEvent};
 use phalanx_actors::names::{Position, StreamName};
 use phalanx_actors::request::{
-    Accepted, Answer, CommandRequest, EventView, Failure, FailureKind, Precondition, StateView,
+    Accepted, Answer, CommandRequest, EventView, Failure, FailureKind, Origin, Precondition,
+    StateView,
 };
 use proptest::option;
 use proptest::prelude::*;
@@ -16,6 +17,7 @@ use proptest::strategy::LazyJust;
 use serde_json::value::RawValue;
 
 use super::*;
+use crate::cluster::handshake::PROTOCOL_MAX;
 
 fn stream() -> StreamName {
     StreamName::new("account", "a-1").unwrap()
@@ -54,19 +56,29 @@ fn command() -> impl Strategy<Value = CommandRequest> {
         precondition(),
         any::<(bool, bool)>(),
         option::of(text()),
+        (option::of("\\PC{1,20}"), option::of(moment())),
     )
         .prop_map(
-            |(command, body, idempotency_key, precondition, flags, traceparent)| CommandRequest {
-                command,
-                body: body.into(),
-                idempotency_key,
-                key_is_new: false,
-                precondition,
-                representation: flags.0,
-                dry_run: flags.1,
-                traceparent,
+            |(command, body, idempotency_key, precondition, flags, traceparent, said)| {
+                CommandRequest {
+                    command,
+                    body: body.into(),
+                    idempotency_key,
+                    key_is_new: false,
+                    precondition,
+                    representation: flags.0,
+                    dry_run: flags.1,
+                    traceparent: traceparent.map(Into::into),
+                    origin: Origin::said(said.0, said.1),
+                }
             },
         )
+}
+
+/// Times in whole microseconds.
+fn moment() -> impl Strategy<Value = Timestamp> {
+    (-60_000_000_000_000_000_i64..200_000_000_000_000_000)
+        .prop_map(|us| Timestamp::from_microsecond(us).unwrap())
 }
 
 /// Times that can be told apart in every calendar.
@@ -177,7 +189,7 @@ fn answer() -> impl Strategy<Value = Answer> {
 }
 
 fn recorded() -> impl Strategy<Value = RecordedEvent> {
-    let texts = (text(), text(), text());
+    let texts = (text(), text(), text(), text(), option::of(moment()));
     (
         "[A-Za-z]{1,20}",
         any::<u64>(),
@@ -199,6 +211,8 @@ fn recorded() -> impl Strategy<Value = RecordedEvent> {
                     causation_id: texts.0,
                     correlation_id: texts.1,
                     traceparent: texts.2,
+                    principal: texts.3,
+                    occurred_at: texts.4,
                 }
             },
         )
@@ -276,7 +290,7 @@ proptest! {
 
     #[test]
     fn an_answer_arrives_as_it_was_given(answered in what_is_said(), node in any::<u64>()) {
-        let message = said(node, &answered).unwrap();
+        let message = said(node, &answered, PROTOCOL_MAX).unwrap();
         let (by, found) = read_said(&stream(), &message).unwrap();
         prop_assert_eq!(by, node);
         prop_assert_eq!(format!("{found:?}"), format!("{answered:?}"));
@@ -312,6 +326,7 @@ fn a_body_is_not_copied() {
         representation: false,
         dry_run: false,
         traceparent: None,
+        origin: None,
     };
     let heading = Heading {
         stream: stream(),

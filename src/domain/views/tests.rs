@@ -150,6 +150,8 @@ mod folds {
                 aggregate_id: IDS[at],
                 sequence_number: *sequence_number,
                 now: Timestamp::UNIX_EPOCH,
+                principal: None,
+                occurred_at: None,
             };
             for event in A::decide(state, command, &context).into_iter().flatten() {
                 A::evolve(state, &event);

@@ -4,6 +4,7 @@ use phalanx_actors::history::MAX_EVENTS_BETWEEN;
 use phalanx_actors::types::TypeDescription;
 use serde_json::{Map, Value, json};
 
+use crate::http::callers::{Callers, MAX_BYTES};
 use crate::http::code::Code;
 
 /// `components`, around the schemas of the types.
@@ -46,6 +47,13 @@ fn problem_responses() -> Map<String, Value> {
             "application/problem+json",
             &json!({"$ref": "#/components/schemas/Problem"}),
         );
+        if status == 401 {
+            response["headers"] = json!({"WWW-Authenticate": {
+                "description": "A challenge that the proxy in front of the node has to meet.",
+                "required": true,
+                "schema": {"type": "string"},
+            }});
+        }
         if matches!(status, 429 | 503) {
             response["headers"] = json!({"Retry-After": {
                 "description": "Whole seconds.",
@@ -79,6 +87,36 @@ pub(super) fn body(schema: &Value) -> Value {
 
 pub(super) fn header(name: &str, description: &str, schema: &Value) -> Value {
     json!({"name": name, "in": "header", "description": description, "schema": schema})
+}
+
+/// Adds the header in which a proxy names the caller to the operations that read it, and what is
+/// answered without it.
+pub(super) fn name_callers(paths: &mut Map<String, Value>, callers: &Callers) {
+    let Some((name, required)) = callers.header() else {
+        return;
+    };
+    let of_data = ["/v1/aggregates/", "/v1/views/", "/v1/events"];
+    let operations = paths
+        .iter_mut()
+        .filter(|(path, _)| of_data.iter().any(|prefix| path.starts_with(prefix)))
+        .filter_map(|(_, item)| item.as_object_mut())
+        .flat_map(|item| item.values_mut());
+    for operation in operations {
+        let mut parameter = header(
+            name.as_str(),
+            "Who sends the request. Set by the proxy in front of the node, never by a client.",
+            &json!({"type": "string", "maxLength": MAX_BYTES}),
+        );
+        parameter["required"] = required.into();
+        if let Some(parameters) = operation["parameters"].as_array_mut() {
+            parameters.push(parameter);
+        } else {
+            operation["parameters"] = json!([parameter]);
+        }
+        if required && let Some(responses) = operation["responses"].as_object_mut() {
+            responses.append(&mut problems(&["401"]));
+        }
+    }
 }
 
 pub(super) fn query(name: &str, description: &str, schema: &Value) -> Value {
@@ -123,6 +161,12 @@ pub(super) fn command_parameters() -> Vec<Value> {
             "traceparent",
             "W3C trace context; stored with the events.",
             &json!({"type": "string"}),
+        ),
+        header(
+            "Phalanx-Occurred-At",
+            "When it happened in the world, from 1900 to 2199; stored with the events, which show it \
+             as `occurredat`. Their `time` stays that of the decision.",
+            &json!({"type": "string", "format": "date-time"}),
         ),
     ]
 }
@@ -578,6 +622,11 @@ fn cloud_event() -> Value {
             "causationid": text,
             "correlationid": text,
             "traceparent": text,
+            "authtype": {"const": "unknown", "description": "There if `authid` is."},
+            "authid": {"type": "string", "description": "Who sent the command, as the proxy in front \
+                of the node said."},
+            "occurredat": {"type": "string", "format": "date-time", "description": "When it happened \
+                in the world, as the client said in Phalanx-Occurred-At."},
             "data": {"type": "object"},
         },
     })

@@ -9,7 +9,28 @@ fn sample() -> Value {
     registry.register::<Order>().unwrap();
     registry.register::<Prescription>().unwrap();
     registry.register::<WorkshopDay>().unwrap();
-    document(&registry, None)
+    document(&registry, None, &Callers::default())
+}
+
+#[test]
+fn the_header_that_names_callers_appears_where_it_is_read() {
+    let settings = crate::settings::HttpSettings {
+        principal_header: "X-Forwarded-User".to_owned(),
+        require_principal: true,
+        ..Default::default()
+    };
+    let document = document(&TypeRegistry::default(), None, &Callers::from(&settings));
+    for route in Route::ALL.into_iter().filter(|route| *route != Route::None) {
+        let operations = document["paths"][route.template()].as_object().unwrap();
+        for operation in operations.values() {
+            let parameters = operation["parameters"].as_array();
+            let named = parameters.into_iter().flatten();
+            let named = named.filter(|p| p["name"] == "x-forwarded-user").count();
+            let read = crate::http::callers::needs_principal(route);
+            assert_eq!(named, usize::from(read), "{route:?}");
+            assert_eq!(operation["responses"]["401"].is_object(), read, "{route:?}");
+        }
+    }
 }
 
 /// Calls `check` for every object in a value.

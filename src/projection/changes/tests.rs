@@ -3,6 +3,8 @@
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use phalanx_actors::projection::{Columns, Stored};
+
 use super::*;
 
 const SHARDS: u32 = 3;
@@ -30,6 +32,8 @@ fn note(changes: &Changes, moves: &[(ShardId, u64, u64)], rows: &[(Position, Key
         table: 0,
         key,
         values: (!removed).then_some(&values[..]),
+        stored: Stored::Unknown,
+        columns: Columns::ALL,
         position: *position,
     });
     changes.note(BUILD, changes_of, &moves);

@@ -10,7 +10,7 @@ use phalanx_actors::evolution::schema_of;
 use phalanx_actors::names::{Position, ShardId, StreamName};
 use phalanx_actors::ports::{BoxFuture, Streams, SystemClock};
 use phalanx_actors::projection::ProjectionRegistry;
-use phalanx_actors::record::{Draft, Record, RecordHead};
+use phalanx_actors::record::{Behind, Draft, Record, RecordHead};
 use tempfile::TempDir;
 
 use super::super::store::Store;
@@ -139,7 +139,7 @@ impl World {
             flags: 0,
             traceparent: "",
         };
-        let draft = Draft::of::<A>(&head, schema_of::<A>(), events, None).unwrap();
+        let draft = Draft::of::<A>(&head, schema_of::<A>(), events, Behind::default()).unwrap();
         let record = Record::from_stored(draft.finish(*position + 1)).unwrap();
         *sequence += events.len() as u64;
         *position += events.len() as u64;

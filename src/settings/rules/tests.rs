@@ -68,6 +68,23 @@ fn elections_leave_room_for_two_heartbeats() {
 }
 
 #[test]
+fn a_header_that_names_callers_can_be_one_and_is_there_if_it_must_be() {
+    let broken = |name: &str, required| {
+        broken_by(|settings| {
+            settings.http.principal_header = name.to_owned();
+            settings.http.require_principal = required;
+        })
+    };
+
+    assert_eq!(broken("", false), [] as [&str; 0]);
+    assert_eq!(broken("X-Forwarded-User", true), [] as [&str; 0]);
+    assert_eq!(broken("", true), ["http.require_principal"]);
+    for name in ["Authorization", "x y", "phalanx-occurred-at"] {
+        assert_eq!(broken(name, true), ["http.principal_header"], "{name}");
+    }
+}
+
+#[test]
 fn limits_of_admission_nest() {
     assert_eq!(
         broken_by(|settings| settings.actors.max_in_flight_per_shard = 8193),
