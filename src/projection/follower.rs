@@ -140,7 +140,7 @@ impl Views {
         let entry = self.entry(view)?;
         self.fills()?;
         let swaps = entry.swaps();
-        let (build, _) = self.shown(entry)?;
+        let (build, _) = self.followed(entry)?;
         let only = parse_key_filter(view_table(&build)?, pairs)?;
         let of = Followed::new(&build);
         let resumed = from.as_ref().and_then(|id| {
@@ -191,7 +191,7 @@ impl Follower {
 
     /// What it is told next, of about `limit` rows.
     pub fn told(&mut self, limit: usize) -> Told {
-        if self.views.fills().is_err() || self.views.shown(&self.entry).is_err() {
+        if self.views.fills().is_err() || self.views.followed(&self.entry).is_err() {
             return Told::Incomplete;
         }
         // What changes from here on wakes it again.

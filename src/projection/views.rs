@@ -156,6 +156,21 @@ impl Views {
 
     /// The build that answers now, and how far it is at this moment.
     pub(super) fn shown(&self, entry: &Entry) -> Result<(Arc<Build>, Reached), ViewError> {
+        self.trusted(entry, self.withheld(entry))
+    }
+
+    /// The build whose changes are told now. Those are what this process has written itself, so they
+    /// are told while the file of before is still being checked.
+    pub(super) fn followed(&self, entry: &Entry) -> Result<(Arc<Build>, Reached), ViewError> {
+        let withheld = self.withheld(entry);
+        self.trusted(entry, withheld.filter(|why| *why != Withheld::Checked))
+    }
+
+    fn trusted(
+        &self,
+        entry: &Entry,
+        withheld: Option<Withheld>,
+    ) -> Result<(Arc<Build>, Reached), ViewError> {
         let shards = self.0.missing.load(Ordering::Relaxed);
         if shards > 0 {
             return Err(ViewError::Incomplete { shards });
@@ -164,7 +179,7 @@ impl Views {
         if build.is_unknown() || self.0.standing.is(Part::Away) {
             return Err(self.away());
         }
-        if let Some(why) = self.withheld(entry) {
+        if let Some(why) = withheld {
             return Err(ViewError::Away {
                 reason: why.reason().to_owned(),
             });
@@ -176,7 +191,7 @@ impl Views {
     /// Why a view answers nothing for now, if so.
     fn withheld(&self, entry: &Entry) -> Option<Withheld> {
         let rung = self.0.alarm.as_ref().is_some_and(Alarm::has_rung);
-        entry.withheld().or(rung.then_some(Withheld::Rebuilt))
+        rung.then_some(Withheld::Rebuilt).or(entry.withheld())
     }
 
     /// How this node stands towards its store.

@@ -58,6 +58,9 @@ impl Stream {
                 return Err(ErrorKind::UnexpectedEof.into());
             }
         }
+        if !head.starts_with("HTTP/1.1 200 ") {
+            return Err(std::io::Error::other(format!("no stream: {head}")));
+        }
         Ok(Self {
             lines,
             head: head.to_ascii_lowercase(),
