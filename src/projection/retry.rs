@@ -1,9 +1,9 @@
 //! Another attempt at what was set aside.
 //!
 //! A letter names the first event of an aggregate that could not be handled; those behind it are in
-//! the journal, here or on another member. An attempt handles them in order, up to the offset of the build, so that afterwards
-//! the aggregate goes on with everybody else. Invariant: the rows of an aggregate change in the order
-//! of its events, however often it is attempted.
+//! the journal, here or on another member. An attempt handles them in order, up to the offset of the
+//! build, so that afterwards the aggregate goes on with everybody else. Invariant: the rows of an
+//! aggregate change in the order of its events, however often it is attempted.
 
 use std::sync::Arc;
 

@@ -8,6 +8,7 @@ use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
 
 use super::super::check::check;
+use super::super::entry::Withheld;
 use super::super::*;
 use super::kit::{World, at_once, rows, until};
 use crate::domain::views::{AccountTotals, Accounts};
@@ -241,4 +242,35 @@ async fn damage_that_is_met_while_it_runs_is_mended_without_a_restart() {
             .with_extension("sqlite.damaged")
             .exists()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_file_is_checked_no_rows_are_shown_and_changes_are_told() {
+    let mut world = World::new();
+    fill(&mut world, 0, 1);
+    let projections = world.start_as(&registry(), "1").await;
+    let views = projections.views();
+    until("the row is shown", async || {
+        ask(views, 0, &world.now()).await.is_ok()
+    })
+    .await;
+    let entry = Arc::clone(&views.0.entries["accounts"]);
+    entry.withhold(Withheld::Checked);
+    let refused = ask(views, 0, &at_once()).await;
+    assert!(
+        matches!(refused, Err(ViewError::Away { .. })),
+        "{refused:?}"
+    );
+    let mut follower = views.follow("accounts", &[], None).unwrap();
+    assert!(matches!(follower.told(9), Told::Reset { .. }));
+    world.deposit("a-0", 5);
+    until(
+        "the change is told",
+        async || matches!(follower.told(9), Told::Changed(told) if !told.is_empty()),
+    )
+    .await;
+    entry.withhold(Withheld::Rebuilt);
+    assert!(views.follow("accounts", &[], None).is_err());
+    assert!(matches!(follower.told(9), Told::Incomplete));
+    projections.stop().await;
 }
