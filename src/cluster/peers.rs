@@ -127,3 +127,81 @@ impl Peers for NoPeers {
         Err(CallError::NotSent { to, reason })
     }
 }
+
+/// Peers of tests: they answer whole calls and begin none.
+#[cfg(test)]
+pub(crate) mod answering {
+    use std::time::Instant;
+
+    use super::*;
+
+    /// What such a peer does.
+    pub(crate) trait Answering: Debug + Send + Sync + 'static {
+        /// The other nodes, in ascending order.
+        fn members(&self) -> Vec<NodeId>;
+
+        /// Whether one of them cannot be reached.
+        fn is_away(&self, _peer: NodeId) -> bool {
+            false
+        }
+
+        /// See [`Peers::protocol`].
+        fn speaks(&self, _peer: NodeId) -> u32 {
+            PROTOCOL_MAX
+        }
+
+        /// See [`Peers::call`].
+        fn answer(
+            &self,
+            to: NodeId,
+            lane: Lane,
+            kind: CallKind,
+            request: Bytes,
+            timeout: Duration,
+        ) -> BoxFuture<'_, Result<Bytes, CallError>>;
+    }
+
+    impl<T: Answering> Peers for T {
+        fn peers(&self) -> Vec<NodeId> {
+            self.members()
+        }
+
+        fn state(&self, peer: NodeId) -> Option<PeerState> {
+            let known = self.members().contains(&peer);
+            known.then(|| match self.is_away(peer) {
+                true => PeerState::Unreachable {
+                    since: Instant::now(),
+                    reason: "away".to_owned(),
+                },
+                false => PeerState::Connected,
+            })
+        }
+
+        fn protocol(&self, peer: NodeId) -> u32 {
+            self.speaks(peer)
+        }
+
+        fn begin(
+            &self,
+            to: NodeId,
+            _lane: Lane,
+            _kind: CallKind,
+            _request: Bytes,
+            _timeout: Duration,
+        ) -> Result<Pending, CallError> {
+            let reason = "not in this test".to_owned();
+            Err(CallError::NotSent { to, reason })
+        }
+
+        fn call(
+            &self,
+            to: NodeId,
+            lane: Lane,
+            kind: CallKind,
+            request: Bytes,
+            timeout: Duration,
+        ) -> BoxFuture<'_, Result<Bytes, CallError>> {
+            self.answer(to, lane, kind, request, timeout)
+        }
+    }
+}

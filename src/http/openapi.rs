@@ -5,6 +5,7 @@
 
 mod cluster;
 mod parts;
+mod schemas;
 mod views;
 
 use phalanx_actors::types::{TypeDescription, TypeRegistry};

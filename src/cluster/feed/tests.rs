@@ -8,7 +8,8 @@ use proptest::prelude::*;
 
 use super::pages::{Pages, fit};
 use super::*;
-use crate::cluster::transport::{CallError, Lane, PeerState, Pending};
+use crate::cluster::peers::answering::Answering;
+use crate::cluster::transport::{CallError, Lane};
 
 const READER: NodeId = 9;
 const MEMBERS: [NodeId; 3] = [1, 2, 3];
@@ -137,33 +138,16 @@ impl Member {
 #[derive(Debug, Clone)]
 struct Net(BTreeMap<NodeId, Arc<Member>>);
 
-impl Peers for Net {
-    fn peers(&self) -> Vec<NodeId> {
+impl Answering for Net {
+    fn members(&self) -> Vec<NodeId> {
         self.0.keys().copied().collect()
     }
 
-    fn state(&self, peer: NodeId) -> Option<PeerState> {
-        let alive = *self.0.get(&peer)?.alive.borrow();
-        Some(if alive {
-            PeerState::Connected
-        } else {
-            PeerState::Refused("dead".to_owned())
-        })
+    fn is_away(&self, peer: NodeId) -> bool {
+        !*self.0[&peer].alive.borrow()
     }
 
-    fn begin(
-        &self,
-        to: NodeId,
-        _lane: Lane,
-        _kind: CallKind,
-        _request: Bytes,
-        _timeout: Duration,
-    ) -> Result<Pending, CallError> {
-        let reason = "not in this test".to_owned();
-        Err(CallError::NotSent { to, reason })
-    }
-
-    fn call(
+    fn answer(
         &self,
         to: NodeId,
         lane: Lane,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::*;
-use crate::cluster::transport::{PeerState, Pending};
+use crate::cluster::peers::answering::Answering;
 
 const ME: NodeId = 1;
 
@@ -41,39 +41,20 @@ impl Others {
     }
 }
 
-impl Peers for Others {
-    fn peers(&self) -> Vec<NodeId> {
+impl Answering for Others {
+    fn members(&self) -> Vec<NodeId> {
         self.members.clone()
     }
 
-    fn state(&self, peer: NodeId) -> Option<PeerState> {
-        Some(if self.away.lock().contains(&peer) {
-            PeerState::Unreachable {
-                since: std::time::Instant::now(),
-                reason: "away".to_owned(),
-            }
-        } else {
-            PeerState::Connected
-        })
+    fn is_away(&self, peer: NodeId) -> bool {
+        self.away.lock().contains(&peer)
     }
 
-    fn protocol(&self, peer: NodeId) -> u32 {
+    fn speaks(&self, peer: NodeId) -> u32 {
         QUERIES_SINCE - u32::from(self.old.contains(&peer))
     }
 
-    fn begin(
-        &self,
-        to: NodeId,
-        _lane: Lane,
-        _kind: CallKind,
-        _request: Bytes,
-        _timeout: Duration,
-    ) -> Result<Pending, CallError> {
-        let reason = "not in this test".to_owned();
-        Err(CallError::NotSent { to, reason })
-    }
-
-    fn call(
+    fn answer(
         &self,
         to: NodeId,
         _lane: Lane,

@@ -13,7 +13,8 @@ use phalanx_actors::request::Precondition;
 use self::support::{MemoryJournal, Options, World};
 use super::*;
 use crate::cluster::leaders::Known;
-use crate::cluster::transport::{CallError, CallKind, Lane, PeerState, Pending};
+use crate::cluster::peers::answering::Answering;
+use crate::cluster::transport::{CallError, CallKind, Lane};
 use crate::cluster::wire::{self, Heading};
 
 #[path = "../../../actors/tests/support/mod.rs"]
@@ -46,35 +47,16 @@ struct Net {
     calls: Mutex<Vec<NodeId>>,
 }
 
-impl Peers for Net {
-    fn peers(&self) -> Vec<NodeId> {
+impl Answering for Net {
+    fn members(&self) -> Vec<NodeId> {
         (1..=3).filter(|node| *node != self.me).collect()
     }
 
-    fn state(&self, peer: NodeId) -> Option<PeerState> {
-        Some(if self.cut.lock().contains(&peer) {
-            PeerState::Unreachable {
-                since: std::time::Instant::now(),
-                reason: "cut".to_owned(),
-            }
-        } else {
-            PeerState::Connected
-        })
+    fn is_away(&self, peer: NodeId) -> bool {
+        self.cut.lock().contains(&peer)
     }
 
-    fn begin(
-        &self,
-        to: NodeId,
-        _lane: Lane,
-        _kind: CallKind,
-        _request: Bytes,
-        _timeout: Duration,
-    ) -> Result<Pending, CallError> {
-        let reason = "routers only call".to_owned();
-        Err(CallError::NotSent { to, reason })
-    }
-
-    fn call(
+    fn answer(
         &self,
         to: NodeId,
         _lane: Lane,

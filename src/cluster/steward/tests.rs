@@ -1,13 +1,12 @@
 //! Moving leaders, with groups and peers that do as the test says.
 
-use std::time::Instant;
-
 use parking_lot::Mutex;
 
 use super::*;
 use crate::cluster::leaders::Known;
+use crate::cluster::peers::answering::Answering;
 use crate::cluster::status::{FollowerView, Moved};
-use crate::cluster::transport::{CallError, Pending};
+use crate::cluster::transport::CallError;
 
 /// The other nodes, 2 and 3.
 #[derive(Debug)]
@@ -24,36 +23,16 @@ struct There {
     leaders: Arc<Leaders>,
 }
 
-impl Peers for There {
-    fn peers(&self) -> Vec<NodeId> {
+impl Answering for There {
+    fn members(&self) -> Vec<NodeId> {
         vec![2, 3]
     }
 
-    fn state(&self, peer: NodeId) -> Option<PeerState> {
-        Some(if self.others.away.contains(&peer) {
-            PeerState::Unreachable {
-                since: Instant::now(),
-                reason: "gone".to_owned(),
-            }
-        } else {
-            PeerState::Connected
-        })
+    fn is_away(&self, peer: NodeId) -> bool {
+        self.others.away.contains(&peer)
     }
 
-    fn begin(
-        &self,
-        to: NodeId,
-        _lane: Lane,
-        _kind: CallKind,
-        _request: Bytes,
-        _timeout: Duration,
-    ) -> Result<Pending, CallError> {
-        // Stewards only ask for whole answers.
-        let reason = "not in this test".to_owned();
-        Err(CallError::NotSent { to, reason })
-    }
-
-    fn call(
+    fn answer(
         &self,
         to: NodeId,
         _lane: Lane,

@@ -8,7 +8,8 @@ use phalanx_actors::ports::JournalError;
 use phalanx_actors::record::{Draft, RecordHead};
 
 use super::*;
-use crate::cluster::transport::{CallError, PeerState, Pending};
+use crate::cluster::peers::answering::Answering;
+use crate::cluster::transport::CallError;
 
 const SHARD: ShardId = 0;
 
@@ -126,28 +127,12 @@ struct Net {
     asked: Mutex<Vec<NodeId>>,
 }
 
-impl Peers for Net {
-    fn peers(&self) -> Vec<NodeId> {
+impl Answering for Net {
+    fn members(&self) -> Vec<NodeId> {
         self.members.keys().copied().collect()
     }
 
-    fn state(&self, _peer: NodeId) -> Option<PeerState> {
-        Some(PeerState::Connected)
-    }
-
-    fn begin(
-        &self,
-        to: NodeId,
-        _lane: Lane,
-        _kind: CallKind,
-        _request: Bytes,
-        _timeout: Duration,
-    ) -> Result<Pending, CallError> {
-        let reason = "not in this test".to_owned();
-        Err(CallError::NotSent { to, reason })
-    }
-
-    fn call(
+    fn answer(
         &self,
         to: NodeId,
         _lane: Lane,

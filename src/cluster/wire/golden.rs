@@ -235,6 +235,26 @@ fn questions_of_version_1() {
     golden.end();
 }
 
+/// An event as it is told.
+fn recorded() -> RecordedEvent {
+    RecordedEvent {
+        event_type: "MoneyDeposited".into(),
+        sequence_number: 7,
+        position: Position {
+            shard: 6,
+            number: 300,
+        },
+        time: Timestamp::from_microsecond(1_700_000_000_000_005).unwrap(),
+        schema_version: 2,
+        data: raw("{\"amount_cents\":5}"),
+        causation_id: "cause".to_owned(),
+        correlation_id: "all".to_owned(),
+        traceparent: String::new(),
+        principal: String::new(),
+        occurred_at: None,
+    }
+}
+
 fn answers() -> Vec<Said> {
     let stream = StreamName::new("account", "a-1").unwrap();
     let position = Position {
@@ -247,17 +267,8 @@ fn answers() -> Vec<Said> {
         data: Some(raw("{\"amount_cents\":5}")),
     };
     let recorded = RecordedEvent {
-        event_type: "MoneyDeposited".into(),
-        sequence_number: 7,
-        position,
-        time: Timestamp::from_microsecond(1_700_000_000_000_005).unwrap(),
-        schema_version: 2,
-        data: raw("{\"amount_cents\":5}"),
-        causation_id: "cause".to_owned(),
-        correlation_id: "all".to_owned(),
         traceparent: "00-trace".to_owned(),
-        principal: String::new(),
-        occurred_at: None,
+        ..recorded()
     };
     let mut all = vec![
         Said::Answer(Answer::Accepted(Accepted {
@@ -399,20 +410,9 @@ fn answers_of_version_2() -> Vec<Said> {
         data: None,
     };
     let recorded = |principal: &str, us: Option<i64>| RecordedEvent {
-        event_type: "MoneyDeposited".into(),
-        sequence_number: 7,
-        position: Position {
-            shard: 6,
-            number: 300,
-        },
-        time: Timestamp::from_microsecond(1_700_000_000_000_005).unwrap(),
-        schema_version: 2,
-        data: raw("{\"amount_cents\":5}"),
-        causation_id: "cause".to_owned(),
-        correlation_id: "all".to_owned(),
-        traceparent: String::new(),
         principal: principal.to_owned(),
         occurred_at: us.map(|us| Timestamp::from_microsecond(us).unwrap()),
+        ..recorded()
     };
     vec![
         Said::Compared(Compared {
