@@ -57,13 +57,17 @@ pub struct Args {
     #[arg(long, default_value_t = 1.0)]
     pub exponent: f64,
 
-    /// The share of requests that are fresh reads, 0 to 1.
+    /// The share of requests that are reads, 0 to 1.
     #[arg(long, default_value_t = 0.0)]
     pub reads: f64,
 
     /// The name sent as `Phalanx-Justification` with each fresh read.
     #[arg(long, default_value = "operator")]
     pub justification: String,
+
+    /// A view whose rows have the ids of the aggregates: reads ask it, not the command model.
+    #[arg(long)]
+    pub view: Option<String>,
 
     /// Which aggregate type to drive. `account` and `order` need nothing else; others need
     /// `--command`.

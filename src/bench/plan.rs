@@ -96,9 +96,13 @@ impl Plan {
         }
     }
 
-    /// The fresh read of the measured part, for one of the targets.
+    /// The read of the measured part, for one of the targets.
     pub(super) fn read(&self, target: &Target) -> Template {
-        Template::read(self.shape(target), &self.args.justification)
+        let shape = self.shape(target);
+        match &self.args.view {
+            Some(view) => Template::row(shape, view),
+            None => Template::read(shape, &self.args.justification),
+        }
     }
 
     /// What each aggregate gets before the measurement. When the first is refused by the domain,
@@ -211,8 +215,9 @@ fn check_texts(args: &Args) -> Result<(), BenchError> {
         text.bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"._~:@-".contains(&byte))
     };
-    let command = args.command.iter().chain(&args.setup_command);
-    for text in command.chain([&args.aggregate_type, &args.prefix, &args.justification]) {
+    let optional = args.command.iter().chain(&args.setup_command);
+    let optional = optional.chain(&args.view);
+    for text in optional.chain([&args.aggregate_type, &args.prefix, &args.justification]) {
         if !is_path_part(text) || text.len() > 180 {
             return Err(BenchError::Arguments(format!(
                 "`{text}` may hold only letters, digits and . _ ~ : @ - and 180 characters"
@@ -241,6 +246,7 @@ mod tests {
             &["--clients", "0"],
             &["--threads", "65"],
             &["--reads", "1.5"],
+            &["--view", "a/b"],
             &["--type", "prescription"],
             &["--event-bytes", "100"],
             &["--type", "order", "--event-bytes", "3"],

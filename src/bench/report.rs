@@ -57,7 +57,7 @@ pub struct Report {
     pub requests: Requests,
     /// Successful commands.
     pub commands: Part,
-    /// Successful fresh reads.
+    /// Successful reads.
     pub reads: Part,
     /// Replies that were no success.
     pub refusals: Part,

@@ -41,7 +41,8 @@ impl Template {
     pub(super) fn command(shape: Shape<'_>, command: &str, body: &str) -> Self {
         let (body, amount_in_body) = render_body(body, shape.payload_bytes);
         let mut bytes = Vec::with_capacity(256 + body.len());
-        let number = begin(&mut bytes, shape, "POST");
+        let line = format!("POST /v1/aggregates/{}/", shape.aggregate_type);
+        let number = begin(&mut bytes, shape, &line);
         bytes.extend_from_slice(format!("/commands/{command} HTTP/1.1\r\n").as_bytes());
         bytes.extend_from_slice(format!("Host: {}\r\n", shape.host).as_bytes());
         bytes.extend_from_slice(b"Content-Type: application/json\r\n");
@@ -66,15 +67,21 @@ impl Template {
 
     /// A fresh read that says why it is justified.
     pub(super) fn read(shape: Shape<'_>, justification: &str) -> Self {
+        let line = format!("GET /v1/aggregates/{}/", shape.aggregate_type);
+        let why = format!("Phalanx-Justification: {justification}\r\n");
+        Self::get(shape, &line, &why)
+    }
+
+    /// A query for the row of a view whose key is the aggregate's id.
+    pub(super) fn row(shape: Shape<'_>, view: &str) -> Self {
+        Self::get(shape, &format!("GET /v1/views/{view}/"), "")
+    }
+
+    fn get(shape: Shape<'_>, line: &str, header: &str) -> Self {
         let mut bytes = Vec::with_capacity(256);
-        let number = begin(&mut bytes, shape, "GET");
-        bytes.extend_from_slice(
-            format!(
-                " HTTP/1.1\r\nHost: {}\r\nPhalanx-Justification: {justification}\r\n\r\n",
-                shape.host
-            )
-            .as_bytes(),
-        );
+        let number = begin(&mut bytes, shape, line);
+        let rest = format!(" HTTP/1.1\r\nHost: {}\r\n{header}\r\n", shape.host);
+        bytes.extend_from_slice(rest.as_bytes());
         Self {
             bytes,
             number,
@@ -97,12 +104,9 @@ impl Template {
 }
 
 /// Writes the request line up to the aggregate's number.
-fn begin(bytes: &mut Vec<u8>, shape: Shape<'_>, method: &str) -> Range<usize> {
-    let line = format!(
-        "{method} /v1/aggregates/{}/{}",
-        shape.aggregate_type, shape.prefix
-    );
+fn begin(bytes: &mut Vec<u8>, shape: Shape<'_>, line: &str) -> Range<usize> {
     bytes.extend_from_slice(line.as_bytes());
+    bytes.extend_from_slice(shape.prefix.as_bytes());
     hole(bytes, NUMBER_DIGITS)
 }
 
@@ -165,6 +169,14 @@ mod tests {
             text.unwrap(),
             "GET /v1/aggregates/account/a-00000001 HTTP/1.1\r\nHost: h:1\r\n\
              Phalanx-Justification: operator\r\n\r\n"
+        );
+    }
+    #[test]
+    fn a_row_is_asked_for_by_the_id() {
+        let text = String::from_utf8(Template::row(SHAPE, "accounts").patch(1, 0, 0).to_vec());
+        assert_eq!(
+            text.unwrap(),
+            "GET /v1/views/accounts/a-00000001 HTTP/1.1\r\nHost: h:1\r\n\r\n"
         );
     }
 }

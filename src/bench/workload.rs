@@ -15,7 +15,7 @@ use super::template::Template;
 pub(super) enum Kind {
     /// A command.
     Command,
-    /// A fresh read.
+    /// A read.
     Read,
 }
 
