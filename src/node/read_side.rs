@@ -87,6 +87,7 @@ pub(super) async fn start(
         cache_rows: settings.projections.cache_rows,
         read_connections: settings.projections.read_connections,
         check_at_start: settings.projections.check_at_start,
+        check_interval: Duration::from_secs(settings.projections.check_interval_s),
     };
     let started = Box::pin(Projections::start(registry, options, ground)).await?;
     Ok(Some(started))
