@@ -156,6 +156,7 @@ impl World {
             cache_rows: 50_000,
             read_connections: 2,
             check_at_start: false,
+            check_interval: Duration::ZERO,
         }
     }
 

@@ -31,6 +31,7 @@ mod lag;
 mod letters;
 mod metrics;
 mod operate;
+mod patrol;
 mod plan;
 mod postgres;
 mod projector;
@@ -126,6 +127,8 @@ pub struct ProjectionOptions {
     pub read_connections: u32,
     /// Whether a file is checked for damage when it is opened, before its views answer.
     pub check_at_start: bool,
+    /// How often it is checked while it is used; zero for never.
+    pub check_interval: Duration,
 }
 
 /// A connection to a server that was used so recently is taken as it is.
@@ -218,6 +221,7 @@ impl Projections {
                 alarm,
                 path: options.path,
                 checks: options.check_at_start && was_there,
+                interval: options.check_interval,
             };
             // Nobody has asked anything yet.
             tasks.insert(0, tokio::spawn(warden.begin()));

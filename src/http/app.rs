@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use bytes::Bytes;
 use metrics_exporter_prometheus::PrometheusHandle;
 use phalanx_actors::ports::Feed;
+use phalanx_actors::projection::ProjectionDefinition;
 use tokio::sync::{Semaphore, watch};
 
 use std::sync::Arc;
@@ -37,6 +38,8 @@ pub struct HttpApp {
     pub metrics: PrometheusHandle,
     /// Read models; `None` when this node has none.
     pub views: Option<Views>,
+    /// What the read models are, whichever member has them.
+    pub definitions: Vec<Arc<ProjectionDefinition>>,
     /// The way to those of other members; `None` when there are none.
     pub queries: Option<Queries>,
     /// The longest time for which a query may wait for a view.
@@ -58,6 +61,7 @@ impl HttpApp {
             steward,
             metrics,
             views: None,
+            definitions: Vec::new(),
             queries: None,
             max_wait: Duration::ZERO,
             feed: None,
@@ -109,7 +113,7 @@ impl App {
         let hub = hub.map(|feed| Hub::new(feed, farewell.subscribe()));
         let documents = Documents {
             types: types::render_all(registry).into(),
-            openapi: openapi::document(registry, app.views.as_ref(), &app.callers)
+            openapi: openapi::document(registry, &app.definitions, &app.callers)
                 .to_string()
                 .into(),
         };

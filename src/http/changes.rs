@@ -128,7 +128,7 @@ fn follow(
 ) -> Result<Result<Follower, ViewError>, Box<Problem>> {
     let (known, view) = views::find(app, view)?;
     let pairs = query::pairs(parts.uri.query())?;
-    let from = sse::last_event_id(parts).map(|id| {
+    let from = sse::last_event_id(parts)?.map(|id| {
         let id = id.to_str().ok();
         id.and_then(|id| ChangeId::parse(id, app.router.shards()))
             .ok_or_else(|| sse::bad_event_id("the id is none of a stream of changes"))

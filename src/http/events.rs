@@ -45,7 +45,9 @@ pub(crate) fn answer(
         let detail = format!("this node has no aggregate type `{stranger}`; /v1/types lists them");
         return Err(Box::new(Problem::query("aggregate_type", detail)));
     }
-    let start = match sse::last_event_id(parts) {
+    let events = words(event_type.as_deref());
+    check_events(app, &types, &events)?;
+    let start = match sse::last_event_id(parts)? {
         Some(id) => {
             let id = id.to_str().ok();
             id.and_then(|id| seen(app, &*feed, id))
@@ -68,7 +70,7 @@ pub(crate) fn answer(
             .collect(),
         seen: start,
         types,
-        events: words(event_type.as_deref()),
+        events,
         turn: 0,
         ended: false,
         ticket,
@@ -86,6 +88,22 @@ pub(crate) fn nothing_to_read() -> Problem {
 pub(crate) fn not_here(shards: &[ShardId]) -> Problem {
     let detail = format!("no member with a copy of the shards {shards:?} can be reached from here");
     Problem::new(Code::NotReady, detail)
+}
+
+/// Refuses an event that none of the types has, of which nothing would ever be told.
+fn check_events(app: &App, types: &[String], events: &[String]) -> Result<(), Problem> {
+    let wanted = |name: &str| types.is_empty() || types.iter().any(|t| t == name);
+    let has = |event: &String| {
+        let mut types = app.router.types().iter().filter(|t| wanted(t.name));
+        types.any(|t| t.events.iter().any(|e| e.name == *event))
+    };
+    match events.iter().find(|event| !has(event)) {
+        None => Ok(()),
+        Some(stranger) => {
+            let detail = format!("there is no event `{stranger}`; /v1/types lists them");
+            Err(Problem::query("event_type", detail))
+        }
+    }
 }
 
 /// The words of a list with commas between them.

@@ -1,13 +1,17 @@
 //! The OpenAPI 3.1 document, made from the route table and the registered aggregate types.
 //!
 //! Every route appears under its template; the routes of aggregates appear once more for each type
-//! with that type's own schemas. Nothing is listed that this node does not answer.
+//! with that type's own schemas, and those of views for each view. Every member lists the same, for every
+//! member answers the same: what another one has, it asks for there.
 
 mod cluster;
 mod parts;
 mod schemas;
 mod views;
 
+use std::sync::Arc;
+
+use phalanx_actors::projection::ProjectionDefinition;
 use phalanx_actors::types::{TypeDescription, TypeRegistry};
 use serde_json::{Map, Value, json};
 
@@ -20,10 +24,13 @@ use self::parts::{
 use super::callers::Callers;
 use super::routes::Route;
 use super::schema;
-use crate::projection::Views;
 
 /// Makes the document.
-pub(crate) fn document(registry: &TypeRegistry, views: Option<&Views>, callers: &Callers) -> Value {
+pub(crate) fn document(
+    registry: &TypeRegistry,
+    views: &[Arc<ProjectionDefinition>],
+    callers: &Callers,
+) -> Value {
     let mut schemas = Map::new();
     let mut paths = Map::new();
     let mut tags = vec![
@@ -41,7 +48,7 @@ pub(crate) fn document(registry: &TypeRegistry, views: Option<&Views>, callers: 
         tags.push(tag);
         add_type(description, &mut paths, &mut schemas);
     }
-    for definition in views.into_iter().flat_map(Views::definitions) {
+    for definition in views {
         views::add(definition, &mut paths, &mut schemas);
     }
     name_callers(&mut paths, callers);

@@ -32,9 +32,17 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 const RETRY: &[u8] = b"retry: 1000\n\n";
 
 /// Where a client goes on that was here before; an empty one counts as none, as in a browser.
-pub(crate) fn last_event_id(parts: &request::Parts) -> Option<&HeaderValue> {
-    let id = parts.headers.get(LAST_EVENT_ID);
-    id.filter(|id| !id.is_empty())
+///
+/// # Errors
+/// 400 `invalid-header` for more than one: whichever was taken, the other might be meant.
+pub(crate) fn last_event_id(parts: &request::Parts) -> Result<Option<&HeaderValue>, Problem> {
+    let mut ids = parts.headers.get_all(LAST_EVENT_ID).iter();
+    let id = ids.next();
+    if ids.next().is_some() {
+        let detail = "Last-Event-ID appears twice";
+        return Err(Problem::new(Code::InvalidHeader, detail));
+    }
+    Ok(id.filter(|id| !id.is_empty()))
 }
 
 /// The refusal of an id that this stream did not give.
@@ -121,7 +129,8 @@ pub(crate) trait Reader: Send + 'static {
 /// The answer that streams what a reader gives.
 pub(crate) fn respond(method: &Method, reader: impl Reader) -> Response<Body> {
     let body = if method == Method::HEAD {
-        Body::empty()
+        // Not an empty body, which would be said to have a length of 0: a stream has none.
+        Body::from_stream(futures_util::stream::empty::<Result<Bytes, Infallible>>())
     } else {
         let hello = futures_util::stream::iter([Ok(Bytes::from_static(RETRY))]);
         let pieces = unfold(reader, |mut reader| async move {

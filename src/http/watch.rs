@@ -55,7 +55,9 @@ pub(crate) async fn answer(
 ) -> Result<Response<Body>, Box<Problem>> {
     let stream = stream(app, aggregate_type, id)?;
     let [] = query::parse(parts.uri.query(), [])?;
-    let known = sse::last_event_id(parts).map(sequence_number).transpose()?;
+    let known = sse::last_event_id(parts)?
+        .map(sequence_number)
+        .transpose()?;
     let hub = app.hub.as_ref().ok_or_else(nothing_to_read)?;
     let shard = stream.shard(app.router.shards());
     if is_unreadable(app, shard) {

@@ -154,6 +154,7 @@ impl NodeBuilder {
         let core = Core::start(&settings, ground).await?;
         let missing_shards = Arc::<AtomicUsize>::default();
         let feed = read_side::feed(&core, &journal);
+        let definitions = read_side::described(&settings, &self.projections);
         let projections = {
             let missing = Arc::clone(&missing_shards);
             let ground = ProjectionGround {
@@ -179,6 +180,7 @@ impl NodeBuilder {
         let (stop_http, mut stopping) = watch::channel(false);
         let mut app = HttpApp::new(core.router.clone(), Arc::clone(&core.steward), prometheus);
         app.views = projections.as_ref().map(|running| running.views().clone());
+        app.definitions = definitions;
         app.queries = Some(core.queries.clone());
         app.feed = streams.then_some(feed);
         app.roles = settings.node.roles.iter().copied().collect();

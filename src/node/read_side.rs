@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use phalanx_actors::ports::Feed;
-use phalanx_actors::projection::ProjectionRegistry;
+use phalanx_actors::projection::{ProjectionDefinition, ProjectionRegistry};
 
 use super::NodeError;
 use super::core::Core;
@@ -48,6 +48,17 @@ pub(super) async fn watch_copies(feed: Arc<dyn Feed>, missing_shards: Arc<Atomic
     }
 }
 
+/// The read models that this node answers queries of, by itself or by asking a member that has them.
+pub(super) fn described(
+    settings: &Settings,
+    registry: &ProjectionRegistry,
+) -> Vec<Arc<ProjectionDefinition>> {
+    if settings.node.has(Role::Query) && !settings.projections.enabled {
+        return Vec::new();
+    }
+    registry.iter().cloned().collect()
+}
+
 /// Starts to fill what is registered; `None` when there is nothing or it is turned off.
 pub(super) async fn start(
     settings: &Settings,
@@ -76,6 +87,7 @@ pub(super) async fn start(
         cache_rows: settings.projections.cache_rows,
         read_connections: settings.projections.read_connections,
         check_at_start: settings.projections.check_at_start,
+        check_interval: Duration::from_secs(settings.projections.check_interval_s),
     };
     let started = Box::pin(Projections::start(registry, options, ground)).await?;
     Ok(Some(started))

@@ -4,8 +4,11 @@
 //! SQLite says whether trees, indexes and the types of values are in order; the sums say whether each
 //! row is as it was written, and the seals whether all rows and offsets are of the same moment. Refuses:
 //! to mend anything.
+//!
+//! While the file is used, `patrol.rs` does the same in parts.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use phalanx_actors::projection::{ColumnType, Dialect, Table, quoted};
 use sqlx::ConnectOptions as _;
@@ -45,22 +48,33 @@ async fn check_all(connection: &mut Connection<'_>) -> Result<u64, StoreError> {
             rows += check_build(connection, &build).await?;
         }
     }
-    // It says what is wrong in as many rows, or "ok" in one.
-    let text = "PRAGMA integrity_check(1)";
-    let found = connection.rows(text, &[], &[ColumnType::Text]).await?;
-    let found = found.into_iter().next().unwrap_or_default();
-    let found = Fields::of(found).text()?;
-    if found != "ok" {
-        return Err(StoreError::Damaged {
-            table: "(the file)".to_owned(),
-            what: found,
-        });
-    }
+    check_trees(connection, "(the file)", "PRAGMA integrity_check(1)").await?;
     connection.execute("COMMIT", &[]).await?;
     Ok(rows)
 }
 
-async fn check_build(
+/// Has SQLite look through trees, indexes and types.
+pub(super) async fn check_trees(
+    connection: &mut Connection<'_>,
+    of: &str,
+    text: impl Into<Arc<str>>,
+) -> Result<(), StoreError> {
+    // It says what is wrong in as many rows, or "ok" in one.
+    let found = connection.rows(text, &[], &[ColumnType::Text]).await?;
+    let found = found.into_iter().next().unwrap_or_default();
+    let found = Fields::of(found).text()?;
+    if found == "ok" {
+        return Ok(());
+    }
+    Err(StoreError::Damaged {
+        table: of.to_owned(),
+        what: found,
+    })
+}
+
+/// Whether the rows of a build, its dead letters and its seal are those that were written; gives how many
+/// rows there are.
+pub(super) async fn check_build(
     connection: &mut Connection<'_>,
     build: &StoredBuild,
 ) -> Result<u64, StoreError> {

@@ -329,26 +329,28 @@ impl Keeper {
         Ok(())
     }
 
-    /// Begins to write.
+    /// Begins to write. Whoever sees that this node does must see the builds that it has from then on;
+    /// and a projector that fails is started again only by a node that writes.
     fn write(&self, planned: Vec<Planned>) {
+        let mut begun = Vec::new();
+        for planned in planned {
+            let Some(entry) = self.shared.entries.get(planned.definition.name) else {
+                continue;
+            };
+            entry.paused.send_replace(planned.paused);
+            entry.swap(Arc::clone(&planned.live));
+            if let Some(next) = &planned.next {
+                Shared::reserve(entry, next);
+            }
+            begun.push((entry, planned));
+        }
         self.shared.standing.set(Part::Writing);
         self.shared.standing.set_writer(Some(self.node.clone()));
         tracing::info!("this node fills the read models");
-        for Planned {
-            definition,
-            live,
-            next,
-            paused,
-        } in planned
-        {
-            let Some(entry) = self.shared.entries.get(definition.name) else {
-                continue;
-            };
-            entry.paused.send_replace(paused);
-            entry.swap(Arc::clone(&live));
-            self.shared.fill(entry, &live);
-            if let Some(next) = next {
-                self.shared.raise(entry, next);
+        for (entry, planned) in begun {
+            self.shared.fill(entry, &planned.live);
+            if let Some(next) = planned.next {
+                self.shared.lift(entry, next);
             }
         }
     }

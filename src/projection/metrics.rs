@@ -34,6 +34,9 @@ const COMMIT_SECONDS: &str = "phalanx_projection_commit_duration_seconds";
 /// How often a file of read models was found damaged.
 const DAMAGE_TOTAL: &str = "phalanx_projection_damage_total";
 
+/// How often a file of read models was checked while it was used.
+const CHECKS_TOTAL: &str = "phalanx_projection_checks_total";
+
 /// What the writer counts.
 #[derive(Debug)]
 pub(crate) struct WriterMetrics {
@@ -53,6 +56,7 @@ impl Default for WriterMetrics {
         describe_gauge!(STORE_UP, "Whether the store of read models can be read");
         describe_gauge!(STORE_WRITING, "Whether this node fills the read models");
         describe_counter!(DAMAGE_TOTAL, "Times that read models were found damaged");
+        describe_counter!(CHECKS_TOTAL, "Checks of read models, by what came of them");
         describe_histogram!(COMMIT_SECONDS, "Seconds of one transaction of read models");
         Self {
             commit_seconds: histogram!(COMMIT_SECONDS),
@@ -73,6 +77,11 @@ impl WriterMetrics {
 /// Counts a file that is damaged.
 pub(super) fn damaged() {
     counter!(DAMAGE_TOTAL).increment(1);
+}
+
+/// Counts a check by what came of it.
+pub(super) fn checked(result: &'static str) {
+    counter!(CHECKS_TOTAL, "result" => result).increment(1);
 }
 
 /// Sets the gauges of the store.

@@ -10,7 +10,7 @@ use phalanx_actors::names::Position;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::build::Build;
+use super::build::{Build, BuildId};
 use super::entry::{Entry, Rebuild};
 use super::error::{OperationError, StoreError};
 use super::letters::{self, Letter};
@@ -183,19 +183,30 @@ impl Views {
 impl Shared {
     /// Has a build filled until it can answer; `false` when there is one already.
     pub(super) fn raise(self: &Arc<Self>, entry: &Arc<Entry>, build: Arc<Build>) -> bool {
-        let rebuild = Rebuild {
-            since: Instant::now(),
-            from: sum(&build),
-            build: Arc::clone(&build),
-            task: None,
-        };
-        {
-            let mut slot = entry.rebuild.lock();
-            if let Some(other) = &*slot {
-                return other.build.id == build.id;
-            }
-            *slot = Some(rebuild);
+        if let Some(other) = Self::reserve(entry, &build) {
+            return other == build.id;
         }
+        self.lift(entry, build);
+        true
+    }
+
+    /// Makes a build the one that is to answer next; gives the number of the one that is already.
+    pub(super) fn reserve(entry: &Entry, build: &Arc<Build>) -> Option<BuildId> {
+        let mut slot = entry.rebuild.lock();
+        if let Some(other) = &*slot {
+            return Some(other.build.id);
+        }
+        *slot = Some(Rebuild {
+            since: Instant::now(),
+            from: sum(build),
+            build: Arc::clone(build),
+            task: None,
+        });
+        None
+    }
+
+    /// Has a build filled that is to answer next, until it can.
+    pub(super) fn lift(self: &Arc<Self>, entry: &Arc<Entry>, build: Arc<Build>) {
         tracing::info!(
             projection = build.name,
             version = build.version,
@@ -219,7 +230,6 @@ impl Shared {
         if let Some(rebuild) = slot.rebuild.lock().as_mut().filter(|r| r.build.id == id) {
             rebuild.task = Some(task.abort_handle());
         }
-        true
     }
 
     /// Has projectors fill a build, unless its code is gone.

@@ -116,7 +116,7 @@ impl Selection {
         if !selection.sort.iter().any(|(column, _)| *column == key) {
             selection.sort.push((key, false));
         }
-        selection.fingerprint = selection.fingerprint(version);
+        selection.fingerprint = selection.fingerprint(table, version);
         if let Some(cursor) = cursor {
             let behind = selection.parse_cursor(table, cursor);
             let behind = behind.ok_or_else(|| {
@@ -131,8 +131,11 @@ impl Selection {
     }
 
     /// What a cursor must have in common with the query that it continues.
-    fn fingerprint(&self, version: u32) -> u32 {
-        let text = format!("{version} {:?} {:?}", self.filters, self.sort);
+    fn fingerprint(&self, table: &Table, version: u32) -> u32 {
+        let text = format!(
+            "{} {version} {:?} {:?}",
+            table.name, self.filters, self.sort
+        );
         crc32c::crc32c(text.as_bytes())
     }
 

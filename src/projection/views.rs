@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use phalanx_actors::names::Position;
 use phalanx_actors::ports::{Clock, Feed};
-use phalanx_actors::projection::{Dialect, ProjectionDefinition, Table, Value, quoted};
+use phalanx_actors::projection::{Dialect, Table, Value, quoted};
 use tokio::time::Instant;
 
 use super::build::Build;
@@ -89,11 +89,6 @@ pub struct FoundRow {
 }
 
 impl Views {
-    /// The registered projections.
-    pub fn definitions(&self) -> impl Iterator<Item = &Arc<ProjectionDefinition>> {
-        self.0.entries.values().map(|entry| &entry.definition)
-    }
-
     /// A page of rows.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ use super::entry::{Entry, Withheld};
 use super::error::StoreError;
 use super::file::{self, is_damage};
 use super::metrics;
+use super::patrol::patrol;
 use super::plan::Planned;
 use super::supervisor::SupervisorMessage;
 use super::views::Shared;
@@ -108,6 +109,8 @@ pub(super) struct Warden {
     pub(super) path: PathBuf,
     /// Whether the file is to be checked at the start.
     pub(super) checks: bool,
+    /// How often it is checked from then on; zero for never.
+    pub(super) interval: Duration,
 }
 
 impl Warden {
@@ -138,7 +141,10 @@ impl Warden {
         let mut pause = Duration::ZERO;
         let mut last: Option<Instant> = None;
         loop {
-            self.alarm.rung().await;
+            tokio::select! {
+                () = self.alarm.rung() => {}
+                () = self.patrol() => continue,
+            }
             self.withhold(Withheld::Rebuilt);
             let (first, longest) = BACKOFF;
             pause = match last {
@@ -177,6 +183,38 @@ impl Warden {
         }
         for entry in self.shared.entries.values() {
             self.alarm.release(entry, &entry.live());
+        }
+    }
+
+    /// Checks the file now and then while it is used, until damage is found.
+    async fn patrol(&self) {
+        if self.interval.is_zero() {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep(self.interval).await;
+            let started = Instant::now();
+            match patrol(&self.path).await {
+                Ok(Some(rows)) => {
+                    let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    tracing::debug!(rows, took_ms, "the read models are as they were written");
+                    metrics::checked("whole");
+                }
+                Ok(None) => {
+                    tracing::info!(
+                        "the read models change too fast to be checked now; trying later"
+                    );
+                    metrics::checked("put-off");
+                }
+                Err(error) if is_damage(&error) => {
+                    metrics::checked("damaged");
+                    return self.alarm.ring(&error);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the read models cannot be checked now; trying later");
+                    metrics::checked("failed");
+                }
+            }
         }
     }
 

@@ -96,6 +96,7 @@ pub(super) const RANGES: &[(&str, i128, i128)] = &[
     ("projections.cache_rows", 1, 100_000_000),
     ("projections.read_connections", 1, 1024),
     ("projections.follow_interval_ms", 1, 10_000),
+    ("projections.check_interval_s", 0, 31_536_000),
     ("projections.max_wait_ms", 0, 600_000),
 ];
 

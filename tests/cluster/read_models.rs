@@ -222,6 +222,22 @@ fn same_everywhere(site: &Site) {
     );
 }
 
+/// Whoever is asked describes all that the cluster answers.
+fn described_alike(site: &Site) {
+    let described = site.http(3).get("/openapi.json");
+    let paths = &described.json()["paths"];
+    for path in ["/v1/views/accounts", "/v1/views/account_totals/{key}"] {
+        assert!(paths[path].is_object(), "{path}");
+    }
+    for (node, _) in ROLES {
+        let other = site.http(node).get("/openapi.json");
+        assert!(described.body == other.body, "node {node}");
+    }
+    let [first, second, third] = GATES.map(|gate| site.http(gate).get("/v1/types"));
+    assert_eq!(first.status, 200);
+    assert!(first.body == second.body && first.body == third.body);
+}
+
 /// The keys of the rows that a stream tells of, until all of these have come.
 fn follow(site: &Site, id: &str, mut wanted: BTreeSet<String>) {
     let mut last = id.to_owned();
@@ -272,6 +288,7 @@ fn every_gate_answers_for_read_models_that_other_members_keep() {
     }
     write_and_read(&site, 0, 24);
     same_everywhere(&site);
+    described_alike(&site);
     // Who does not take requests says so, and operates all the same.
     names_the_role(&site.http(3).get("/v1/views/accounts"), "gateway");
     assert_eq!(site.keeper(3), 3);

@@ -144,6 +144,60 @@ fn a_list_is_filtered_sorted_and_paged() {
     assert_eq!(next["next_cursor"], Value::Null);
     let all = read(http, "/v1/views/accounts");
     assert_eq!(all["rows"].as_array().map(Vec::len), Some(30));
+    // A cursor is good for the query that it is from, of the view that it is from.
+    let page = read(http, "/v1/views/accounts?limit=4");
+    let cursor = page["next_cursor"].as_str().expect("there is more");
+    read(http, &format!("/v1/views/accounts?cursor={cursor}"));
+    for other in ["orders?", "prescriptions?", "accounts?sort=-id&"] {
+        let refused = http.get(&format!("/v1/views/{other}cursor={cursor}"));
+        let said = (refused.status, refused.code());
+        assert_eq!(said, (400, "invalid-query".to_owned()), "{other}");
+    }
+}
+
+/// Takes a row out of the file of read models, as somebody who is not the node.
+fn take_out(file: &std::path::Path, id: &str) {
+    use sqlx::{Connection as _, Row as _, SqliteConnection};
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.expect("a runtime").block_on(async {
+        let address = format!("sqlite://{}", file.display());
+        let mut file = SqliteConnection::connect(&address)
+            .await
+            .expect("the file opens");
+        let build = sqlx::query(
+            "SELECT id FROM phalanx_builds WHERE projection = 'accounts' AND state = 'live'",
+        );
+        let build = build.fetch_one(&mut file).await.expect("a build");
+        let build: i64 = build.get(0);
+        let text = format!("DELETE FROM b{build}_accounts WHERE id = ?");
+        let taken = sqlx::query(sqlx::AssertSqlSafe(text)).bind(id);
+        let taken = taken.execute(&mut file).await.expect("it can be written");
+        assert_eq!(taken.rows_affected(), 1);
+        file.close().await.expect("it is closed");
+    });
+}
+
+#[test]
+fn a_row_that_is_gone_from_the_file_is_noticed_without_a_restart_and_comes_back() {
+    let fixture = Fixture::with(|setup| setup.set("PROJECTIONS__CHECK_INTERVAL_S", 1));
+    let http = &mut fixture.node.client();
+    for id in ["g-1", "g-2", "g-3"] {
+        let at = position(&client::expect_success(http, &client::open(id)));
+        row_after(http, "accounts", id, &at);
+    }
+    take_out(&fixture.setup.data_dir.join("views.sqlite"), "g-2");
+    let damage = || fixture.node.metric("phalanx_projection_damage_total");
+    wait::until("the damage is noticed", Duration::from_secs(20), || {
+        (damage() == Some(1.0)).then_some(())
+    });
+    let rows = wait::until("the rows are whole again", Duration::from_secs(20), || {
+        let page = http.get("/v1/views/accounts");
+        let whole = page.status == 200 && page.json()["lag"]["events"] == 0;
+        whole.then(|| page.json()["rows"].as_array().map(Vec::len))
+    });
+    assert_eq!(rows, Some(3));
+    let log = fixture.node.log();
+    assert!(log.contains("the read models are damaged"), "{log}");
 }
 
 #[test]

@@ -5,12 +5,15 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 /// Longer than the longest time in which a node must answer.
 const TIMEOUT: Duration = Duration::from_secs(20);
+/// In which a whole response must have come, however often there is more of it: one that never ends, such
+/// as a stream of events where a refusal was expected, is an error and does not hold a test up for ever.
+const WHOLE: Duration = Duration::from_secs(60);
 
 /// A request under construction.
 #[derive(Debug, Clone)]
@@ -139,6 +142,7 @@ pub(crate) struct Connection {
     stream: TcpStream,
     host: SocketAddr,
     received: Vec<u8>,
+    deadline: Instant,
 }
 
 impl Connection {
@@ -152,6 +156,7 @@ impl Connection {
             stream,
             host: address,
             received: Vec::new(),
+            deadline: Instant::now() + WHOLE,
         })
     }
 
@@ -178,6 +183,7 @@ impl Connection {
 
     /// Reads one response; informational ones are passed over.
     pub(crate) fn read_response(&mut self, to_head: bool) -> io::Result<Response> {
+        self.deadline = Instant::now() + WHOLE;
         loop {
             let (status, headers) = self.read_head()?;
             if (100..200).contains(&status) {
@@ -198,11 +204,15 @@ impl Connection {
 
     /// Reads until the other side closes; gives what came.
     pub(crate) fn read_to_end(&mut self) -> io::Result<Vec<u8>> {
+        self.deadline = Instant::now() + WHOLE;
         while self.receive()? > 0 {}
         Ok(std::mem::take(&mut self.received))
     }
 
     fn receive(&mut self) -> io::Result<usize> {
+        if Instant::now() >= self.deadline {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         let mut chunk = [0; 16 * 1024];
         let count = self.stream.read(&mut chunk)?;
         self.received.extend_from_slice(&chunk[..count]);

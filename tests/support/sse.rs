@@ -122,6 +122,20 @@ impl Stream {
         Some(message)
     }
 
+    /// Reads until the stream ends.
+    ///
+    /// # Panics
+    /// When it goes on for longer than this.
+    pub(crate) fn drain(&mut self, within: Duration) -> Vec<Message> {
+        let began = Instant::now();
+        let mut messages = Vec::new();
+        while let Some(message) = self.try_message() {
+            messages.push(message);
+            assert!(began.elapsed() < within, "the stream does not end");
+        }
+        messages
+    }
+
     /// The next message that has data.
     pub(crate) fn told(&mut self) -> Message {
         let began = Instant::now();

@@ -9,7 +9,7 @@ fn sample() -> Value {
     registry.register::<Order>().unwrap();
     registry.register::<Prescription>().unwrap();
     registry.register::<WorkshopDay>().unwrap();
-    document(&registry, None, &Callers::default())
+    document(&registry, &[], &Callers::default())
 }
 
 #[test]
@@ -19,7 +19,7 @@ fn the_header_that_names_callers_appears_where_it_is_read() {
         require_principal: true,
         ..Default::default()
     };
-    let document = document(&TypeRegistry::default(), None, &Callers::from(&settings));
+    let document = document(&TypeRegistry::default(), &[], &Callers::from(&settings));
     for route in Route::ALL.into_iter().filter(|route| *route != Route::None) {
         let operations = document["paths"][route.template()].as_object().unwrap();
         for operation in operations.values() {

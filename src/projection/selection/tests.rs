@@ -100,4 +100,15 @@ fn a_cursor_belongs_to_its_query() {
         other.push(("cursor", &cursor));
         assert!(parse(&other).is_err(), "{other:?}");
     }
+    // Another view may have the same columns.
+    let pairs: Vec<_> = [query[0], query[1], ("cursor", &cursor)]
+        .map(|(name, value)| (Cow::from(name), Cow::from(value)))
+        .into();
+    let other = Table {
+        name: "tasks".into(),
+        ..table()
+    };
+    assert!(Selection::parse(&table(), 1, &pairs).is_ok());
+    assert!(Selection::parse(&other, 1, &pairs).is_err());
+    assert!(Selection::parse(&table(), 2, &pairs).is_err());
 }

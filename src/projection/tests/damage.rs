@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::super::check::check;
 use super::super::entry::Withheld;
+use super::super::patrol::{patrol, patrol_within};
 use super::super::*;
 use super::kit::{World, at_once, rows, until};
 use crate::domain::views::{AccountTotals, Accounts};
@@ -242,6 +243,163 @@ async fn damage_that_is_met_while_it_runs_is_mended_without_a_restart() {
             .with_extension("sqlite.damaged")
             .exists()
     );
+}
+
+/// A read side that looks at its whole file every few milliseconds.
+async fn watchful(world: &World) -> Projections {
+    let options = ProjectionOptions {
+        check_interval: std::time::Duration::from_millis(20),
+        ..world.options()
+    };
+    let registry = registry();
+    let projections = Projections::start(&registry, options, world.ground());
+    let projections = projections.await.unwrap();
+    super::kit::writes(&projections).await;
+    projections
+}
+
+/// Waits, without asking for any row, for the views to have been built again.
+async fn noticed(projections: &Projections, what: &str, build: i64) {
+    let views = projections.views();
+    until(what, async || {
+        views.status("accounts").unwrap().build > build
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_from_lists_is_noticed_while_it_runs_and_nobody_reads_it() {
+    let mut world = World::new();
+    fill(&mut world, 0, 30);
+    let truth = answers(&world, "nothing", None).await;
+    let projections = watchful(&world).await;
+    let views = projections.views();
+    let path = world.options().path;
+
+    // A row is gone, and with it whatever points to it: each tree is in order.
+    let build = views.status("accounts").unwrap().build;
+    let mut beside = world.store().await;
+    let text = format!("DELETE FROM b{build}_accounts WHERE id = 'a-1'");
+    assert_eq!(beside.run(&text, &[]).await.unwrap(), 1);
+    beside.close().await;
+    noticed(&projections, "a row that is gone", build).await;
+    assert_eq!(ask(views, 0, &world.now()).await.unwrap(), truth[0]);
+
+    // An entry of an index is another one: the row is where it was, and lists by its owner lack it.
+    let build = views.status("accounts").unwrap().build;
+    let mut beside = world.store().await;
+    until("everything is in the file itself", async || {
+        let types = [phalanx_actors::projection::ColumnType::Integer; 3];
+        let text = "PRAGMA wal_checkpoint(TRUNCATE)";
+        let done = beside.rows(text, &[], &types).await.unwrap();
+        done.first().is_some_and(|done| done[0] == 0_i64.into())
+    })
+    .await;
+    let text = "SELECT rootpage, 0, 0 FROM sqlite_schema WHERE type = 'index' AND sql LIKE ?";
+    let like = format!("%b{build}_accounts%owner%").into();
+    let types = [phalanx_actors::projection::ColumnType::Integer; 3];
+    let page = beside.rows(text, &[like], &types).await.unwrap();
+    let phalanx_actors::projection::Value::Integer(page) = page[0][0] else {
+        panic!("{page:?}");
+    };
+    beside.close().await;
+    let from = (usize::try_from(page).unwrap() - 1) * 4096;
+    let whole = std::fs::read(&path).unwrap();
+    let name = b"grace";
+    let at = whole[from..from + 4096].windows(name.len());
+    let at = from + at.into_iter().position(|bytes| bytes == name).unwrap();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"gracf", at as u64).unwrap();
+    noticed(&projections, "an entry of an index that is another", build).await;
+    let by_owner = [("owner".into(), "grace".into())];
+    let page = views.list("accounts", &by_owner, &world.now()).await;
+    assert_eq!(rows(&page.unwrap()).len(), 10);
+    projections.stop().await;
+    assert!(check(&path).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn looking_at_the_whole_file_all_the_time_finds_nothing_wrong_with_a_busy_one() {
+    let mut world = World::new();
+    fill(&mut world, 0, 20);
+    let projections = watchful(&world).await;
+    let views = projections.views();
+    for round in 0..40 {
+        for n in 0..20 {
+            world.deposit(&format!("a-{n}"), round);
+        }
+        match round {
+            10 | 25 => views.rebuild("accounts").await.unwrap(),
+            18 => views.rebuild("account_totals").await.unwrap(),
+            _ => {}
+        }
+        let listed = views.list("accounts", &[], &world.now()).await;
+        assert_eq!(rows(&listed.unwrap()).len(), 20);
+        until("no rebuild is under way in the end", async || {
+            round < 39
+                || views
+                    .statuses()
+                    .iter()
+                    .all(|status| status.rebuild.is_none())
+        })
+        .await;
+    }
+    let built: Vec<i64> = views.statuses().iter().map(|status| status.build).collect();
+    assert_eq!(
+        built.iter().max(),
+        Some(&5),
+        "{built:?}: nothing else was built again"
+    );
+    projections.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_put_off_while_it_holds_up_the_log_and_takes_place_afterwards() {
+    let mut world = World::new();
+    for n in 0..20 {
+        world.open(&format!("a-{n}"), "ada", "EUR");
+    }
+    let projections = world.start(&registry()).await;
+    projections
+        .views()
+        .list("accounts", &[], &world.now())
+        .await
+        .unwrap();
+    let path = world.options().path;
+    assert_eq!(patrol(&path).await.unwrap(), Some(20 + 1 + 20));
+    // Somebody who reads keeps the log from beginning anew, so each commit makes it longer.
+    let mut reader = world.store().await;
+    reader.run("BEGIN", &[]).await.unwrap();
+    let text = "SELECT count(*) FROM phalanx_builds";
+    reader
+        .rows(
+            text,
+            &[],
+            &[phalanx_actors::projection::ColumnType::Integer],
+        )
+        .await
+        .unwrap();
+    until("a patrol that is put off", async || {
+        world.deposit("a-1", 1);
+        let patrol = patrol_within(&path, 0, 1);
+        let commits = async {
+            for _ in 0..20 {
+                world.deposit("a-1", 1);
+                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            }
+        };
+        let (patrolled, ()) = tokio::join!(patrol, commits);
+        patrolled.unwrap().is_none()
+    })
+    .await;
+    reader.close().await;
+    projections
+        .views()
+        .list("accounts", &[], &world.now())
+        .await
+        .unwrap();
+    assert_eq!(patrol_within(&path, 0, 1).await.unwrap(), Some(20 + 1 + 20));
+    projections.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

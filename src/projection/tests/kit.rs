@@ -202,6 +202,7 @@ impl World {
             cache_rows: 10,
             read_connections: 2,
             check_at_start: true,
+            check_interval: Duration::ZERO,
         }
     }
 
