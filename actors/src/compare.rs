@@ -14,7 +14,7 @@ use crate::evolution::Upcast;
 use crate::fold::{self, Bound, CHUNK, Folded, LoadError};
 use crate::history::Compared;
 use crate::names::{Position, ShardId, StreamName};
-use crate::ports::Journal;
+use crate::ports::{self, Journal};
 use crate::record::{Record, RecordView};
 use crate::request::{EventView, Failure, FailureKind, StateView};
 use crate::variant;
@@ -270,9 +270,10 @@ async fn walk<A: Aggregate>(
                 folded.last_time_us = record.time_us;
             }
         }
-        if records.len() < CHUNK {
+        if ports::reached_end(&records, CHUNK) {
             return Ok(());
         }
+        drop(records);
         tokio::task::yield_now().await;
     }
     Ok(())

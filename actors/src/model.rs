@@ -15,6 +15,7 @@ use crate::fold::LoadError;
 pub use crate::history::{At, Compared, Comparison, HistoryPage, RecordedEvent};
 use crate::incarnation::{Incarnation, Services, overloaded};
 use crate::names::{ShardId, StreamName};
+use crate::ports;
 use crate::request::{Answer, CommandRequest, Failure, FailureKind, StateView};
 use crate::sequencer::Reply;
 use crate::shard::ShardHandle;
@@ -378,9 +379,10 @@ impl CommandModel {
                     return Ok(page);
                 }
             }
-            if records.len() < chunk {
+            if ports::reached_end(&records, chunk) {
                 return Ok(page);
             }
+            drop(records);
             // Many small records at once, few large ones.
             let usual = (bytes / page.events.len().max(1)).max(1);
             let room = max_bytes.saturating_sub(bytes) / usual;
