@@ -277,7 +277,7 @@ fn choose(
             let hash = hash_key(stream.as_str());
             chosen.push((hash, shard, stream));
         }
-        if chosen.len() > 2 * sample + BATCH {
+        if chosen.len() > sample.saturating_mul(2).saturating_add(BATCH) {
             chosen.sort_unstable_by_key(|(hash, ..)| *hash);
             chosen.truncate(sample);
         }

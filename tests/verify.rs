@@ -152,12 +152,41 @@ fn a_journal_is_understood_by_the_build_that_wrote_it_and_not_touched() {
     let before = image(&setup.data_dir);
     let report = json(&run_verify(&setup.data_dir, &["--json"]));
     assert_eq!(report["ok"], true, "{report:#}");
+    let all = report["events"].as_u64();
+    assert_eq!(all, Some(EVENTS + of_runtime + 1), "{report:#}");
     assert_eq!(
         image(&setup.data_dir),
         before,
         "nothing may change after a crash either"
     );
     drop(setup.start());
+}
+
+/// A node that was killed never had the time to put its index on disk: the log alone has the events.
+#[test]
+fn a_journal_whose_index_a_crash_took_is_looked_at_as_a_whole() {
+    let directory = temp_dir();
+    let setup = setup(directory.path());
+    let mut node = setup.start();
+    do_business(&mut node.client());
+    node.kill();
+    let before = image(&setup.data_dir);
+    let killed = json(&run_verify(&setup.data_dir, &["--json"]));
+    let count = |report: &Value, of: &str| report[of].as_u64().expect("a count");
+    assert!(count(&killed, "events") >= EVENTS, "{killed:#}");
+    assert_eq!(killed["ok"], true, "{killed:#}");
+    assert_eq!(image(&setup.data_dir), before, "nothing may change");
+    let broken = report(&setup.data_dir, samples_with::<Generous>());
+    assert_eq!((broken.ok, broken.diverging), (false, 1), "{broken:#?}");
+    let sampled = json(&run_verify(&setup.data_dir, &["--json", "--sample", "3"]));
+    assert_eq!(count(&sampled, "aggregates"), count(&killed, "aggregates"));
+    // A restart indexes on disk what was indexed in memory.
+    setup.start().stop();
+    let stopped = json(&run_verify(&setup.data_dir, &["--json"]));
+    for of in ["aggregates", "events"] {
+        assert_eq!(count(&stopped, of), count(&killed, of), "{of}: {stopped:#}");
+    }
+    assert!(count(&stopped, "states_compared") >= count(&killed, "states_compared"));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::evolution::Upcast;
 use crate::fold::{self, Bound, CHUNK, Folded, LoadError};
 use crate::history::Compared;
 use crate::names::{Position, ShardId, StreamName};
-use crate::ports::Journal;
+use crate::ports::{self, Journal};
 use crate::record::{Record, RecordView};
 use crate::request::{EventView, Failure, FailureKind, StateView};
 use crate::variant;
@@ -23,7 +23,8 @@ mod request;
 
 pub(crate) use self::request::parse;
 
-/// The most events that are named between two moments; the history shows all of them.
+/// So many events are named between two moments, and no more but for the parts of one that was split;
+/// the history shows all of them.
 pub const MAX_EVENTS_BETWEEN: usize = 1000;
 
 /// An event that did not happen.
@@ -211,8 +212,10 @@ pub(crate) async fn between<A: Aggregate>(
             &mut folded,
             to,
             |sequence_number, recorded| {
-                let room = MAX_EVENTS_BETWEEN - events.len();
-                for event in recorded.iter().take(room) {
+                if events.len() >= MAX_EVENTS_BETWEEN {
+                    return Ok(());
+                }
+                for event in recorded {
                     let name = variant::variant_name(event);
                     events.push(EventView {
                         event_type: name.unwrap_or_default().into(),
@@ -270,9 +273,10 @@ async fn walk<A: Aggregate>(
                 folded.last_time_us = record.time_us;
             }
         }
-        if records.len() < CHUNK {
+        if ports::reached_end(&records, CHUNK) {
             return Ok(());
         }
+        drop(records);
         tokio::task::yield_now().await;
     }
     Ok(())

@@ -13,7 +13,7 @@ use crate::aggregate::Aggregate;
 use crate::codec::{self, CodecError, ValueType};
 use crate::evolution::{self, Upcast};
 use crate::names::{ShardId, StreamName};
-use crate::ports::{Journal, JournalError};
+use crate::ports::{self, Journal, JournalError};
 use crate::record::{Record, RecordView};
 use crate::request::{Failure, FailureKind};
 
@@ -252,9 +252,10 @@ async fn fold_from_journal<A: Aggregate>(
             }
             folded.fold(record, bound.sequence)?;
         }
-        if records.len() < CHUNK {
+        if ports::reached_end(&records, CHUNK) {
             return Ok(());
         }
+        drop(records);
         tokio::task::yield_now().await;
     }
 }

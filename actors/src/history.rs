@@ -37,7 +37,9 @@ pub struct RecordedEvent {
     pub schema_version: u16,
     /// Its fields as JSON.
     pub data: Box<RawValue>,
-    /// The idempotency key of the command that caused it.
+    /// The command that caused it; empty when a node of an older release told of it.
+    pub command: String,
+    /// The idempotency key of that command.
     pub causation_id: String,
     /// The trace it belongs to; the causation id where there was no trace.
     pub correlation_id: String,
@@ -92,6 +94,6 @@ pub struct Compared {
     pub before: StateView,
     /// The later one, or the hypothetical one.
     pub after: StateView,
-    /// What happened between two moments, without data: at most [`MAX_EVENTS_BETWEEN`] events.
+    /// What happened between two moments, without data, as far as [`MAX_EVENTS_BETWEEN`] goes.
     pub events: Vec<EventView>,
 }

@@ -15,6 +15,7 @@ use crate::fold::LoadError;
 pub use crate::history::{At, Compared, Comparison, HistoryPage, RecordedEvent};
 use crate::incarnation::{Incarnation, Services, overloaded};
 use crate::names::{ShardId, StreamName};
+use crate::ports;
 use crate::request::{Answer, CommandRequest, Failure, FailureKind, StateView};
 use crate::sequencer::Reply;
 use crate::shard::ShardHandle;
@@ -378,9 +379,10 @@ impl CommandModel {
                     return Ok(page);
                 }
             }
-            if records.len() < chunk {
+            if ports::reached_end(&records, chunk) {
                 return Ok(page);
             }
+            drop(records);
             // Many small records at once, few large ones.
             let usual = (bytes / page.events.len().max(1)).max(1);
             let room = max_bytes.saturating_sub(bytes) / usual;
@@ -391,7 +393,8 @@ impl CommandModel {
     }
 
     /// The state as it was; `None` when the aggregate did not exist then. Past the stream's end it
-    /// is the newest state.
+    /// is the newest state. What is said of a time that has passed is said for good: commands that were
+    /// decided by then and are not committed yet are waited for.
     ///
     /// # Errors
     /// When the node is overloaded, the shard is not served here, its storage fails or the events
@@ -402,6 +405,9 @@ impl CommandModel {
         at: At,
     ) -> Result<Option<StateView>, Failure> {
         let erased = self.erased(stream)?;
+        if matches!(at, At::Time(_)) {
+            self.all_decided(stream).await?;
+        }
         let (shard, term, _permit) = self.settled(stream, EXPECTED_EVENT_BYTES).await?;
         let found = erased
             .state_at(&*self.0.services.journal, shard, stream, at)
@@ -433,6 +439,29 @@ impl CommandModel {
             (before.term, after.term) = (term, term);
         }
         Ok(found)
+    }
+
+    /// Waits until every command of the shard that was decided before is committed, and this node is
+    /// known to lead it after that. An event has the time of its decision, a moment before its commit:
+    /// without this, it could still come into a past that somebody was told of.
+    async fn all_decided(&self, stream: &StreamName) -> Result<(), Failure> {
+        let (handle, incarnation) = self.serving(stream)?;
+        let services = &self.0.services;
+        let permit = services
+            .admission
+            .admit(handle.load(), 0)
+            .map_err(|exhausted| overloaded(services, exhausted))?;
+        let (reply, receiver) = Reply::new(permit);
+        incarnation.sequencer().answer_after_all(reply);
+        drop(incarnation);
+        match receiver.await {
+            Ok(Answer::Failed(failure)) => Err(failure),
+            Ok(_) => Ok(()),
+            Err(_) => Err(Failure::new(
+                FailureKind::NoLeader,
+                "the shard stopped before it could answer",
+            )),
+        }
     }
 
     /// Takes a permit for reading the past, and waits until the index shows everything that anybody

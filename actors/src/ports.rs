@@ -34,6 +34,17 @@ pub enum JournalError {
     Io(#[source] Arc<dyn std::error::Error + Send + Sync>),
 }
 
+/// Bytes of records from which on [`Journal::read_stream`] may end before its limit.
+pub const STREAM_READ_BYTES: usize = 1 << 20;
+
+/// Whether what [`Journal::read_stream`] gave for a limit goes to the end of the stream. If it does not,
+/// there may be more.
+#[must_use]
+pub fn reached_end(records: &[Record], limit: usize) -> bool {
+    let bytes: usize = records.iter().map(|record| record.bytes.len()).sum();
+    records.len() < limit && bytes < STREAM_READ_BYTES
+}
+
 /// Reading one shard's committed streams. Implementations are synchronous and read from memory or
 /// local disk; callers keep the amount per call small.
 pub trait Journal: Debug + Send + Sync + 'static {
@@ -48,7 +59,8 @@ pub trait Journal: Debug + Send + Sync + 'static {
     ) -> Result<Option<Vec<u8>>, JournalError>;
 
     /// Records of a stream whose first sequence number is at least `from_sequence`, plus the one
-    /// that covers it, in order, at most `limit` of them.
+    /// that covers it, in order, at most `limit` of them. At least one if there is one, and not many
+    /// more once they weigh [`STREAM_READ_BYTES`]: see [`reached_end`].
     ///
     /// # Errors
     /// See [`JournalError`].

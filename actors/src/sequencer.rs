@@ -272,6 +272,13 @@ impl Sequencer {
         }
     }
 
+    /// Answers "nothing" as soon as everything that was appended before this call is committed and this
+    /// node's leadership was confirmed after that: what is committed then is what there is.
+    pub fn answer_after_all(&self, reply: Reply) {
+        let ticket = self.inner.lock().issued;
+        self.read_after(ticket, Answer::NotFound, reply);
+    }
+
     /// Saves a snapshot as soon as everything up to `ticket` is committed.
     pub fn snapshot_after(&self, ticket: u64, stream: StreamName, snapshot: Vec<u8>) {
         let mut inner = self.inner.lock();

@@ -15,7 +15,7 @@ use crate::codec;
 use crate::evolution::{Upcast, schema_of};
 use crate::fold::{Folded, LoadError, guarded};
 use crate::names::{ShardId, StreamName};
-use crate::ports::{Journal, JournalError};
+use crate::ports::{self, Journal, JournalError};
 use crate::record::{Record, RecordView};
 use crate::state_hash::StateHash;
 use crate::variant;
@@ -126,7 +126,7 @@ pub(crate) fn check<A: Aggregate>(
                 }
             }
         }
-        if records.len() < CHUNK {
+        if ports::reached_end(&records, CHUNK) {
             return Ok(checker.found);
         }
     }

@@ -11,7 +11,7 @@ mod support;
 use std::sync::Arc;
 
 use phalanx_actors::evolution::{Retired, Upcast, Upcasters, first, schema_of};
-use phalanx_actors::history::parts;
+use phalanx_actors::history::{Comparison, MAX_EVENTS_BETWEEN, parts};
 use phalanx_actors::model::At;
 use phalanx_actors::projection::{
     Projection, ProjectionDefinition, Row, Run, Subscriptions, Table, Workspace,
@@ -337,6 +337,32 @@ async fn a_history_shows_todays_events_with_the_numbers_of_the_stored_ones() {
     assert_eq!(
         events[0].data.get(),
         r#"{"name":"ada","country":"untagged"}"#
+    );
+}
+
+#[tokio::test]
+async fn what_lies_between_two_moments_is_named_with_all_parts_of_the_last_one() {
+    let world = World::of::<old::Release>(Arc::default()).await;
+    let asked = [("Open", r#"{"name":"ada"}"#.to_owned())];
+    let paid = (0..600).map(|_| ("Pay", r#"{"amount":2,"fee":1}"#.to_owned()));
+    for (name, body) in asked.into_iter().chain(paid) {
+        accepted(world.ask("a", command(name, &body)).await);
+    }
+    world.step_down().await;
+    let world = World::of::<new::Release>(Arc::clone(&world.journal)).await;
+    let between = Comparison::Between { from: 1, to: 602 };
+    let found = world.model.compare(&stream("a"), &between).await;
+    let found = found.unwrap().unwrap();
+    assert_eq!(found.after.sequence_number, 602);
+    // One event of one part, and then pairs.
+    assert_eq!(found.events.len(), MAX_EVENTS_BETWEEN + 1);
+    let [.., before, last] = &found.events[..] else {
+        panic!("{found:?}");
+    };
+    assert_eq!((before.sequence_number, last.sequence_number), (502, 502));
+    assert_eq!(
+        (&*before.event_type, &*last.event_type),
+        ("Deposited", "FeeTaken")
     );
 }
 

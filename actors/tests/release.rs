@@ -4,6 +4,7 @@ mod support;
 
 use std::sync::atomic::Ordering;
 
+use phalanx_actors::history::At;
 use phalanx_actors::ports::Proposed;
 use phalanx_actors::request::{Answer, FailureKind};
 use support::*;
@@ -160,10 +161,62 @@ async fn a_clock_that_steps_back_never_puts_events_out_of_order() {
         (6_999_999, Some(3)),
         (7_000_000, Some(4)),
     ] {
-        let at = phalanx_actors::history::At::Time(time(us));
+        let at = At::Time(time(us));
         let found = world.model.state_at(&stream("a"), at).await.unwrap();
         assert_eq!(found.map(|view| view.sequence_number), sequence, "{us}");
     }
+}
+
+#[tokio::test]
+async fn what_was_at_a_time_is_told_for_good() {
+    let world = World::new(Options::default()).await;
+    world.clock.set_wall_us(1_000_000);
+    accepted(world.ask("a", add(1)).await);
+    world.replicator.hold();
+    world.clock.set_wall_us(2_000_000);
+    let second = world.send("a", add(10));
+    settle().await;
+    // By now both are decided, and the second one is on its way to the disk.
+    world.clock.set_wall_us(4_000_000);
+    let state_at = |us: i64| {
+        let at = At::Time(jiff::Timestamp::from_microsecond(us).unwrap());
+        let (model, stream) = (world.model.clone(), stream("a"));
+        tokio::spawn(async move { model.state_at(&stream, at).await })
+    };
+    let asked = state_at(3_000_000);
+    settle().await;
+    assert!(!asked.is_finished());
+    // Numbers are not moved by what comes later: nothing to wait for.
+    let first = world.model.state_at(&stream("a"), At::Sequence(1)).await;
+    assert_eq!(first.unwrap().unwrap().sequence_number, 1);
+    world.replicator.let_go();
+    accepted(soon(second).await);
+    for told in [soon(asked).await, soon(state_at(3_000_000)).await] {
+        assert_eq!(told.unwrap().unwrap().sequence_number, 2);
+    }
+    let before = soon(state_at(1_999_999)).await;
+    assert_eq!(before.unwrap().unwrap().sequence_number, 1);
+
+    // If it comes to nothing, so does the answer.
+    world.replicator.hold();
+    let third = world.send("a", add(100));
+    settle().await;
+    let asked = state_at(9_000_000);
+    settle().await;
+    let _batch = world.replicator.fail_next(Proposed::Unknown);
+    assert_eq!(failed(soon(third).await), FailureKind::OutcomeUnknown);
+    assert_eq!(soon(asked).await.unwrap_err().kind, FailureKind::NoLeader);
+}
+
+#[tokio::test]
+async fn a_leader_that_was_deposed_unnoticed_does_not_tell_what_was_at_a_time() {
+    let world = World::new(Options::default()).await;
+    accepted(world.ask("a", add(1)).await);
+    world.replicator.close_gate(true);
+    // Another leader may have stored something by then.
+    let now = At::Time(jiff::Timestamp::MAX);
+    let told = world.model.state_at(&stream("a"), now).await;
+    assert_eq!(told.unwrap_err().kind, FailureKind::NoLeader);
 }
 
 #[tokio::test]

@@ -40,6 +40,15 @@ pub(crate) enum AskError {
     },
 }
 
+/// An answer.
+#[derive(Debug)]
+pub(super) struct Page {
+    /// Its body.
+    pub(super) body: Vec<u8>,
+    /// Its field `Link`, which says where there is more.
+    pub(super) link: Option<String>,
+}
+
 /// The body of the answer to `GET path`, each step within `patience`.
 pub(crate) fn get(url: &str, path: &str, patience: Duration) -> Result<Vec<u8>, AskError> {
     get_with(url, path, &[], patience)
@@ -52,7 +61,12 @@ pub(super) fn get_with(
     headers: &[(&str, &str)],
     patience: Duration,
 ) -> Result<Vec<u8>, AskError> {
-    ask(url, &format!("GET {path}"), headers, None, patience)
+    Ok(ask(url, &format!("GET {path}"), headers, None, patience)?.body)
+}
+
+/// The answer to `GET path` with the link that it came with, each step within `patience`.
+pub(super) fn get_page(url: &str, path: &str, patience: Duration) -> Result<Page, AskError> {
+    ask(url, &format!("GET {path}"), &[], None, patience)
 }
 
 /// The body of the answer to `POST path` with JSON, each step within `patience`.
@@ -62,12 +76,12 @@ pub(super) fn post(
     json: &str,
     patience: Duration,
 ) -> Result<Vec<u8>, AskError> {
-    ask(url, &format!("POST {path}"), &[], Some(json), patience)
+    Ok(ask(url, &format!("POST {path}"), &[], Some(json), patience)?.body)
 }
 
 /// The body of the answer to `DELETE path`, each step within `patience`.
 pub(super) fn delete(url: &str, path: &str, patience: Duration) -> Result<Vec<u8>, AskError> {
-    ask(url, &format!("DELETE {path}"), &[], None, patience)
+    Ok(ask(url, &format!("DELETE {path}"), &[], None, patience)?.body)
 }
 
 fn ask(
@@ -76,7 +90,7 @@ fn ask(
     headers: &[(&str, &str)],
     json: Option<&str>,
     patience: Duration,
-) -> Result<Vec<u8>, AskError> {
+) -> Result<Page, AskError> {
     let authority = authority(url).ok_or_else(|| AskError::Url {
         url: url.to_owned(),
     })?;
@@ -114,16 +128,21 @@ fn ask(
     let (head, body) = answer.split_at_checked(end + 4).ok_or_else(cut)?;
     let head = String::from_utf8_lossy(head);
     let status = head.lines().next().unwrap_or_default();
-    let length = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        let named = name.eq_ignore_ascii_case("content-length");
-        value.trim().parse::<usize>().ok().filter(|_| named)
-    });
+    let field = |wanted: &str| {
+        head.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case(wanted).then(|| value.trim())
+        })
+    };
+    let length = field("content-length").and_then(|length| length.parse::<usize>().ok());
     if length.is_some_and(|length| body.len() < length) {
         return Err(cut());
     }
     if matches!(status.split(' ').nth(1), Some("200" | "201" | "202")) {
-        Ok(body.to_vec())
+        Ok(Page {
+            body: body.to_vec(),
+            link: field("link").map(str::to_owned),
+        })
     } else {
         Err(AskError::Status {
             url: url.to_owned(),

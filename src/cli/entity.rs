@@ -191,9 +191,13 @@ impl History {
     fn run(self) -> ExitCode {
         let (from, limit) = (self.from, self.limit);
         let path = format!("/events?from_sequence={from}&limit={limit}");
-        self.whom.show(self.whom.get(&path, &[]), |page| {
-            tables::history(page, limit)
-        })
+        let path = self.whom.path(&path);
+        let (body, link) = match ask::get_page(&self.whom.url, &path, PATIENCE) {
+            Ok(page) => (Ok(page.body), page.link),
+            Err(error) => (Err(error), None),
+        };
+        let next = link.as_deref().and_then(first_of_next_page);
+        self.whom.show(body, |page| tables::history(page, next))
     }
 }
 
@@ -274,15 +278,23 @@ impl Whom {
         };
         let read: Result<Value, _> = serde_json::from_slice(&body);
         let text = match read {
-            Ok(value) if self.json => Some(format!("{value:#}\n")),
-            Ok(value) => table(&value),
+            // Not as it was read: numbers would lose digits, and fields their order.
+            Ok(_) if self.json => Some([&body[..], b"\n"].concat()),
+            Ok(value) => table(&value).map(String::into_bytes),
             Err(_) => None,
         };
         match text {
-            Some(text) => output::result(text.as_bytes()),
+            Some(text) => output::result(&text),
             None => output::failed(&format_args!("{} answers in an unknown form", self.url)),
         }
     }
+}
+
+/// Where the next page of a history begins, from the link to it.
+fn first_of_next_page(link: &str) -> Option<u64> {
+    let (_, rest) = link.split_once("from_sequence=")?;
+    let end = rest.find(|c: char| !c.is_ascii_digit())?;
+    rest.get(..end)?.parse().ok()
 }
 
 /// A value of a query; what could be mistaken for something else is percent-encoded.
@@ -312,6 +324,13 @@ mod tests {
         ] {
             assert!(stream(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_link_says_where_the_next_page_begins() {
+        let link = "</v1/aggregates/a/b/events?from_sequence=101&limit=100>; rel=\"next\"";
+        assert_eq!(first_of_next_page(link), Some(101));
+        assert_eq!(first_of_next_page("<x>; rel=\"next\""), None);
     }
 
     #[test]

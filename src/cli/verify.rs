@@ -52,7 +52,7 @@ impl Arguments {
         let options = VerifyOptions {
             sample: self
                 .sample
-                .map(|n| usize::try_from(n).unwrap_or(usize::MAX / 4)),
+                .map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
             threads: self.threads,
         };
         let progress = Progress::default();

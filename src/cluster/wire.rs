@@ -48,6 +48,9 @@ const COMPARISONS_SINCE: u32 = 2;
 /// The version with which commands may say who sent them and when it happened, and histories show it.
 pub const CIRCUMSTANCES_SINCE: u32 = 2;
 
+/// The version with which histories show the names of commands.
+pub const COMMANDS_SINCE: u32 = 2;
+
 /// The longest message: the largest body that the settings admit, and room for the rest.
 pub const MAX_BYTES: usize = 65 * 1024 * 1024;
 
@@ -254,7 +257,7 @@ pub fn read_question(message: &Bytes) -> Result<(Heading, Asked), WireError> {
 }
 
 /// Writes what `node` says, for a peer that speaks this version of the protocol between nodes. To one
-/// that does not know them, a history comes without who and when it happened.
+/// that does not know them, a history comes without who, when it happened and by which command.
 ///
 /// # Errors
 /// When it is longer than a message can be.

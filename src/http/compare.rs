@@ -7,7 +7,7 @@
 use http::header::{ETAG, LINK};
 use http::{HeaderValue, request};
 use hyper::body::Incoming;
-use phalanx_actors::history::{Compared, Comparison};
+use phalanx_actors::history::{Compared, Comparison, MAX_EVENTS_BETWEEN};
 use phalanx_actors::json_patch::{Operation, diff as patch};
 use phalanx_actors::names::StreamName;
 use phalanx_actors::request::StateView;
@@ -128,7 +128,8 @@ pub(crate) async fn diff(
             .collect(),
     };
     let mut reply = rendered(app, &after, &answer)?;
-    if named < to {
+    // Where the last ones were dropped, there are none to be named.
+    if answer.events.len() >= MAX_EVENTS_BETWEEN && named < to {
         // The history goes on where the list ends.
         let (kind, id, next) = (stream.aggregate_type(), stream.id(), named + 1);
         let link =

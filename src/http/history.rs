@@ -145,7 +145,8 @@ pub(crate) fn put_event(
     };
     // An attribute must not be empty: one that is unknown is left out.
     for (attribute, value) in [
-        ("causationid", &*event.causation_id),
+        ("command", &*event.command),
+        ("causationid", &event.causation_id),
         ("correlationid", &event.correlation_id),
         ("traceparent", &event.traceparent),
         ("authtype", kind),
@@ -182,6 +183,7 @@ mod tests {
             time: "2026-11-21T08:30:00.5Z".parse().unwrap(),
             schema_version: 2,
             data: RawValue::from_string("{\"amount_cents\":5}".to_owned()).unwrap(),
+            command: "Deposit".to_owned(),
             causation_id: "a \"quoted\" key".to_owned(),
             correlation_id: "c".to_owned(),
             traceparent: String::new(),
@@ -220,6 +222,7 @@ mod tests {
                 "dataschema": "/v1/types/account/events/MoneyDeposited/2",
                 "sequence": "3",
                 "position": "12:90817",
+                "command": "Deposit",
                 "causationid": "a \"quoted\" key",
                 "correlationid": "c",
                 "data": {"amount_cents": 5},

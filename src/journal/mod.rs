@@ -24,6 +24,7 @@ mod log_read;
 mod mark;
 mod memory;
 mod open;
+mod overlay;
 mod port;
 mod queue;
 mod read_only;

@@ -2,14 +2,14 @@
 //!
 //! Owns: finding a stream's records without touching those of other streams. Refuses: a stream with
 //! a hole. Invariant: records come out with sequence numbers that follow each other, and each is
-//! the one that the index says.
+//! the one that the index says; however large they are, a read takes a bounded amount of memory.
 
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use phalanx_actors::names::{ShardId, StreamName};
-use phalanx_actors::ports::JournalError;
+use phalanx_actors::ports::{JournalError, STREAM_READ_BYTES};
 use phalanx_actors::record::{Record, RecordView, hash_key};
 
 use super::disk::{Scan, Table};
@@ -18,8 +18,8 @@ use super::rows::{self, DedupRow, LogKey, StreamRow};
 use super::shard::Shard;
 use super::shared::Shared;
 
-/// Rows fetched at once: enough to spread the cost of a call, few enough to stay in the caches.
-const FETCH: usize = 256;
+/// Rows looked up at once: enough to spread the cost of a call, few enough that large ones do no harm.
+const LOOK_UP: usize = 16;
 /// Rows that lie side by side from which on stepping through them beats looking each up.
 const STEP: usize = 4;
 
@@ -52,6 +52,10 @@ impl Located {
         }
     }
 
+    fn log_key(&self, shard: &Shard) -> LogKey {
+        rows::log_key(shard.id, self.row.index, self.row.slot)
+    }
+
     fn log_row(&self) -> String {
         format!("log row {}.{}", self.row.index, self.row.slot)
     }
@@ -68,21 +72,29 @@ impl Shared {
     ) -> Result<Vec<Record>, JournalError> {
         let shard = self.readable(shard)?;
         let located = self.locate(shard, stream, from_sequence.max(1), limit)?;
-        let mut records = Vec::new();
-        for chunk in located.chunks(FETCH) {
-            let rows = self.fetch(shard, chunk)?;
-            for (located, row) in chunk.iter().zip(rows) {
+        let mut rest = &located[..];
+        let mut records: Vec<Record> = Vec::new();
+        let mut bytes = 0;
+        while !rest.is_empty() && bytes < STREAM_READ_BYTES {
+            let rows = self.fetch(shard, rest, STREAM_READ_BYTES - bytes)?;
+            let (fetched, behind) = rest.split_at(rows.len());
+            let begun = records.len();
+            for (located, row) in fetched.iter().zip(rows) {
                 let run = run_bytes(shard, located, row)?;
                 open_run(shard, stream, located, run, &mut records)?;
             }
+            // The first run may begin before what is asked for.
+            let before = |record: &Record| {
+                let next = record.first_sequence + u64::from(record.event_count);
+                next <= from_sequence
+            };
+            let skip = records.iter().take_while(|record| before(record)).count();
+            records.drain(..skip);
+            let new = records.iter().skip(begun.saturating_sub(skip));
+            bytes += new.map(|record| record.bytes.len()).sum::<usize>();
+            rest = behind;
         }
-        // The first run may begin before what is asked for, and the last one go beyond it.
-        let before = |record: &Record| {
-            let next = record.first_sequence + u64::from(record.event_count);
-            next <= from_sequence
-        };
-        let skip = records.iter().take_while(|record| before(record)).count();
-        records.drain(..skip);
+        // The last run may go beyond it.
         records.truncate(limit);
         Ok(records)
     }
@@ -159,54 +171,73 @@ impl Shared {
         }
     }
 
-    /// Reads the log rows of stream rows: side by side where they lie so, else by their keys.
+    /// Reads the log rows of the first stream rows, at least of one: side by side where they lie so, else
+    /// by their keys; and of no more once they weigh `max_bytes`.
     fn fetch(
         &self,
         shard: &Shard,
         located: &[Located],
+        max_bytes: usize,
     ) -> Result<Vec<Option<Bytes>>, JournalError> {
-        let failed = |error| shard.read_failed("the log", error);
-        let key = |row: &Located| rows::log_key(shard.id, row.row.index, row.row.slot);
-        let mut fetched = Vec::with_capacity(located.len());
-        let mut scattered: Vec<LogKey> = Vec::new();
-        let mut places = Vec::new();
+        let mut scattered = 0;
         for group in located.chunk_by(Located::adjoins) {
-            if group.len() < STEP {
-                places.extend(fetched.len()..fetched.len() + group.len());
-                scattered.extend(group.iter().map(key));
-                fetched.resize(fetched.len() + group.len(), None);
-                continue;
+            if group.len() >= STEP {
+                if scattered == 0 {
+                    return self.step_through(shard, group, max_bytes);
+                }
+                break;
             }
-            let (Some(first), Some(last)) = (group.first(), group.last()) else {
-                continue;
-            };
-            let end = rows::log_key(shard.id, last.row.index, last.row.slot.saturating_add(1));
-            let scan = Scan {
-                table: Table::Log,
-                from: &key(first),
-                to: &end,
-                within_stream: false,
-            };
-            let mut expected = group.iter();
-            self.disk
-                .scan(scan, &mut |found, value| match expected.next() {
-                    Some(row) if found == key(row) => {
-                        fetched.push(Some(Bytes::copy_from_slice(value)));
-                        ControlFlow::Continue(())
-                    }
-                    missing => {
-                        fetched.extend(missing.map(|_| None));
-                        ControlFlow::Break(())
-                    }
-                })
-                .map_err(failed)?;
-            fetched.extend(expected.map(|_| None));
+            scattered += group.len();
+            if scattered >= LOOK_UP {
+                break;
+            }
         }
-        let values = self.disk.get_log_rows(&scattered).map_err(failed)?;
-        for (place, value) in places.into_iter().zip(values) {
-            if let Some(slot) = fetched.get_mut(place) {
-                *slot = value;
-            }
+        let rows = located.iter().take(scattered);
+        let keys: Vec<LogKey> = rows.map(|row| row.log_key(shard)).collect();
+        let found = self.disk.get_log_rows(&keys);
+        found.map_err(|error| shard.read_failed("the log", error))
+    }
+
+    /// The log rows of a group that lies side by side; see [`Shared::fetch`].
+    fn step_through(
+        &self,
+        shard: &Shard,
+        group: &[Located],
+        max_bytes: usize,
+    ) -> Result<Vec<Option<Bytes>>, JournalError> {
+        let mut fetched = Vec::with_capacity(group.len());
+        let (Some(first), Some(last)) = (group.first(), group.last()) else {
+            return Ok(fetched);
+        };
+        let end = rows::log_key(shard.id, last.row.index, last.row.slot.saturating_add(1));
+        let scan = Scan {
+            table: Table::Log,
+            from: &first.log_key(shard),
+            to: &end,
+            within_stream: false,
+        };
+        let mut expected = group.iter();
+        let mut bytes = 0;
+        let mut is_cut = false;
+        self.disk
+            .scan(scan, &mut |found, value| match expected.next() {
+                Some(row) if found == row.log_key(shard) => {
+                    fetched.push(Some(Bytes::copy_from_slice(value)));
+                    bytes += value.len();
+                    is_cut = bytes >= max_bytes;
+                    match is_cut {
+                        true => ControlFlow::Break(()),
+                        false => ControlFlow::Continue(()),
+                    }
+                }
+                missing => {
+                    fetched.extend(missing.map(|_| None));
+                    ControlFlow::Break(())
+                }
+            })
+            .map_err(|error| shard.read_failed("the log", error))?;
+        if !is_cut {
+            fetched.extend(expected.map(|_| None));
         }
         Ok(fetched)
     }

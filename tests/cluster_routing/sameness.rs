@@ -88,6 +88,7 @@ fn every_node_answers_for_every_aggregate_and_says_the_same() {
         let history = same(&mut nodes, &Request::get(&format!("{place}/events")), 200);
         assert_eq!(history[1]["traceparent"], TRACE);
         assert_eq!(history[1]["causationid"], "five");
+        assert_eq!(history[1]["command"], "Deposit");
         let dry = Request::post(
             &format!("{place}/commands/Deposit?dry_run=true"),
             "{\"amount_cents\":9}",

@@ -67,6 +67,8 @@ fn history_is_a_batch_of_cloud_events() {
         time.starts_with("20") && time.ends_with('Z') && time.contains('T'),
         "{time}"
     );
+    assert_eq!(opened["command"], json!("OpenAccount"));
+    assert_eq!(opened["traceparent"], json!(parent));
     assert!(opened["causationid"].is_string(), "{opened}");
     assert!(opened["correlationid"].is_string(), "{opened}");
     for (name, value) in opened.as_object().expect("an object") {

@@ -142,6 +142,11 @@ fn events_are_inserted_where_they_are_said_to_belong() {
     };
     let answer = what_if(&fixture, &json!([opened(3, "bob"), opened(3, "eve")]));
     assert_eq!(answer["hypothetical"]["owner"], "eve");
+    // The schema of the event says so.
+    let nothing_said = json!({"after_sequence": 8, "type": "MoneyDeposited",
+        "data": {"amount_cents": 4, "reference": null}});
+    let answer = what_if(&fixture, &json!([nothing_said]));
+    assert_eq!(answer["hypothetical"]["balance_cents"], 16_480);
     let history = fixture.send(&Request::get(&format!("{TARGET}/events")));
     assert_eq!(history.json().as_array().map(Vec::len), Some(8));
 }

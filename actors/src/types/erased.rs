@@ -257,6 +257,7 @@ fn recorded_events<A: Aggregate>(
                 time: Timestamp::from_microsecond(view.head.time_us).unwrap_or_default(),
                 schema_version: schema.version(event_type),
                 data,
+                command: view.head.command.to_owned(),
                 causation_id: view.head.key.to_owned(),
                 correlation_id: correlation(view.head.traceparent, view.head.key),
                 traceparent: view.head.traceparent.to_owned(),

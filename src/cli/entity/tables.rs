@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use phalanx_actors::history::MAX_EVENTS_BETWEEN;
 use serde_json::Value;
 
 use super::super::cluster::table;
@@ -26,8 +27,8 @@ pub(super) fn state(answer: &Value) -> Option<String> {
     Some(text)
 }
 
-/// A page of the history; where it is as long as was asked for, there may be more.
-pub(super) fn history(page: &Value, limit: u64) -> Option<String> {
+/// A page of the history, and where the next one begins if there is more.
+pub(super) fn history(page: &Value, next: Option<u64>) -> Option<String> {
     let events = page.as_array()?;
     let mut text = String::new();
     // Who and when it happened have a column where any event says so.
@@ -52,15 +53,11 @@ pub(super) fn history(page: &Value, limit: u64) -> Option<String> {
     if rows.is_empty() {
         return Some("nothing has happened from there on\n".to_owned());
     }
-    let last = rows
-        .last()
-        .and_then(|row| row.first()?.parse::<u64>().ok())?;
-    let full = u64::try_from(rows.len()).is_ok_and(|count| count >= limit);
     let titles: Vec<&str> = columns.iter().map(|(_, title)| *title).collect();
     table(&mut text, &titles, rows);
-    if full {
+    if let Some(next) = next {
         // Writing to a string cannot fail.
-        writeln!(text, "\nperhaps there is more: --from {}", last + 1).ok();
+        writeln!(text, "\nthere is more: --from {next}").ok();
     }
     Some(text)
 }
@@ -91,8 +88,10 @@ pub(super) fn diff(answer: &Value) -> Option<String> {
     let named = rows
         .last()
         .and_then(|row| row.first()?.parse::<u64>().ok())?;
+    // The last ones may have been dropped, and are not missing then.
+    let is_cut = rows.len() >= MAX_EVENTS_BETWEEN && named < last;
     table(&mut text, &["SEQUENCE", "EVENT"], rows);
-    if named < last {
+    if is_cut {
         writeln!(text, "and more: history --from {}", named + 1).ok();
     }
     Some(text)
@@ -196,17 +195,17 @@ mod tests {
         let event =
             |sequence: &str| json!({"sequence": sequence, "time": "T", "type": "E", "data": 1});
         assert_eq!(
-            history(&json!([event("1")]), 5).unwrap(),
+            history(&json!([event("1")]), None).unwrap(),
             "SEQUENCE  TIME  EVENT  DATA\n1         T     E      1\n"
         );
         let mut told = event("2");
         told["authid"] = json!("ada");
         told["occurredat"] = json!("O");
         assert_eq!(
-            history(&json!([event("1"), told]), 5).unwrap(),
+            history(&json!([event("1"), told]), Some(3)).unwrap(),
             "SEQUENCE  TIME  HAPPENED  BY   EVENT  DATA\n\
              1         T     -         -    E      1\n\
-             2         T     O         ada  E      1\n"
+             2         T     O         ada  E      1\n\nthere is more: --from 3\n"
         );
     }
 

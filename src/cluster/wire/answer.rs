@@ -11,7 +11,7 @@ use phalanx_actors::request::{Accepted, Answer, EventView, Failure, FailureKind,
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{CIRCUMSTANCES_SINCE, Led, Said, WireError, open, seal};
+use super::{CIRCUMSTANCES_SINCE, COMMANDS_SINCE, Led, Said, WireError, open, seal};
 use crate::cluster::NodeId;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -77,6 +77,19 @@ enum What<'a> {
         events: Vec<RecordedWith<'a>>,
         next_sequence: Option<u64>,
     },
+    /// A history with the names of the commands.
+    HistoryOf {
+        #[serde(borrow)]
+        events: Vec<RecordedOf<'a>>,
+        next_sequence: Option<u64>,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct RecordedOf<'a> {
+    #[serde(borrow)]
+    event: RecordedWith<'a>,
+    command: &'a str,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -172,6 +185,7 @@ pub(super) fn encode(node: NodeId, said: &Said, protocol: u32) -> Result<Bytes, 
 /// Bytes that an event takes in a page of history, about.
 pub(super) fn weight(event: &RecordedEvent) -> usize {
     event.data.get().len()
+        + event.command.len()
         + event.causation_id.len()
         + event.correlation_id.len()
         + event.traceparent.len()
@@ -180,20 +194,31 @@ pub(super) fn weight(event: &RecordedEvent) -> usize {
         + 64
 }
 
-fn of_history(page: &HistoryPage, protocol: u32) -> What<'_> {
+fn of_history<'a>(page: &'a HistoryPage, protocol: u32) -> What<'a> {
     let says = |event: &RecordedEvent| !event.principal.is_empty() || event.occurred_at.is_some();
     let next_sequence = page.next_sequence;
+    let with = |event: &'a RecordedEvent| RecordedWith {
+        event: recorded(event),
+        principal: &event.principal,
+        occurred_at_us: event.occurred_at.map(Timestamp::as_microsecond),
+    };
+    let is_named = |event: &RecordedEvent| !event.command.is_empty();
+    if protocol >= COMMANDS_SINCE && page.events.iter().any(is_named) {
+        let of = |event: &'a RecordedEvent| RecordedOf {
+            event: with(event),
+            command: &event.command,
+        };
+        return What::HistoryOf {
+            events: page.events.iter().map(of).collect(),
+            next_sequence,
+        };
+    }
     if protocol < CIRCUMSTANCES_SINCE || !page.events.iter().any(says) {
         return What::History {
             events: page.events.iter().map(recorded).collect(),
             next_sequence,
         };
     }
-    let with = |event| RecordedWith {
-        event: recorded(event),
-        principal: &event.principal,
-        occurred_at_us: event.occurred_at.map(Timestamp::as_microsecond),
-    };
     What::HistoryWith {
         events: page.events.iter().map(with).collect(),
         next_sequence,
@@ -383,6 +408,18 @@ fn to_said(stream: &StreamName, what: What<'_>) -> Result<Said, WireError> {
                 next_sequence,
             }));
         }
+        What::HistoryOf {
+            events,
+            next_sequence,
+        } => {
+            let events: Result<Vec<RecordedEvent>, WireError> =
+                events.iter().map(to_recorded_of).collect();
+            let events = events?;
+            return Ok(Said::History(HistoryPage {
+                events,
+                next_sequence,
+            }));
+        }
         What::HistoryWith {
             events,
             next_sequence,
@@ -449,6 +486,7 @@ fn to_recorded(event: &Recorded<'_>) -> Result<RecordedEvent, WireError> {
             .map_err(|_| WireError::Impossible { what: "time" })?,
         schema_version: event.schema_version,
         data: json(event.data)?,
+        command: String::new(),
         causation_id: event.causation_id.to_owned(),
         correlation_id: event.correlation_id.to_owned(),
         traceparent: event.traceparent.to_owned(),
@@ -465,6 +503,13 @@ fn to_recorded_with(with: &RecordedWith<'_>) -> Result<RecordedEvent, WireError>
             .transpose()
             .map_err(|_| WireError::Impossible { what: "time" })?,
         ..to_recorded(&with.event)?
+    })
+}
+
+fn to_recorded_of(of: &RecordedOf<'_>) -> Result<RecordedEvent, WireError> {
+    Ok(RecordedEvent {
+        command: of.command.to_owned(),
+        ..to_recorded_with(&of.event)?
     })
 }
 

@@ -189,7 +189,7 @@ fn answer() -> impl Strategy<Value = Answer> {
 }
 
 fn recorded() -> impl Strategy<Value = RecordedEvent> {
-    let texts = (text(), text(), text(), text(), option::of(moment()));
+    let texts = (text(), text(), text(), text(), text());
     (
         "[A-Za-z]{1,20}",
         any::<u64>(),
@@ -198,9 +198,19 @@ fn recorded() -> impl Strategy<Value = RecordedEvent> {
         any::<u16>(),
         raw(),
         texts,
+        option::of(moment()),
     )
         .prop_map(
-            |(event_type, sequence_number, position, time_us, schema_version, data, texts)| {
+            |(
+                event_type,
+                sequence_number,
+                position,
+                time_us,
+                schema_version,
+                data,
+                texts,
+                occurred_at,
+            )| {
                 RecordedEvent {
                     event_type: event_type.into(),
                     sequence_number,
@@ -208,11 +218,12 @@ fn recorded() -> impl Strategy<Value = RecordedEvent> {
                     time: Timestamp::from_microsecond(time_us).unwrap(),
                     schema_version,
                     data,
+                    command: texts.4,
                     causation_id: texts.0,
                     correlation_id: texts.1,
                     traceparent: texts.2,
                     principal: texts.3,
-                    occurred_at: texts.4,
+                    occurred_at,
                 }
             },
         )

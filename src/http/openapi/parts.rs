@@ -271,9 +271,9 @@ pub(super) fn diff_answers(state: &Value) -> Value {
             "difference": {"$ref": "#/components/schemas/JsonPatch"},
             "events": {
                 "type": "array",
-                "maxItems": MAX_EVENTS_BETWEEN,
-                "description": "What happened between the two. Where there is more, the header \
-                    `Link` with `rel=\"next\"` leads to the rest.",
+                "description": format!("What happened between the two: {MAX_EVENTS_BETWEEN} events, \
+                    and no more but for the parts of one that was split. Where there is more, the \
+                    header `Link` with `rel=\"next\"` leads to the rest."),
                 "items": {
                     "type": "object",
                     "required": ["type", "sequence_number"],

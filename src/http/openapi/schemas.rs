@@ -130,7 +130,8 @@ pub(super) fn cloud_event() -> Value {
             "position": text,
             "part": {"type": "string", "description": "Of the later parts of a stored event that was \
                 split on reading: which part it is. They share its sequence number and position."},
-            "causationid": text,
+            "command": {"type": "string", "description": "The name of the command that caused it."},
+            "causationid": {"type": "string", "description": "The idempotency key of that command."},
             "correlationid": text,
             "traceparent": text,
             "authtype": {"const": "unknown", "description": "There if `authid` is."},

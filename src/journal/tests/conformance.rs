@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use phalanx_actors::ports::Journal as _;
+use phalanx_actors::ports::{Journal as _, STREAM_READ_BYTES, reached_end};
 use phalanx_actors::record::{FLAG_GENERATED_KEY, hash_key};
 
 use super::super::{LogPayload, StorageFailure};
@@ -252,6 +252,48 @@ fn long_streams_read_in_order_across_calls() {
             }
         }
         assert_eq!(next, 1501);
+    }
+}
+
+/// However many records somebody asks for, large ones come a few at a time.
+#[test]
+fn large_records_do_not_come_all_at_once() {
+    const LARGE: usize = 150_000;
+    const EACH: u64 = 40;
+    // Side by side in the log, and with another stream's records in between.
+    for streams in [1, 2] {
+        for bench in Bench::all() {
+            let journal = bench.open();
+            let command = |index: u64| {
+                let n = index - 1;
+                let id = format!("a-{}", n % streams);
+                entry(index, vec![kit::large(&id, n / streams + 1, index, LARGE)])
+            };
+            let entries = std::iter::once(kit::blank(0));
+            let entries = entries.chain((1..=EACH * streams).map(command)).collect();
+            commit(&journal, 0, entries);
+            let journal = bench.reopen(journal);
+            for first in [1, 7] {
+                let mut next = first;
+                loop {
+                    let records = journal.read_stream(0, &stream("a-0"), next, 256).unwrap();
+                    let bytes: usize = records.iter().map(|record| record.bytes.len()).sum();
+                    assert!(
+                        bytes < STREAM_READ_BYTES + 20 * LARGE,
+                        "{bytes} bytes at once"
+                    );
+                    for record in &records {
+                        assert_eq!(record.first_sequence, next);
+                        next += 1;
+                    }
+                    if reached_end(&records, 256) {
+                        break;
+                    }
+                    assert!(!records.is_empty());
+                }
+                assert_eq!(next, EACH + 1);
+            }
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use phalanx_actors::names::{ShardId, StreamName};
 use phalanx_actors::ports::{Journal as _, SystemClock};
-use phalanx_actors::record::{Draft, Record, RecordHead};
+use phalanx_actors::record::{Draft, Record, RecordHead, RecordView};
 use tempfile::TempDir;
 
 use super::super::{
@@ -137,6 +137,14 @@ pub(crate) fn record(id: &str, sequence: u64, events: u32, position: u64) -> Rec
         &format!("key-{position}"),
         0,
     )
+}
+
+/// A record of one event with so many bytes.
+pub(crate) fn large(id: &str, sequence: u64, position: u64, bytes: usize) -> Record {
+    let small = record(id, sequence, 1, position);
+    let view = RecordView::open(&small.bytes).unwrap();
+    let draft = Draft::new(&view.head, 1, &["x".repeat(bytes)]).unwrap();
+    Record::from_stored(draft.finish(position)).unwrap()
 }
 
 pub(crate) fn keyed(
