@@ -25,6 +25,7 @@ mod fields;
 mod file;
 mod follow;
 mod follower;
+mod gather;
 mod json;
 mod keeper;
 mod lag;

@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::build::Build;
+use super::gather::Gatherer;
 
 /// A build that is being filled to take the place of the one that answers.
 #[derive(Debug, Clone)]
@@ -52,6 +53,8 @@ pub(super) struct Entry {
     pub(super) paused: watch::Sender<bool>,
     /// Events per second lately, as the bits of a float.
     pub(super) rate: AtomicU64,
+    /// Who waits for a row of it.
+    pub(super) rows: Gatherer,
 }
 
 impl Entry {
@@ -67,6 +70,7 @@ impl Entry {
             rebuild: Mutex::new(None),
             paused: watch::Sender::new(paused),
             rate: AtomicU64::new(0),
+            rows: Gatherer::default(),
         }
     }
 

@@ -79,6 +79,18 @@ pub(super) fn bind_column<'q, 'v>(
     }
 }
 
+/// A value as it is once it is stored.
+pub(super) fn as_stored(value: Value) -> Value {
+    match value {
+        Value::Text(text) => match kept(&text) {
+            Cow::Owned(text) => text.into(),
+            Cow::Borrowed(_) => Value::Text(text),
+        },
+        Value::Time(time) => Value::Time(Micros::of(time).time()),
+        other => other,
+    }
+}
+
 /// Whether a value is another one once it is stored.
 pub(super) fn is_altered(value: &Value) -> bool {
     match value {

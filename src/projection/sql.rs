@@ -22,6 +22,10 @@ use super::update::{Texts, Updates};
 /// Rows that are written with one statement of SQLite, at most.
 const CHUNKS: [usize; 4] = [128, 16, 4, 1];
 
+/// Rows that are read with one statement of SQLite. The next size that is large enough serves, the last
+/// key filling it up: a statement more costs more than keys that are there already.
+const READS: [usize; 8] = [128, 64, 32, 16, 8, 4, 2, 1];
+
 /// The same for PostgreSQL, whose texts hold for any number.
 const ARRAY: usize = 1000;
 
@@ -78,11 +82,11 @@ impl TableSql {
             Dialect::Postgres => on_conflict(table),
         };
         let types = column_types(table);
-        let sizes: &[usize] = match dialect {
-            Dialect::Sqlite => &CHUNKS,
-            Dialect::Postgres => &[1],
-        };
-        let of = |text: &dyn Fn(usize) -> String| -> Texts {
+        let of = |sizes: &[usize], text: &dyn Fn(usize) -> String| -> Texts {
+            let sizes = match dialect {
+                Dialect::Sqlite => sizes,
+                Dialect::Postgres => &[1],
+            };
             sizes
                 .iter()
                 .map(|rows| (*rows, Arc::from(text(*rows))))
@@ -109,13 +113,17 @@ impl TableSql {
             sums: RowSums::new(stored_as, table.key_at()),
             read_types: read_types(table, dialect),
             key_at: table.key_at(),
-            insert: of(&|rows| {
+            insert: of(&CHUNKS, &|rows| {
                 let source = source(rows);
                 format!("INSERT INTO {name} ({columns}) {source}{conflict}")
             }),
             updates: Updates::new(table, stored_as),
-            delete: of(&|rows| format!("DELETE FROM {name} WHERE {}", keys(rows))),
-            select: of(&|rows| format!("SELECT {columns} FROM {name} WHERE {}", keys(rows))),
+            delete: of(&CHUNKS, &|rows| {
+                format!("DELETE FROM {name} WHERE {}", keys(rows))
+            }),
+            select: of(&READS, &|rows| {
+                format!("SELECT {columns} FROM {name} WHERE {}", keys(rows))
+            }),
             types,
         }
     }
@@ -296,8 +304,8 @@ impl TableSql {
         keys: &[Key],
     ) -> Result<Vec<Vec<Value>>, StoreError> {
         let mut found = Vec::with_capacity(keys.len());
-        for (keys, text) in chunked(&self.select, keys) {
-            let query = keys.iter().fold(query(Arc::clone(text)), bind);
+        for (keys, text) in filled(&self.select, keys) {
+            let query = keys.fold(query(Arc::clone(text)), bind);
             for row in &query.fetch_all(&mut *connection).await? {
                 let row = super::database::read(row, &self.read_types)?;
                 found.push(self.sums.open(row)?.0);
@@ -364,6 +372,20 @@ fn chunked<'a, T>(
         let (piece, rest) = items.split_at_checked(*size)?;
         items = rest;
         Some((piece, text))
+    })
+}
+
+/// Cuts `items` into pieces of the largest size, and fills the last one up to the next size.
+fn filled<'a, T>(
+    texts: &'a [(usize, Arc<str>)],
+    items: &'a [T],
+) -> impl Iterator<Item = (impl Iterator<Item = &'a T>, &'a Arc<str>)> {
+    let largest = texts.first().map_or(1, |(size, _)| *size);
+    items.chunks(largest).filter_map(|piece| {
+        let fits = |(size, _): &&(usize, Arc<str>)| *size >= piece.len();
+        let (size, text) = texts.iter().rev().find(fits)?;
+        let fill = piece.last().into_iter().cycle();
+        Some((piece.iter().chain(fill).take(*size), text))
     })
 }
 

@@ -5,14 +5,14 @@
 //! answer is never smaller than it was when the rows were read.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use phalanx_actors::names::Position;
 use phalanx_actors::ports::{Clock, Feed};
-use phalanx_actors::projection::{Dialect, Table, Value, quoted};
+use phalanx_actors::projection::{Dialect, Key, Table, Value};
 use tokio::time::Instant;
 
 use super::build::Build;
@@ -20,11 +20,13 @@ use super::database::{Reader, Readers};
 use super::entry::{Entry, Withheld};
 use super::error::{StoreError, ViewError};
 use super::file::shows_damage;
+use super::gather::{Answer, Known};
 use super::json::{append_members, append_row};
 use super::keeper::Wanted;
 use super::lag::{Lag, Reached};
+use super::postgres;
 use super::selection::{Selection, parse_key};
-use super::sql::{read_columns, read_types};
+use super::sql::{TableSql, read_types};
 use super::standing::{Part, Stand, Standing};
 use super::sums::RowSums;
 use super::warden::Alarm;
@@ -131,18 +133,52 @@ impl Views {
         self.bide(entry, fresh).await;
         self.shown(entry)?;
         self.reach(entry, fresh).await?;
-        let reader = self.reader().await?;
+        entry.rows.row(self, entry, key).await
+    }
+
+    /// The rows of these keys, in their order. What was seen of the view before is in them.
+    pub(super) async fn rows(
+        &self,
+        entry: &Entry,
+        known: &mut Known,
+        keys: &[&str],
+    ) -> Result<Vec<Answer>, ViewError> {
+        let mut reader = self.reader().await?;
         let (build, reached) = self.shown(entry)?;
         let table = view_table(&build)?;
-        let found = match parse_key(table, key) {
-            Some(key) => self.select_one(reader, &build, table, &key).await?,
-            None => None,
+        let dialect = self.dialect();
+        if known.as_ref().is_none_or(|(id, _)| *id != build.id) {
+            let sql = TableSql::new(table, dialect, &build.stored_as(&table.name));
+            *known = Some((build.id, sql));
+        }
+        let as_stored = |key| match dialect {
+            Dialect::Sqlite => key,
+            Dialect::Postgres => postgres::as_stored(key),
         };
+        let parse = |key: &&str| parse_key(table, key).map(as_stored);
+        let parsed: Vec<Option<Key>> = keys.iter().map(parse).collect();
+        let mut wanted: Vec<Key> = parsed.iter().flatten().cloned().collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut loaded = Vec::with_capacity(wanted.len());
+        if let Some((_, sql)) = known {
+            let found = sql.load(reader.connection(), 0, &wanted, &mut loaded).await;
+            found.map_err(|error| self.failed(error))?;
+        }
+        drop(reader);
         let lag = self.lag(&build, &reached);
-        let values = found.ok_or(ViewError::NoRow { lag })?;
-        let mut members = Vec::with_capacity(256);
-        append_members(&mut members, table, &values);
-        Ok(FoundRow { members, lag })
+        let loaded = loaded.into_iter();
+        let found: HashMap<Key, Vec<Value>> = loaded
+            .filter_map(|row| Some((row.key, row.values?)))
+            .collect();
+        let answer = |key: Option<Key>| {
+            let values = key.and_then(|key| found.get(&key));
+            let values = values.ok_or(ViewError::NoRow { lag })?;
+            let mut members = Vec::with_capacity(256);
+            append_members(&mut members, table, values);
+            Ok(FoundRow { members, lag })
+        };
+        Ok(parsed.into_iter().map(answer).collect())
     }
 
     pub(super) fn entry(&self, view: &str) -> Result<&Arc<Entry>, ViewError> {
@@ -227,6 +263,14 @@ impl Views {
                 tracing::error!(%error, "a query of a view failed");
                 ViewError::Store(error.to_string())
             }
+        }
+    }
+
+    /// What a failed reading of rows means to whoever asked.
+    fn failed(&self, error: StoreError) -> ViewError {
+        match error {
+            StoreError::Sql(error) => self.store_error(error),
+            error => self.damage(&error),
         }
     }
 
@@ -336,27 +380,6 @@ impl Views {
         }
         rows.push(b']');
         Ok((rows, next_cursor))
-    }
-
-    async fn select_one(
-        &self,
-        mut reader: Reader,
-        build: &Build,
-        table: &Table,
-        key: &Value,
-    ) -> Result<Option<Vec<Value>>, ViewError> {
-        let (dialect, stored_as) = (self.dialect(), build.stored_as(&table.name));
-        let (columns, name) = (read_columns(table, dialect), quoted(&stored_as));
-        let key_column = quoted(&table.key);
-        let text = format!("SELECT {columns} FROM {name} WHERE {key_column} = ?");
-        let mut connection = reader.connection();
-        let found = connection
-            .rows(text, [key], &read_types(table, dialect))
-            .await;
-        let rows = found.map_err(|error| self.store_error(error))?;
-        let row = rows.into_iter().next();
-        let row = row.map(opener(dialect, &stored_as, table)).transpose();
-        row.map_err(|error| self.damage(&error))
     }
 
     async fn reader(&self) -> Result<Reader, ViewError> {

@@ -19,6 +19,7 @@ on_both_stores!(
     filters_sorts_and_cursors_agree_with_a_plain_model,
     a_cursor_neither_repeats_nor_skips_while_rows_come_and_change,
     what_cannot_be_answered_says_why,
+    who_asks_for_rows_at_once_each_gets_their_own,
 );
 
 fn time(second: i64) -> Timestamp {
@@ -232,5 +233,58 @@ async fn what_cannot_be_answered_says_why(mut world: World) {
         matches!(partial, Err(ViewError::Incomplete { shards: 1 })),
         "{partial:?}"
     );
+    projections.stop().await;
+}
+
+async fn who_asks_for_rows_at_once_each_gets_their_own(mut world: World) {
+    let mut rng = StdRng::seed_from_u64(12);
+    jobs(&mut world, &mut rng);
+    let mut registry = ProjectionRegistry::default();
+    registry.register::<MaintenanceJobs>().unwrap();
+    let projections = world.start(&registry).await;
+    let views = projections.views();
+    assert_eq!(all(views, "maintenance_jobs", &world).await.len(), 60);
+    let mut asking = Vec::new();
+    for n in 0..600 {
+        let views = views.clone();
+        let job = n % 75;
+        let task = tokio::spawn(async move {
+            let key = match job {
+                ..60 => format!("day-{}/j{job}", job % 7),
+                60 => "day-\0/j1".to_owned(),
+                _ => format!("day-1/none-{job}"),
+            };
+            let found = views.row("maintenance_jobs", &key, &at_once()).await;
+            (job, key, found)
+        });
+        asking.push((n, task));
+    }
+    // Some leave before they hear anything, among them perhaps the one whose question it is.
+    for (n, task) in &asking {
+        if n % 10 == 0 {
+            task.abort();
+        }
+    }
+    let mut heard = 0;
+    for (n, task) in asking {
+        match task.await {
+            Ok((job, key, found)) if job < 60 => {
+                let members = String::from_utf8(found.unwrap().members).unwrap();
+                assert!(
+                    members.contains(&format!("\"id\":\"{key}\"")),
+                    "{key}: {members}"
+                );
+                heard += 1;
+            }
+            Ok((_, key, found)) => {
+                assert!(
+                    matches!(found, Err(ViewError::NoRow { .. })),
+                    "{key}: {found:?}"
+                );
+            }
+            Err(left) => assert!(left.is_cancelled() && n % 10 == 0, "{left}"),
+        }
+    }
+    assert!(heard > 300, "{heard}");
     projections.stop().await;
 }
