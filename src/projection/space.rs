@@ -134,7 +134,10 @@ impl Space {
             let rows = self.read(store, &blind).await?;
             self.workspace.settle(rows);
         }
-        let mut by_table: Vec<Vec<Change<'_>>> = self.sql.iter().map(|_| Vec::new()).collect();
+        self.workspace.compare();
+        let most = self.workspace.changed();
+        let room = |_: &TableSql| Vec::with_capacity(most);
+        let mut by_table: Vec<Vec<Change<'_>>> = self.sql.iter().map(room).collect();
         for change in self.workspace.changes() {
             if let Some(changes) = by_table.get_mut(change.table) {
                 changes.push(change);

@@ -17,6 +17,9 @@ impl Columns {
     /// Every column.
     pub const ALL: Self = Self(u64::MAX);
 
+    /// No column.
+    pub const NONE: Self = Self(0);
+
     /// Whether the column at this place is in it.
     #[must_use]
     pub fn contains(self, at: usize) -> bool {
@@ -26,7 +29,7 @@ impl Columns {
     /// Whether it holds no column.
     #[must_use]
     pub fn is_empty(self) -> bool {
-        self.0 == 0
+        self == Self::NONE
     }
 
     /// Where two rows of a table differ.
@@ -34,7 +37,7 @@ impl Columns {
     pub fn differing(one: &[Value], other: &[Value]) -> Self {
         let places = one.iter().zip(other).enumerate();
         let differ = places.filter(|(_, (one, other))| one != other);
-        differ.fold(Self(0), |columns, (at, _)| match at {
+        differ.fold(Self::NONE, |columns, (at, _)| match at {
             0..PLACES => Self(columns.0 | 1 << at),
             _ => Self::ALL,
         })

@@ -101,6 +101,8 @@ struct Changed {
     position: Position,
     /// What is stored; `None` when nobody has looked.
     stored: Option<Known>,
+    /// Where that differs, once it was compared.
+    columns: Option<Columns>,
 }
 
 /// See the file's description.
@@ -228,6 +230,7 @@ impl Workspace {
                         slot.known = known;
                         if let Some(changed) = &mut slot.changed {
                             changed.position = position;
+                            changed.columns = None;
                         }
                     }
                     continue;
@@ -268,12 +271,14 @@ impl Workspace {
                 match &mut slot.changed {
                     Some(changed) => {
                         let last = std::mem::replace(&mut changed.position, position);
+                        changed.columns = None;
                         Before::Changed(before, last)
                     }
                     None => {
                         slot.changed = Some(Changed {
                             position,
                             stored: Some(before),
+                            columns: None,
                         });
                         Before::AsStored
                     }
@@ -285,6 +290,7 @@ impl Workspace {
                     changed: Some(Changed {
                         position,
                         stored: None,
+                        columns: None,
                     }),
                     used,
                 });
@@ -322,6 +328,7 @@ impl Workspace {
                 && changed.stored.is_none()
             {
                 changed.stored = Some(row.values);
+                changed.columns = None;
             }
         }
     }
@@ -329,27 +336,42 @@ impl Workspace {
     /// The rows that were changed without knowing what is stored under their keys, sorted.
     #[must_use]
     pub fn blind(&self) -> Vec<(usize, Key)> {
-        let changes = self.changes();
-        let blind = changes.filter(|change| change.stored == Stored::Unknown);
-        let mut blind: Vec<_> = blind.map(|c| (c.table, c.key.clone())).collect();
+        let blind = self.changed.iter().filter(|(table, key)| {
+            let changed = self
+                .slot(*table, key)
+                .and_then(|slot| slot.changed.as_ref());
+            changed.is_some_and(|changed| changed.stored.is_none())
+        });
+        let mut blind: Vec<_> = blind.cloned().collect();
         blind.sort_unstable();
         blind
+    }
+
+    /// Compares the rows that were changed with what is stored, so that nobody has to do it again.
+    pub fn compare(&mut self) {
+        for (table, key) in &self.changed {
+            let slots = self.slots.get_mut(*table);
+            if let Some(slot) = slots.and_then(|slots| slots.get_mut(key))
+                && let Some(changed) = &mut slot.changed
+            {
+                changed.columns = Some(differing(changed, slot.known.as_deref()));
+            }
+        }
     }
 
     /// The rows that differ from what is stored, or may, each once.
     pub fn changes(&self) -> impl Iterator<Item = Change<'_>> {
         self.changed.iter().filter_map(|(table, key)| {
-            let slot = self.slots.get(*table)?.get(key)?;
+            let slot = self.slot(*table, key)?;
             let changed = slot.changed.as_ref()?;
             let values = slot.known.as_deref();
-            let (stored, columns) = match &changed.stored {
-                None => (Stored::Unknown, Columns::ALL),
-                Some(None) if values.is_none() => return None,
-                Some(None) => (Stored::Absent, Columns::ALL),
-                Some(Some(stored)) => (
-                    Stored::Row(stored),
-                    values.map_or(Columns::ALL, |values| Columns::differing(stored, values)),
-                ),
+            let columns = changed
+                .columns
+                .unwrap_or_else(|| differing(changed, values));
+            let stored = match &changed.stored {
+                None => Stored::Unknown,
+                Some(None) => Stored::Absent,
+                Some(Some(stored)) => Stored::Row(stored),
             };
             (!columns.is_empty()).then_some(Change {
                 table: *table,
@@ -360,6 +382,16 @@ impl Workspace {
                 position: changed.position,
             })
         })
+    }
+
+    /// Rows that were changed, at most.
+    #[must_use]
+    pub fn changed(&self) -> usize {
+        self.changed.len()
+    }
+
+    fn slot(&self, table: usize, key: &Key) -> Option<&Slot> {
+        self.slots.get(table)?.get(key)
     }
 
     /// Notes that the changes are stored, and forgets rows that were not used lately when many came
@@ -401,6 +433,15 @@ impl Workspace {
         self.undo.clear();
         self.wanted.clear();
         self.fresh = 0;
+    }
+}
+
+/// Where the values of a row differ from what is stored: nowhere, everywhere, or in some columns.
+fn differing(changed: &Changed, values: Option<&[Value]>) -> Columns {
+    match (&changed.stored, values) {
+        (Some(None), None) => Columns::NONE,
+        (Some(Some(stored)), Some(values)) => Columns::differing(stored, values),
+        _ => Columns::ALL,
     }
 }
 

@@ -55,6 +55,26 @@ fn a_change_names_the_columns_that_differ_from_what_is_stored() {
 }
 
 #[test]
+fn what_was_compared_is_compared_again_after_another_change() {
+    let mut workspace = workspace();
+    let key = || Key::from("a");
+    workspace.insert([loaded("a", Some(row("a", 1)))]);
+    workspace.change(0, key(), Some(row("a", 2)));
+    workspace.undo.clear();
+    workspace.compare();
+    assert_eq!(changed(&workspace), [(key(), vec![1])]);
+    workspace.change(0, key(), Some(row("a", 1)));
+    assert_eq!(changed(&workspace), [], "it is as it was");
+    workspace.compare();
+    workspace.undo_event();
+    assert_eq!(changed(&workspace), [(key(), vec![1])], "an undone event");
+    workspace.change(0, Key::from("b"), Some(row("b", 1)));
+    workspace.compare();
+    workspace.settle([loaded("b", Some(row("b", 1)))]);
+    assert_eq!(changed(&workspace), [(key(), vec![1])], "nobody had looked");
+}
+
+#[test]
 fn what_nobody_has_looked_at_is_told_apart_from_what_is_not_there() {
     let mut workspace = workspace();
     workspace.insert([loaded("gone", None)]);
