@@ -18,7 +18,7 @@ fn blocks() -> Vec<(&'static str, &'static str)> {
         .collect()
 }
 
-fn has_curl_with_json() -> bool {
+pub(crate) fn has_curl_with_json() -> bool {
     let help = Command::new("curl").args(["--help", "all"]).output();
     help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains("--json"))
 }

@@ -27,6 +27,7 @@ mod origin;
 mod overload;
 mod preconditions;
 mod projections_cli;
+mod readme_tour;
 mod reads;
 mod rejections;
 mod schemas;
