@@ -50,11 +50,13 @@ impl fmt::Debug for Build {
 }
 
 impl Build {
-    /// A build as it is stored: with the code to fill it, if this definition has its version.
+    /// A build as it is stored: with the code to fill it, if this definition has its version. So many
+    /// attempts of dead letters have changed its rows.
     pub(crate) fn stored(
         stored: StoredBuild,
         definition: &Arc<ProjectionDefinition>,
         offsets: Vec<u64>,
+        attempts: u64,
     ) -> Self {
         let same = stored.version == definition.version && stored.tables == definition.tables;
         Self {
@@ -63,7 +65,7 @@ impl Build {
             version: stored.version,
             tables: stored.tables,
             definition: same.then(|| Arc::clone(definition)),
-            changes: Arc::new(Changes::new(offsets.clone())),
+            changes: Arc::new(Changes::new(offsets.clone(), attempts)),
             shards: offsets.into_iter().map(Progress::new).collect(),
             handled: AtomicU64::new(0),
             letters: AtomicU64::new(0),
@@ -78,7 +80,7 @@ impl Build {
             version: definition.version,
             tables: definition.tables.clone(),
             definition: Some(Arc::clone(definition)),
-            changes: Arc::new(Changes::new((0..shards).map(|_| 0).collect())),
+            changes: Arc::new(Changes::new((0..shards).map(|_| 0).collect(), 0)),
             shards: (0..shards).map(|_| Progress::new(0)).collect(),
             handled: AtomicU64::new(0),
             letters: AtomicU64::new(0),

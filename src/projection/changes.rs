@@ -6,7 +6,9 @@
 //! shard up to the window's floor, all later changes are in the window.
 //!
 //! A place is how far a follower has seen each shard. So it means the same before and after a restart,
-//! and wherever the same build is filled from the same events.
+//! and wherever the same build is filled from the same events. What an attempt of a dead letter changes
+//! moves no shard on, so such attempts are counted, and the count is stored with what they change: an
+//! *era* is that count and what this process has noticed besides.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -23,6 +25,10 @@ use super::store::OffsetMove;
 const MAX_ROWS: usize = 8192;
 /// Bytes of their keys, at most, without the bytes of the window itself.
 const MAX_KEY_BYTES: usize = 1 << 20;
+
+/// Eras between two attempts, for what a process notices: a shard that has moved on by a transaction which
+/// it does not know of. Who has not seen that is behind the floor after the next start in any case.
+const ERAS: u64 = 1 << 20;
 
 /// The last change of a row in a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,8 +78,9 @@ struct Window {
 }
 
 impl Changes {
-    /// An empty window over a build whose offsets are these.
-    pub(crate) fn new(offsets: Vec<u64>) -> Self {
+    /// An empty window over a build whose offsets are these, and whose rows so many attempts of dead letters
+    /// have changed.
+    pub(crate) fn new(offsets: Vec<u64>, attempts: u64) -> Self {
         Self {
             window: Mutex::new(Window {
                 rows: VecDeque::new(),
@@ -81,7 +88,7 @@ impl Changes {
                 key_bytes: 0,
                 floor: offsets.clone(),
                 reached: offsets,
-                era: 0,
+                era: attempts.saturating_mul(ERAS),
             }),
             news: watch::Sender::new(0),
         }
@@ -113,9 +120,18 @@ impl Changes {
         self.news.send_modify(|news| *news += 1);
     }
 
-    /// Notes that rows were changed out of order: whoever follows must read them again.
-    pub(crate) fn start_over(&self) {
-        self.window.lock().start_over();
+    /// How many attempts of dead letters have changed rows.
+    pub(crate) fn attempts(&self) -> u64 {
+        self.window.lock().era / ERAS
+    }
+
+    /// Notes that one more attempt has changed rows, out of order: whoever follows must read them again.
+    pub(crate) fn attempted(&self) {
+        let mut window = self.window.lock();
+        let attempts = window.era / ERAS + 1;
+        window.start_over();
+        window.era = attempts.saturating_mul(ERAS);
+        drop(window);
         self.news.send_modify(|news| *news += 1);
     }
 

@@ -124,7 +124,8 @@ impl Seen {
             state: stored.state,
             tables: stored.tables.clone(),
         };
-        Build::stored(copy, definition, self.offsets_of(stored.id))
+        // Changes are told by the node that fills it, and not by this one.
+        Build::stored(copy, definition, self.offsets_of(stored.id), 0)
     }
 
     /// The build of this definition that is being filled.

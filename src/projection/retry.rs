@@ -193,11 +193,15 @@ impl Writer {
         if let Some(space) = self.spaces.get_mut(&build.id) {
             space.flush(&mut self.store).await?;
         }
+        if done > 0 {
+            let attempts = build.changes.attempts() + 1;
+            self.store.note_attempts(build.id, attempts).await?;
+        }
         self.seal(std::iter::once(build.id)).await?;
         self.store.commit().await?;
         attempt.handled += done as u64;
         if done > 0 {
-            build.changes.start_over();
+            build.changes.attempted();
         }
         if let Some(space) = self.spaces.get_mut(&build.id) {
             space.workspace.stored();

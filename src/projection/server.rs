@@ -325,19 +325,6 @@ impl Store {
         Ok(())
     }
 
-    async fn set_note(&mut self, key: &str, value: &str) -> Result<(), StoreError> {
-        let text = "INSERT INTO phalanx_store VALUES (?, ?) \
-                    ON CONFLICT (key) DO UPDATE SET value = excluded.value";
-        self.run(text, &[key.into(), value.into()]).await?;
-        Ok(())
-    }
-
-    async fn clear_note(&mut self, key: &str) -> Result<(), StoreError> {
-        let text = "DELETE FROM phalanx_store WHERE key = ?";
-        self.run(text, &[key.into()]).await?;
-        Ok(())
-    }
-
     /// Asks whoever holds the pen to lay it down for this node.
     pub(crate) async fn wish_for_pen(&mut self) -> Result<(), StoreError> {
         self.ensure().await?;

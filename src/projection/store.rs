@@ -276,7 +276,37 @@ impl Store {
     ) -> Result<Build, StoreError> {
         let offsets = self.offsets(stored.id).await?;
         self.newest = self.newest.max(stored.id);
-        Ok(Build::stored(stored, definition, offsets))
+        let attempts = self.note(&attempts_of(stored.id)).await?;
+        let attempts = attempts.and_then(|attempts| attempts.parse().ok());
+        Ok(Build::stored(
+            stored,
+            definition,
+            offsets,
+            attempts.unwrap_or(0),
+        ))
+    }
+
+    /// Notes how many attempts of dead letters have changed the rows of a build.
+    pub(super) async fn note_attempts(
+        &mut self,
+        build: BuildId,
+        attempts: u64,
+    ) -> Result<(), StoreError> {
+        self.set_note(&attempts_of(build), &attempts.to_string())
+            .await
+    }
+
+    pub(super) async fn set_note(&mut self, key: &str, value: &str) -> Result<(), StoreError> {
+        let text = "INSERT INTO phalanx_store VALUES (?, ?) \
+                    ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+        self.run(text, &[key.into(), value.into()]).await?;
+        Ok(())
+    }
+
+    pub(super) async fn clear_note(&mut self, key: &str) -> Result<(), StoreError> {
+        let text = "DELETE FROM phalanx_store WHERE key = ?";
+        self.run(text, &[key.into()]).await?;
+        Ok(())
     }
 
     /// Makes a new build with empty tables.
@@ -341,7 +371,7 @@ impl Store {
             version: definition.version,
             tables: definition.tables.clone(),
             definition: Some(Arc::clone(definition)),
-            changes: Arc::new(Changes::new((0..self.shards).map(|_| 0).collect())),
+            changes: Arc::new(Changes::new((0..self.shards).map(|_| 0).collect(), 0)),
             shards: (0..self.shards).map(|_| Progress::new(0)).collect(),
             handled: AtomicU64::new(0),
             letters: AtomicU64::new(0),
@@ -402,6 +432,7 @@ impl Store {
         ] {
             self.run(text, &[id.into()]).await?;
         }
+        self.clear_note(&attempts_of(id)).await?;
         if !self.is_shared() {
             let text = "DELETE FROM phalanx_seals WHERE build = ?";
             self.run(text, &[id.into()]).await?;
@@ -487,6 +518,11 @@ impl Store {
         self.run(text, &[name.into()]).await?;
         Ok(())
     }
+}
+
+/// Under which key is noted how many attempts of dead letters have changed the rows of a build.
+fn attempts_of(build: BuildId) -> String {
+    format!("attempts {build}")
 }
 
 /// Every build, the oldest first.

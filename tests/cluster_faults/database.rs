@@ -24,6 +24,9 @@ use crate::support::postgres::{self, Postgres};
 use crate::support::scratch_disk::LoopDisk;
 use crate::support::{measured, skipped, temp_dir, wait};
 
+#[path = "database_changes.rs"]
+mod changes;
+
 /// The database that a server makes first.
 const DATABASE: &str = "test_0";
 const DISK_BYTES: u64 = 256 * 1024 * 1024;
@@ -136,6 +139,37 @@ fn read(node: u64, address: SocketAddr, log: &Mutex<Vec<Read>>, stop: &AtomicBoo
     }
 }
 
+/// A cluster whose read models are in a database of its own, with the port of that.
+fn started(name: &str, data: Option<&Path>) -> Option<(Site, Postgres, u16)> {
+    let port = postgres::free_port().expect("a port is free");
+    let site = Site::start_with(name, |_, setup| {
+        let address = Net::outside_of(setup.address, port);
+        setup.set("PROJECTIONS__STORE", postgres::url(address, DATABASE))
+    })?;
+    let address = Net::outside_of(site.cluster.address(1), port);
+    let server = match Postgres::start_at(data, Some(address)) {
+        Ok(server) => server,
+        Err(why) => {
+            skipped(name, &why);
+            return None;
+        }
+    };
+    assert_eq!(server.database(), DATABASE);
+    Some((site, server, port))
+}
+
+/// Who writes, as itself says.
+fn writer_of(site: &Site) -> u64 {
+    wait::until("somebody writes", BACK_WITHIN, || {
+        NODES.into_iter().find_map(|node| {
+            let mut http = Http::new(site.cluster.address(node));
+            let told = http.try_send(&Request::get("/v1/projections")).ok()?.json();
+            let standing = &told["store"]["standing"];
+            (standing["state"] == "writing").then_some(node)
+        })
+    })
+}
+
 /// A cluster on a database of its own.
 struct Base {
     name: &'static str,
@@ -148,20 +182,7 @@ struct Base {
 
 impl Base {
     fn start(name: &'static str, data: Option<&Path>) -> Option<Self> {
-        let port = postgres::free_port().expect("a port is free");
-        let mut site = Site::start_with(name, |_, setup| {
-            let address = Net::outside_of(setup.address, port);
-            setup.set("PROJECTIONS__STORE", postgres::url(address, DATABASE))
-        })?;
-        let address = Net::outside_of(site.cluster.address(1), port);
-        let server = match Postgres::start_at(data, Some(address)) {
-            Ok(server) => server,
-            Err(why) => {
-                skipped(name, &why);
-                return None;
-            }
-        };
-        assert_eq!(server.database(), DATABASE);
+        let (mut site, server, port) = started(name, data)?;
         let load = site.load();
         let readers = Readers::start(&site);
         let base = Self {
@@ -178,14 +199,7 @@ impl Base {
 
     /// Who writes, as a node that can look says.
     fn writer(&self) -> u64 {
-        wait::until("somebody writes", BACK_WITHIN, || {
-            NODES.into_iter().find_map(|node| {
-                let mut http = Http::new(self.site.cluster.address(node));
-                let told = http.try_send(&Request::get("/v1/projections")).ok()?.json();
-                let standing = &told["store"]["standing"];
-                (standing["state"] == "writing").then_some(node)
-            })
-        })
+        writer_of(&self.site)
     }
 
     /// Who writes now, as another node than this one says.

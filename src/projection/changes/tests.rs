@@ -52,7 +52,7 @@ fn flat(told: Vec<RowChanges>) -> Vec<(Position, Key, bool)> {
 fn a_follower_that_is_cut_anywhere_is_told_each_change_once_and_in_order() {
     for seed in 0..200 {
         let mut random = StdRng::seed_from_u64(seed);
-        let changes = Changes::new(vec![0; SHARDS as usize]);
+        let changes = Changes::new(vec![0; SHARDS as usize], 0);
         let mut ends = [0_u64; SHARDS as usize];
         let mut place = changes.now();
         let (mut all, mut told) = (Vec::new(), Vec::new());
@@ -98,7 +98,7 @@ fn a_follower_that_is_cut_anywhere_is_told_each_change_once_and_in_order() {
 
 #[test]
 fn memory_is_bounded_and_who_falls_behind_is_told_so() {
-    let changes = Changes::new(vec![0, 5, 0]);
+    let changes = Changes::new(vec![0, 5, 0], 0);
     let mut slow = changes.now();
     let start = slow.render();
     assert_eq!(start, "0/1:5");
@@ -137,14 +137,14 @@ fn memory_is_bounded_and_who_falls_behind_is_told_so() {
 
 #[test]
 fn an_offset_that_somebody_else_moved_starts_everybody_over() {
-    let changes = Changes::new(vec![0; SHARDS as usize]);
+    let changes = Changes::new(vec![0; SHARDS as usize], 0);
     let mut place = changes.now();
     note(&changes, &[(1, 0, 3)], &[(at(1, 2), "a".into(), false)]);
     note(&changes, &[(1, 9, 12)], &[(at(1, 11), "b".into(), false)]);
     assert_eq!(changes.read(&mut place, 10), None);
     let mut place = changes.now();
     assert_eq!(place.positions(), "1:12");
-    changes.start_over();
+    changes.attempted();
     assert_eq!(changes.read(&mut place, 10), None, "rows were mended");
     assert_eq!(changes.read(&mut changes.now(), 10), Some(Vec::new()));
 }

@@ -11,7 +11,10 @@ use super::super::*;
 use super::kit::{World, all, on_both_stores, until};
 use crate::domain::{Account, AccountEvent};
 
-on_both_stores!(what_cannot_be_handled_is_set_aside_and_taken_in_later_in_order,);
+on_both_stores!(
+    what_cannot_be_handled_is_set_aside_and_taken_in_later_in_order,
+    what_an_attempt_has_changed_is_not_passed_over_after_a_restart,
+);
 
 /// Whether the handler below is broken.
 static BROKEN: AtomicBool = AtomicBool::new(true);
@@ -66,6 +69,54 @@ fn registry() -> ProjectionRegistry {
 
 fn row(id: &str, amounts: &str) -> serde_json::Value {
     serde_json::json!({"id": id, "amounts": amounts})
+}
+
+/// What a follower is told at first.
+fn first(views: &Views, id: &str) -> Told {
+    let id = ChangeId::parse(id, super::kit::SHARDS).unwrap();
+    views.follow("deposits", &[], Some(id)).unwrap().told(9)
+}
+
+async fn what_an_attempt_has_changed_is_not_passed_over_after_a_restart(mut world: World) {
+    let _handler = HANDLER.lock().await;
+    BROKEN.store(true, Ordering::SeqCst);
+    let projections = world.start(&registry()).await;
+    let views = projections.views();
+    world.open("a-1", "ada", "EUR");
+    for cents in [1, 13, 2] {
+        world.deposit("a-1", cents);
+    }
+    assert_eq!(all(views, "deposits", &world).await, [row("a-1", " 1")]);
+    let mut follower = views.follow("deposits", &[], None).unwrap();
+    assert!(matches!(follower.told(9), Told::Reset { .. }));
+    let before = follower.id();
+    BROKEN.store(false, Ordering::SeqCst);
+    let letter = views.dead_letters("deposits", 0, 1).await.unwrap()[0].id;
+    let mended = views.retry("deposits", letter, false).await.unwrap();
+    assert!(mended.resolved, "{mended:?}");
+    let told = follower.told(9);
+    let Told::Reset { reason, id, .. } = told else {
+        panic!("{told:?}");
+    };
+    assert_eq!(reason, Reset::Lost);
+    // Nothing else happens: every shard is where it was when the first id was told.
+    projections.stop().await;
+    let projections = world.start(&registry()).await;
+    let views = projections.views();
+    let told = first(views, &before);
+    assert!(
+        matches!(
+            told,
+            Told::Reset {
+                reason: Reset::TooOld,
+                ..
+            }
+        ),
+        "{told:?}"
+    );
+    let told = first(views, &id);
+    assert!(matches!(told, Told::Nothing), "{told:?}");
+    projections.stop().await;
 }
 
 async fn what_cannot_be_handled_is_set_aside_and_taken_in_later_in_order(mut world: World) {
