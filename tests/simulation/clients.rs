@@ -13,6 +13,9 @@ use parking_lot::Mutex;
 use phalanx_actors::names::StreamName;
 use phalanx_actors::request::{Answer, CommandRequest, FailureKind, Precondition};
 
+use phalanx::cluster::NodeId;
+use tokio::time::Instant;
+
 use crate::chance::{Dice, Trace};
 use crate::node::Door;
 
@@ -141,11 +144,45 @@ pub(crate) struct Desk {
     pub(crate) trace: Arc<Trace>,
     pub(crate) streams: Vec<StreamName>,
     pub(crate) closing: AtomicBool,
+    /// Aggregates to which only clients of a plot send commands now.
+    pub(crate) quiet: Mutex<Vec<usize>>,
+}
+
+/// What a client does, where and for how long.
+#[derive(Debug, Clone)]
+pub(crate) struct Habits {
+    /// The only node that it asks; any, if none is named.
+    pub(crate) node: Option<NodeId>,
+    /// Which aggregates it uses.
+    pub(crate) streams: Vec<usize>,
+    /// Reads, of a hundred requests.
+    pub(crate) reads: u64,
+    /// The longest pause between two requests, in milliseconds.
+    pub(crate) pause_ms: u64,
+    /// The most attempts at a request.
+    pub(crate) attempts: u64,
+    /// The end; without one it goes on until the desk closes.
+    pub(crate) until: Option<Instant>,
+}
+
+impl Habits {
+    /// Everything, everywhere, to the end.
+    pub(crate) fn usual(streams: usize) -> Self {
+        Self {
+            node: None,
+            streams: (0..streams).collect(),
+            reads: 30,
+            pause_ms: 120,
+            attempts: 8,
+            until: None,
+        }
+    }
 }
 
 /// One client.
 pub(crate) struct Client {
     pub(crate) number: usize,
+    pub(crate) habits: Habits,
     pub(crate) dice: Dice,
     pub(crate) desk: Arc<Desk>,
     pub(crate) requests: u64,
@@ -164,19 +201,34 @@ enum Tried {
 impl Client {
     /// Sends requests until the desk closes.
     pub(crate) async fn run(mut self) {
-        while !self.desk.closing.load(Ordering::SeqCst) {
-            tokio::time::sleep(self.dice.millis(1, 120)).await;
-            let streams = self.desk.streams.len() as u64 - 1;
-            let at = usize::try_from(self.dice.between(0, streams)).unwrap();
-            let wish = match self.dice.between(0, 99) {
-                0..=7 => Wish::Open,
-                8..=47 => Wish::Deposit(i64::try_from(self.dice.between(1, 100)).unwrap()),
-                48..=69 => Wish::Withdraw(i64::try_from(self.dice.between(1, 250)).unwrap()),
-                _ => Wish::Read,
+        let over = |until: Option<Instant>| until.is_some_and(|until| Instant::now() >= until);
+        while !self.desk.closing.load(Ordering::SeqCst) && !over(self.habits.until) {
+            tokio::time::sleep(self.dice.millis(1, self.habits.pause_ms)).await;
+            let at = *self.dice.pick(&self.habits.streams);
+            let quiet = self.habits.node.is_none() && self.desk.quiet.lock().contains(&at);
+            let wish = if quiet || self.dice.between(0, 99) < self.habits.reads {
+                Wish::Read
+            } else {
+                self.command()
             };
-            let most = self.dice.between(1, 8);
+            let most = self.dice.between(1, self.habits.attempts);
             self.ask(at, wish, most).await;
         }
+    }
+
+    fn command(&self) -> Wish {
+        match self.dice.between(0, 69) {
+            0..=7 => Wish::Open,
+            8..=47 => Wish::Deposit(i64::try_from(self.dice.between(1, 100)).unwrap()),
+            _ => Wish::Withdraw(i64::try_from(self.dice.between(1, 250)).unwrap()),
+        }
+    }
+
+    /// The doors that it may knock at now.
+    fn doors(&self) -> Vec<Door> {
+        let mut doors = self.desk.doors.all();
+        doors.retain(|door| self.habits.node.is_none_or(|node| node == door.node));
+        doors
     }
 
     /// One request with at most this many attempts; what was heard.
@@ -194,7 +246,7 @@ impl Client {
         let mut outcome = Outcome::NotStored;
         let mut tainted = false;
         for attempt in 1..=attempts {
-            let doors = desk.doors.all();
+            let doors = self.doors();
             let tried = if doors.is_empty() {
                 Tried::Nothing
             } else {

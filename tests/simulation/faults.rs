@@ -6,6 +6,7 @@ use phalanx::cluster::NodeId;
 use tokio::time::Instant;
 
 use crate::node::DISK_US;
+use crate::plots;
 use crate::world::World;
 
 /// How much of it there was.
@@ -18,6 +19,7 @@ pub(crate) struct Mischief {
     pub(crate) full_disks: u32,
     pub(crate) moves: u32,
     pub(crate) changes: u32,
+    pub(crate) plots: u32,
 }
 
 /// Something that ends by itself.
@@ -36,6 +38,7 @@ pub(crate) async fn make(world: &mut World) -> Mischief {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let end = Instant::now() + world.dice.millis(6_000, 16_000);
     let tempo = *world.dice.pick(&[300, 900, 2_500]);
+    let plots = *world.dice.pick(&[0.0, 0.1, 1.0]);
     let mut later: Vec<(Instant, Later)> = Vec::new();
     let mut next = Instant::now();
     while Instant::now() < end {
@@ -47,6 +50,15 @@ pub(crate) async fn make(world: &mut World) -> Mischief {
             undo(world, what).await;
         }
         if now < next {
+            continue;
+        }
+        if world.dice.happens(plots) {
+            // A plot takes a cluster that is whole, and nothing comes between.
+            for (_, what) in std::mem::take(&mut later) {
+                undo(world, what).await;
+            }
+            mischief.plots += u32::from(plots::unfold(world).await);
+            next = Instant::now() + world.dice.millis(20, tempo);
             continue;
         }
         next = now + world.dice.millis(20, tempo);

@@ -18,6 +18,8 @@ mod faults;
 mod model;
 mod network;
 mod node;
+mod plots;
+mod watch;
 mod world;
 
 use std::collections::BTreeMap;
@@ -91,7 +93,7 @@ fn one_seed() {
     let report = simulate(seed, prints);
     println!(
         "SEED {seed} hash={:016x} steps={} acknowledged={} reads={} unknown={} crashes={} cuts={} \
-         pauses={} slow_disks={} full_disks={} moves={} changes={} simulated_ms={} real_ms={}",
+         pauses={} slow_disks={} full_disks={} moves={} changes={} plots={} simulated_ms={} real_ms={}",
         report.hash,
         report.steps,
         report.acknowledged,
@@ -104,6 +106,7 @@ fn one_seed() {
         report.mischief.full_disks,
         report.mischief.moves,
         report.mischief.changes,
+        report.mischief.plots,
         report.simulated.as_millis(),
         began.elapsed().as_millis(),
     );

@@ -3,7 +3,7 @@
 //! It stands where TCP stands: below the product's own table of calls, so what is "not sent" and
 //! what is "unknown" is decided by the real code. Invariants: a connection keeps the order of its
 //! messages, as TCP does; lanes and connections overtake each other; a late copy of a request
-//! overtakes nothing and still arrives.
+//! overtakes nothing and still arrives; what was sent before a crash arrives after it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use phalanx::cluster::NodeId;
 use phalanx::cluster::peers::Peers;
 use phalanx::cluster::transport::{CallError, CallKind, Calls, Lane, PeerState, Pending, Services};
 use phalanx::settings::TransportSettings;
+use tokio::sync::oneshot;
 
 use crate::chance::{Dice, Trace};
 use crate::connection::Connection;
@@ -50,6 +51,10 @@ struct State {
     cuts: BTreeSet<(NodeId, NodeId)>,
     /// Nodes that neither send nor receive for a while.
     paused: BTreeSet<NodeId>,
+    /// Lanes whose requests wait on their way: from, to, and which one.
+    held: BTreeSet<(NodeId, NodeId, u8)>,
+    /// Who wants to know when a node has answered such a call.
+    answers: BTreeMap<(NodeId, u8), oneshot::Sender<NodeId>>,
     calm: bool,
 }
 
@@ -138,11 +143,42 @@ impl Network {
         }
     }
 
+    /// Lets requests of one lane wait on their way, in their order. Not for longer than a
+    /// keepalive takes: the connection would end.
+    pub(crate) fn hold(&self, from: NodeId, to: NodeId, lane: Lane) {
+        self.state.lock().held.insert((from, to, lane as u8));
+    }
+
+    /// Lets them go on.
+    pub(crate) fn release(&self) {
+        self.state.lock().held.clear();
+    }
+
+    pub(crate) fn is_held(&self, from: NodeId, to: NodeId, lane: Lane) -> bool {
+        self.state.lock().held.contains(&(from, to, lane as u8))
+    }
+
+    /// Tells, as soon as the node's next answer to a call of this kind is on its way, who asked.
+    pub(crate) fn when_answers(&self, node: NodeId, kind: CallKind) -> oneshot::Receiver<NodeId> {
+        let (sender, receiver) = oneshot::channel();
+        self.state.lock().answers.insert((node, kind as u8), sender);
+        receiver
+    }
+
+    /// Says that such an answer is on its way.
+    pub(crate) fn answers(&self, node: NodeId, kind: CallKind, asker: NodeId) {
+        let waits = self.state.lock().answers.remove(&(node, kind as u8));
+        if let Some(waits) = waits {
+            let _gave_up = waits.send(asker);
+        }
+    }
+
     /// Ends all misbehaviour.
     pub(crate) fn calm_down(&self) {
         let mut state = self.state.lock();
         state.cuts.clear();
         state.paused.clear();
+        state.held.clear();
         state.calm = true;
     }
 

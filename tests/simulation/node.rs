@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use crate::chance::{Dice, Trace};
 use crate::network::Network;
+use crate::watch::Terms;
 
 /// Simulated time, for the core.
 #[derive(Debug)]
@@ -54,6 +55,8 @@ pub(crate) struct Node {
     trace: Arc<Trace>,
     dice: Arc<Dice>,
     clock: Arc<SimulatedClock>,
+    /// Who served which shard in which term, over all nodes.
+    terms: Arc<Terms>,
     /// How long the disk takes for a write, in microseconds.
     pub(crate) disk_us: Arc<Mutex<(u64, u64)>>,
     running: Option<Running>,
@@ -63,6 +66,7 @@ struct Running {
     core: Core,
     journal: Journal,
     disk: JoinHandle<()>,
+    watches: Vec<JoinHandle<()>>,
     gone: watch::Sender<bool>,
 }
 
@@ -85,6 +89,7 @@ impl Node {
     pub(crate) fn new(
         settings: Settings,
         network: Arc<Network>,
+        terms: Arc<Terms>,
         dice: Dice,
         began: Instant,
     ) -> Self {
@@ -97,6 +102,7 @@ impl Node {
             network,
             dice: Arc::new(dice),
             clock: Arc::new(SimulatedClock { began }),
+            terms,
             disk_us: Arc::new(Mutex::new(DISK_US)),
             running: None,
         }
@@ -163,10 +169,12 @@ impl Node {
             }
         }
         self.network.serve(self.id, core.services());
+        let watches = self.terms.watch(self.id, &core, &journal);
         self.running = Some(Running {
             core,
             journal,
             disk,
+            watches,
             gone: watch::Sender::new(false),
         });
     }
@@ -192,21 +200,32 @@ impl Node {
 
     /// Cuts the power. What was written and not synced survives in part or not at all.
     pub(crate) fn crash(&mut self) {
-        let Some(running) = self.running.take() else {
-            return;
-        };
         let survivors = Survivors {
             unsynced_writes: usize::try_from(self.dice.between(0, 3)).unwrap(),
             lazy_writes: usize::try_from(self.dice.between(0, 400)).unwrap(),
         };
+        self.crash_with(survivors, self.dice.happens(0.5));
+    }
+
+    /// Cuts the power; nothing survives that was not synced.
+    pub(crate) fn crash_and_lose(&mut self) {
+        self.crash_with(Survivors::default(), false);
+    }
+
+    fn crash_with(&mut self, survivors: Survivors, in_sync: bool) {
+        let Some(running) = self.running.take() else {
+            return;
+        };
         let silent = self.dice.happens(0.5);
-        let in_sync = self.dice.happens(0.5);
         self.trace.note(&format!(
             "node {} crashes, silent {silent}, in a sync {in_sync}, {survivors:?}",
             self.id
         ));
         self.network.end(self.id, silent);
         running.disk.abort();
+        for watch in &running.watches {
+            watch.abort();
+        }
         if in_sync {
             self.disk.crash_in_sync(survivors);
             running.journal.step();

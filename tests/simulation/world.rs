@@ -6,18 +6,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use phalanx::cluster::NodeId;
 use phalanx::cluster::status::{MemberRole, MemberView};
 use phalanx::settings::{Peer, ReadMode, Settings};
 use phalanx_actors::names::StreamName;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::chance::{Dice, Trace};
 use crate::checks;
-use crate::clients::{Client, Desk, Doors, Outcome, Wish};
+use crate::clients::{Client, Desk, Doors, Habits, Outcome, Wish};
 use crate::faults::{self, Mischief};
 use crate::network::{Manners, Network};
 use crate::node::{DISK_US, Node};
+use crate::watch::Terms;
 
 /// After everything is mended, the time until every shard must answer on every node.
 const RECOVERY: Duration = Duration::from_secs(12);
@@ -53,7 +56,10 @@ pub(crate) struct World {
     pub(crate) newcomer: Option<NodeId>,
     /// Changes of the members that were asked for.
     pub(crate) changes_asked: u32,
-    shards: u32,
+    pub(crate) shards: u32,
+    /// Everybody who asks.
+    clients: Vec<JoinHandle<()>>,
+    client_numbers: usize,
 }
 
 /// Runs a seed. To be called on a runtime with paused time.
@@ -65,16 +71,14 @@ pub(crate) async fn run(seed: u64, prints: bool) -> Report {
         node.start().await;
     }
     world.open_doors();
-    let mut clients = Vec::new();
-    for number in 0..dice.between(3, 6) {
-        let client = world.client(usize::try_from(number).unwrap());
-        clients.push(tokio::spawn(client.run()));
+    for _ in 0..dice.between(3, 6) {
+        world.send_client(Habits::usual(STREAMS));
     }
-    let mischief = faults::make(&mut world).await;
+    let mischief = Box::pin(faults::make(&mut world)).await;
     world.mend().await;
     world.desk.closing.store(true, Ordering::SeqCst);
     world.recover().await;
-    for client in clients {
+    for client in std::mem::take(&mut world.clients) {
         client.await.unwrap();
     }
     world.settle().await;
@@ -116,9 +120,13 @@ impl World {
         let transport = all[0].transport.clone();
         let network = Network::new(members, manners, transport, dice.fork(), Arc::clone(&trace));
         let began = Instant::now();
+        let terms = Terms::new(Arc::clone(&trace));
         let nodes = all
             .into_iter()
-            .map(|settings| Node::new(settings, Arc::clone(&network), dice.fork(), began))
+            .map(|settings| {
+                let (network, terms) = (Arc::clone(&network), Arc::clone(&terms));
+                Node::new(settings, network, terms, dice.fork(), began)
+            })
             .collect();
         let stream = |number| StreamName::new("account", &format!("a{number}")).unwrap();
         let desk = Arc::new(Desk {
@@ -127,6 +135,7 @@ impl World {
             trace: Arc::clone(&trace),
             streams: (0..STREAMS).map(stream).collect(),
             closing: AtomicBool::new(false),
+            quiet: Mutex::default(),
         });
         Self {
             nodes,
@@ -137,17 +146,32 @@ impl World {
             newcomer,
             changes_asked: 0,
             shards,
+            clients: Vec::new(),
+            client_numbers: 0,
         }
     }
 
-    fn client(&self, number: usize) -> Client {
+    fn client(&mut self, habits: Habits) -> Client {
+        self.client_numbers += 1;
         Client {
-            number,
+            number: self.client_numbers,
+            habits,
             dice: self.dice.fork(),
             desk: Arc::clone(&self.desk),
             requests: 0,
             heard: vec![0; STREAMS],
         }
+    }
+
+    /// Lets one more client ask.
+    pub(crate) fn send_client(&mut self, habits: Habits) {
+        let client = self.client(habits);
+        self.clients.push(tokio::spawn(client.run()));
+    }
+
+    /// Where a node stands in the list.
+    pub(crate) fn place(&self, node: NodeId) -> usize {
+        self.nodes.iter().position(|n| n.id == node).unwrap()
     }
 
     /// Tells clients which nodes there are.
@@ -172,7 +196,7 @@ impl World {
 
     /// Every aggregate must be usable through every node before long.
     async fn recover(&mut self) {
-        let mut prober = self.client(99);
+        let mut prober = self.client(Habits::usual(STREAMS));
         let doors = self.desk.doors.all();
         let deadline = Instant::now() + RECOVERY;
         for at in 0..STREAMS {
