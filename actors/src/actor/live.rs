@@ -271,15 +271,28 @@ impl<A: Aggregate> Live<A> {
         if !store {
             return Ok(Plan::Answer(Answer::Accepted(accepted)));
         }
-        for event in &events {
+        let record = self.take_in(&events, now_us, request, &accepted)?;
+        Ok(Plan::Store(record, accepted))
+    }
+
+    /// Folds what was decided, and writes the record of it.
+    fn take_in(
+        &mut self,
+        events: &[A::Event],
+        time_us: i64,
+        request: &Request<'_>,
+        accepted: &Accepted,
+    ) -> Result<NewRecord, String> {
+        for event in events {
             A::evolve(&mut self.folded.state, event);
         }
         let state = self.hasher.next::<A>(&self.folded.state);
+        let circumstances = request.circumstances;
         let head = RecordHead {
-            stream: stream.as_str(),
-            first_sequence: before + 1,
+            stream: accepted.stream.as_str(),
+            first_sequence: self.folded.sequence + 1,
             event_count: u32::try_from(events.len()).map_err(|_| "too many events")?,
-            time_us: now_us,
+            time_us,
             command: request.name,
             key: &request.key.text,
             fingerprint: request.fingerprint,
@@ -297,18 +310,18 @@ impl<A: Aggregate> Live<A> {
             state,
         };
         let draft =
-            Draft::of::<A>(&head, self.schema, &events, behind).map_err(|e| e.to_string())?;
+            Draft::of::<A>(&head, self.schema, events, behind).map_err(|e| e.to_string())?;
         let record = NewRecord {
             draft,
-            stream: stream.clone(),
+            stream: accepted.stream.clone(),
             first_sequence: head.first_sequence,
-            time_us: now_us,
+            time_us,
             key_hash: request.key.hash,
             flags: head.flags,
         };
         self.folded.sequence = accepted.sequence_number;
-        self.folded.last_time_us = now_us;
-        Ok(Plan::Store(record, accepted))
+        self.folded.last_time_us = time_us;
+        Ok(record)
     }
 
     fn store(
