@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use jiff::fmt::temporal::Pieces;
 use phalanx_actors::projection::{ColumnType, Dialect, Table, Value, quoted};
 
 use super::error::ViewError;
@@ -367,12 +368,22 @@ fn parse_value(
             (yes, "true or false")
         }
         ColumnType::Time => {
-            let time: Option<jiff::Timestamp> = text.parse().ok();
             let expected = "an RFC 3339 timestamp, as in 2026-11-21T08:30:00Z";
-            (time.map(Value::from), expected)
+            (parse_time(text).map(Value::from), expected)
         }
     };
     value.ok_or_else(|| refused(parameter, format!("`{parameter}` must be {expected}")))
+}
+
+/// Reads a time. Those of the last day of year 9999 are beyond what a time can be, and are a usual way to
+/// say that there is no end; they are the last one there is.
+fn parse_time(text: &str) -> Option<jiff::Timestamp> {
+    let time: Option<jiff::Timestamp> = text.parse().ok();
+    time.or_else(|| {
+        let pieces = Pieces::parse(text).ok()?;
+        let whole = pieces.time().is_some() && pieces.offset().is_some();
+        (whole && pieces.date() >= jiff::civil::date(9999, 12, 30)).then_some(jiff::Timestamp::MAX)
+    })
 }
 
 /// Reads a key as it stands in a path; `None` when no row can have it.

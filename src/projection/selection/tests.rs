@@ -53,6 +53,9 @@ fn what_does_not_fit_is_refused_and_named() {
         ("cents", ""),
         ("done", "1"),
         ("start", "yesterday"),
+        ("start", "9999-12-31"),
+        ("start", "9999-12-31T23:59:59"),
+        ("start", "10000-01-01T00:00:00Z"),
         ("sort", ""),
         ("sort", "colour"),
         ("sort", "id,-id"),
@@ -73,6 +76,17 @@ fn what_does_not_fit_is_refused_and_named() {
     let twice = parse(&[("cents[gt]", "1"), ("cents[gt]", "2")]);
     assert!(matches!(twice, Err(ViewError::Query { .. })));
     assert!(parse(&[("cents[gt]", "1"), ("cents[lt]", "2")]).is_ok());
+}
+
+#[test]
+fn a_time_without_an_end_is_the_last_one() {
+    let value = |text| parse(&[("start", text)]).unwrap().filters[0].value.clone();
+    let last = Value::from(jiff::Timestamp::MAX);
+    assert_eq!(value("9999-12-31T23:59:59Z"), last);
+    assert_eq!(value("9999-12-31T23:59:59.999999-01:00"), last);
+    assert_eq!(value("9999-12-31T00:00:00+01:00"), last);
+    let before: jiff::Timestamp = "9999-12-30T21:00:00Z".parse().unwrap();
+    assert_eq!(value("9999-12-30T22:00:00+01:00"), Value::from(before));
 }
 
 #[test]
