@@ -214,7 +214,11 @@ impl Connection {
             return Err(io::ErrorKind::TimedOut.into());
         }
         let mut chunk = [0; 16 * 1024];
-        let count = self.stream.read(&mut chunk)?;
+        let count = match self.stream.read(&mut chunk) {
+            // The process was stopped for a while.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return self.receive(),
+            read => read?,
+        };
         self.received.extend_from_slice(&chunk[..count]);
         Ok(count)
     }

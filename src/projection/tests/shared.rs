@@ -142,7 +142,8 @@ async fn sessions_that_are_cut_off_over_and_over_leave_rows_and_totals_exact() {
     let began = Instant::now();
     let mut cuts = 0;
     let mut events = 0_usize;
-    while began.elapsed() < Duration::from_secs(8) {
+    // A busy machine cuts fewer in the same time.
+    while began.elapsed() < Duration::from_secs(if cuts > 20 { 8 } else { 60 }) {
         for _ in 0..50 {
             let amount = i64::try_from(events % 97).unwrap() + 1;
             world.deposit(&format!("a-{}", events % 30), amount);
