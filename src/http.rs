@@ -37,6 +37,7 @@ mod openapi;
 mod pages;
 mod problem;
 mod projections;
+mod public_url;
 mod query;
 mod reasons;
 mod render;
@@ -59,6 +60,7 @@ pub use app::HttpApp;
 pub use callers::Callers;
 pub(crate) use callers::principal_header;
 pub use limits::HttpLimits;
+pub use public_url::PublicUrl;
 
 #[cfg(doc)]
 use crate::{

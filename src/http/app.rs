@@ -21,6 +21,7 @@ use crate::projection::Views;
 use super::buffers::Buffers;
 use super::callers::Callers;
 use super::metrics::HttpMetrics;
+use super::public_url::PublicUrl;
 use super::reasons::Reasons;
 use super::response::{Reply, json};
 use super::watch::Hub;
@@ -50,6 +51,8 @@ pub struct HttpApp {
     pub roles: BTreeSet<Role>,
     /// How it learns who sends requests.
     pub callers: Callers,
+    /// Where clients reach it.
+    pub public_url: PublicUrl,
 }
 
 impl HttpApp {
@@ -67,6 +70,7 @@ impl HttpApp {
             feed: None,
             roles: roles::all(),
             callers: Callers::default(),
+            public_url: PublicUrl::default(),
         }
     }
 }
@@ -91,6 +95,7 @@ pub(crate) struct App {
     pub(crate) hub: Option<Hub>,
     pub(crate) roles: BTreeSet<Role>,
     pub(crate) callers: Callers,
+    pub(crate) public_url: PublicUrl,
     /// Room for event streams.
     pub(crate) streams: Arc<Semaphore>,
     /// Tells event streams that the node stops.
@@ -134,6 +139,7 @@ impl App {
             hub,
             roles: app.roles,
             callers: app.callers,
+            public_url: app.public_url,
             streams,
             farewell,
             started: AtomicBool::new(false),

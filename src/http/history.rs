@@ -44,7 +44,9 @@ pub(crate) async fn answer(
     let read = timer.within(time, read(app, &stream, from, count)).await;
     *connection.timer.lock() = timer;
     let page = read.unwrap_or_else(|_| Err(timed_out(false, time)))?;
-    let body = app.buffers.answer(batch(&stream, &page.events).freeze())?;
+    let url = app.public_url.of(parts);
+    let batch = batch(&url, &stream, &page.events).freeze();
+    let body = app.buffers.answer(batch)?;
     let mut reply = typed(StatusCode::OK, MEDIA_TYPE, body);
     if let Some(next) = page.next_sequence {
         let (kind, id) = (stream.aggregate_type(), stream.id());
@@ -88,7 +90,7 @@ async fn read(
 }
 
 /// Renders a batch. Names and ids need no escaping; the text of metadata might.
-fn batch(stream: &StreamName, events: &[RecordedEvent]) -> BytesMut {
+fn batch(url: &str, stream: &StreamName, events: &[RecordedEvent]) -> BytesMut {
     let data: usize = events.iter().map(|event| event.data.get().len()).sum();
     let mut out = BytesMut::with_capacity(data + 512 * (events.len() + 1));
     out.put_u8(b'[');
@@ -96,16 +98,17 @@ fn batch(stream: &StreamName, events: &[RecordedEvent]) -> BytesMut {
         if out.len() > 1 {
             out.put_u8(b',');
         }
-        put_event(&mut out, stream, event, part);
+        put_event(&mut out, url, stream, event, part);
     }
     out.put_u8(b']');
     out
 }
 
-/// Renders an event. `part` is above 0 for the later parts of a stored event that was split: they have
+/// Renders an event; `url` is where clients reach the node. `part` is above 0 for the later parts of a stored event that was split: they have
 /// its sequence number, and an id of their own.
 pub(crate) fn put_event(
     out: &mut BytesMut,
+    url: &str,
     stream: &StreamName,
     event: &RecordedEvent,
     part: usize,
@@ -123,7 +126,7 @@ pub(crate) fn put_event(
         "{{\"specversion\":\"1.0\",\"id\":\"{kind}/{id}/{number}{suffix}\",\
          \"source\":\"/v1/aggregates/{kind}/{id}\",\"type\":\"{name}\",\"subject\":\"{id}\",\
          \"time\":\"{time}\",\"datacontenttype\":\"application/json\",\
-         \"dataschema\":\"/v1/types/{kind}/events/{name}/{version}\",\"sequence\":\"",
+         \"dataschema\":\"{url}/v1/types/{kind}/events/{name}/{version}\",\"sequence\":\"",
         number = event.sequence_number,
         time = event.time,
         version = event.schema_version,
@@ -195,13 +198,13 @@ mod tests {
             occurred_at: "2026-11-20T08:30:00Z".parse().ok(),
             ..event.clone()
         };
-        let rendered = batch(&stream, &[told]);
+        let rendered = batch("http://h:1", &stream, &[told]);
         let json: serde_json::Value = serde_json::from_slice(&rendered).unwrap();
         assert_eq!(json[0]["authid"], "Zo\u{eb} \"Z\"");
         assert_eq!(json[0]["authtype"], "unknown");
         assert_eq!(json[0]["occurredat"], "2026-11-20T08:30:00Z");
         // As if it were the two parts of one that was split.
-        let rendered = batch(&stream, &[event.clone(), event]);
+        let rendered = batch("http://h:1", &stream, &[event.clone(), event]);
         let mut json: serde_json::Value = serde_json::from_slice(&rendered).unwrap();
         let second = json.as_array_mut().unwrap().pop().unwrap();
         assert_eq!(second["id"], "account/a-1/3.2");
@@ -219,7 +222,7 @@ mod tests {
                 "subject": "a-1",
                 "time": "2026-11-21T08:30:00.5Z",
                 "datacontenttype": "application/json",
-                "dataschema": "/v1/types/account/events/MoneyDeposited/2",
+                "dataschema": "http://h:1/v1/types/account/events/MoneyDeposited/2",
                 "sequence": "3",
                 "position": "12:90817",
                 "command": "Deposit",

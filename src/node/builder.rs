@@ -21,7 +21,7 @@ use crate::cluster::members::Members;
 use crate::cluster::roles::Role;
 use crate::domain::views::{AccountTotals, Accounts, MaintenanceJobs, Orders, Prescriptions};
 use crate::domain::{Account, Order, Prescription, WorkshopDay};
-use crate::http::{self, Callers, HttpApp, HttpLimits};
+use crate::http::{self, Callers, HttpApp, HttpLimits, PublicUrl};
 use crate::journal::{Identity, Journal, JournalOptions, Storage};
 use crate::projection::ProjectionGround;
 use crate::settings::Settings;
@@ -185,6 +185,8 @@ impl NodeBuilder {
         app.feed = streams.then_some(feed);
         app.roles = settings.node.roles.iter().copied().collect();
         app.callers = Callers::from(&settings.http);
+        // Loaded settings have a usable one or none.
+        app.public_url = PublicUrl::parse(&settings.http.public_url).unwrap_or_default();
         app.max_wait = Duration::from_millis(settings.projections.max_wait_ms);
         let http = tokio::spawn(http::serve(
             listener,

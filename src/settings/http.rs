@@ -81,6 +81,12 @@ pub struct HttpSettings {
     ///
     /// Default true. False leaves HTTP/1.1 alone, one request at a time on a connection.
     pub allow_http2: bool,
+    /// Where clients reach the nodes, such as `https://orders.example.com`: what the `dataschema` of
+    /// events begins with.
+    ///
+    /// Default "": `http://` and the host that a request names. Set it behind a proxy that speaks TLS, and
+    /// where events must look the same whichever node is asked; the same on every member.
+    pub public_url: String,
     /// Name of a request header in which a proxy that has authenticated the caller says who it is, such
     /// as `X-Forwarded-User`; what it says of a command is stored with the events.
     ///
@@ -111,6 +117,7 @@ impl Default for HttpSettings {
             max_header_bytes: 32 * 1024,
             max_event_streams: 2_000,
             allow_http2: true,
+            public_url: String::new(),
             principal_header: String::new(),
             require_principal: false,
         }

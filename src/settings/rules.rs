@@ -17,7 +17,7 @@ use tracing_subscriber::EnvFilter;
 use super::Settings;
 use super::schema::{self, collect_values};
 use crate::cluster::roles::Role;
-use crate::http::principal_header;
+use crate::http::{PublicUrl, principal_header};
 use crate::projection::StoreAddress;
 
 /// A broken rule and the keys it is about, the most likely culprit first.
@@ -113,6 +113,7 @@ pub(super) fn violations(settings: &Settings) -> Vec<Violation> {
     texts(settings, &mut found);
     roles(settings, &mut found);
     callers(settings, &mut found);
+    public_url(settings, &mut found);
     open_files(settings, &mut found);
     elections(settings, &mut found);
     messages(settings, &mut found);
@@ -200,6 +201,15 @@ fn roles(settings: &Settings, found: &mut Vec<Violation>) {
                     cluster holds copies of its shards, and a node without that role joins later"
                 .to_owned();
         found.push(Violation::new(&["node.roles", "cluster.bootstrap"], rule));
+    }
+}
+
+/// Where clients reach the nodes is a URL, if anything.
+fn public_url(settings: &Settings, found: &mut Vec<Violation>) {
+    let url = &settings.http.public_url;
+    if let Err(reason) = PublicUrl::parse(url) {
+        let rule = format!("`http.public_url` = {url:?} {reason}");
+        found.push(Violation::new(&["http.public_url"], rule));
     }
 }
 
