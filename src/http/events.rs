@@ -63,7 +63,6 @@ pub(crate) fn answer(
     let ticket = Ticket::take(app, connection)?;
     let reader = Reader {
         app: Arc::clone(app),
-        url: app.public_url.of(parts),
         feed,
         cursors: (0..)
             .zip(&start)
@@ -182,8 +181,6 @@ fn seen_in_list(list: &str, shards: u32) -> Option<Vec<Seen>> {
 /// One client's place in the events, and what it wants of them.
 struct Reader {
     app: Arc<App>,
-    /// Where its client reaches the node.
-    url: String,
     feed: Arc<dyn Feed>,
     cursors: Vec<FeedCursor>,
     /// What the client has seen, by shard; a cursor may be ahead within its record.
@@ -311,7 +308,8 @@ impl Reader {
         }
         self.put_id(piece);
         piece.put_slice(b"data: ");
-        put_event(piece, &self.url, &record.stream, event, part);
+        let url = self.app.public_url.as_str();
+        put_event(piece, url, &record.stream, event, part);
         piece.put_slice(b"\n\n");
         self.app.metrics.streamed.increment(1);
     }

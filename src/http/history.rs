@@ -44,8 +44,7 @@ pub(crate) async fn answer(
     let read = timer.within(time, read(app, &stream, from, count)).await;
     *connection.timer.lock() = timer;
     let page = read.unwrap_or_else(|_| Err(timed_out(false, time)))?;
-    let url = app.public_url.of(parts);
-    let batch = batch(&url, &stream, &page.events).freeze();
+    let batch = batch(app.public_url.as_str(), &stream, &page.events).freeze();
     let body = app.buffers.answer(batch)?;
     let mut reply = typed(StatusCode::OK, MEDIA_TYPE, body);
     if let Some(next) = page.next_sequence {
@@ -198,13 +197,13 @@ mod tests {
             occurred_at: "2026-11-20T08:30:00Z".parse().ok(),
             ..event.clone()
         };
-        let rendered = batch("http://h:1", &stream, &[told]);
+        let rendered = batch("phalanx:", &stream, &[told]);
         let json: serde_json::Value = serde_json::from_slice(&rendered).unwrap();
         assert_eq!(json[0]["authid"], "Zo\u{eb} \"Z\"");
         assert_eq!(json[0]["authtype"], "unknown");
         assert_eq!(json[0]["occurredat"], "2026-11-20T08:30:00Z");
         // As if it were the two parts of one that was split.
-        let rendered = batch("http://h:1", &stream, &[event.clone(), event]);
+        let rendered = batch("phalanx:", &stream, &[event.clone(), event]);
         let mut json: serde_json::Value = serde_json::from_slice(&rendered).unwrap();
         let second = json.as_array_mut().unwrap().pop().unwrap();
         assert_eq!(second["id"], "account/a-1/3.2");
@@ -222,7 +221,7 @@ mod tests {
                 "subject": "a-1",
                 "time": "2026-11-21T08:30:00.5Z",
                 "datacontenttype": "application/json",
-                "dataschema": "http://h:1/v1/types/account/events/MoneyDeposited/2",
+                "dataschema": "phalanx:/v1/types/account/events/MoneyDeposited/2",
                 "sequence": "3",
                 "position": "12:90817",
                 "command": "Deposit",

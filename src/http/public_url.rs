@@ -1,23 +1,31 @@
-//! Where clients reach the node, for what must be named by an absolute URI.
+//! Where clients reach the nodes, for what must be named by an absolute URI.
 //!
-//! Owns: the address that a setting gives, and otherwise that of the request. Invariant: the text is an
-//! absolute `http` or `https` URI without a `/` at its end, and needs no escape in JSON.
+//! Owns: the address that a setting gives, and a name that stands for it where there is none. It does not
+//! depend on the request: every node says the same of an event. Invariant: the text makes an absolute URI
+//! of a path behind it, and needs no escape in JSON.
 
-use http::header::HOST;
-use http::request;
+/// What stands for the address where none is set: a scheme of its own, so that the path behind it is an
+/// absolute URI (RFC 3986, section 4.3).
+const UNNAMED: &str = "phalanx:";
 
-/// Where clients reach the node.
-#[derive(Debug, Clone, Default)]
-pub struct PublicUrl(Option<String>);
+/// Where clients reach the nodes.
+#[derive(Debug, Clone)]
+pub struct PublicUrl(String);
+
+impl Default for PublicUrl {
+    fn default() -> Self {
+        Self(UNNAMED.to_owned())
+    }
+}
 
 impl PublicUrl {
-    /// What a setting says; an empty text stands for the address of each request.
+    /// What a setting says; an empty text leaves the address open.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if text.is_empty() {
-            return Ok(Self(None));
+            return Ok(Self::default());
         }
         let refused = Err("is no URL such as https://orders.example.com");
         let rest = text.strip_prefix("https://");
@@ -29,19 +37,12 @@ impl PublicUrl {
         if host.parse::<http::uri::Authority>().is_err() || !rest.bytes().all(allowed) {
             return refused;
         }
-        Ok(Self(Some(text.trim_end_matches('/').to_owned())))
+        Ok(Self(text.trim_end_matches('/').to_owned()))
     }
 
-    /// The address under which a request came, unless the setting names one.
-    pub(crate) fn of(&self, parts: &request::Parts) -> String {
-        if let Some(url) = &self.0 {
-            return url.clone();
-        }
-        let asked = parts.uri.authority().map(http::uri::Authority::as_str);
-        let asked = asked.or_else(|| parts.headers.get(HOST)?.to_str().ok());
-        // What a host may consist of was checked when the request was read; it may be empty.
-        let host = asked.filter(|host| !host.is_empty() && !host.contains('@'));
-        format!("http://{}", host.unwrap_or("localhost"))
+    /// What a path is put behind.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
@@ -49,27 +50,13 @@ impl PublicUrl {
 mod tests {
     use super::*;
 
-    fn of(setting: &str, uri: &str, host: Option<&str>) -> String {
-        let mut request = http::Request::get(uri);
-        if let Some(host) = host {
-            request = request.header(HOST, host);
-        }
-        let (parts, ()) = request.body(()).unwrap().into_parts();
-        PublicUrl::parse(setting).unwrap().of(&parts)
-    }
-
     #[test]
-    fn it_is_what_the_setting_says_or_where_the_request_went() {
-        let orders = "https://orders.example.com/api/";
-        assert_eq!(
-            of(orders, "/", Some("h:1")),
-            "https://orders.example.com/api"
-        );
-        assert_eq!(of("", "/", Some("127.0.0.1:8080")), "http://127.0.0.1:8080");
-        assert_eq!(of("", "/", Some("[::1]:8080")), "http://[::1]:8080");
-        assert_eq!(of("", "http://h:2/x", Some("h:1")), "http://h:2");
-        assert_eq!(of("", "/", Some("")), "http://localhost");
-        assert_eq!(of("", "/", None), "http://localhost");
+    fn it_is_what_the_setting_says() {
+        let url = |text: &str| PublicUrl::parse(text).map(|url| url.0);
+        let orders = "https://orders.example.com/api";
+        assert_eq!(url(&format!("{orders}/")).as_deref(), Ok(orders));
+        assert_eq!(url("http://[::1]:8080").as_deref(), Ok("http://[::1]:8080"));
+        assert_eq!(url("").as_deref(), Ok("phalanx:"));
     }
 
     #[test]

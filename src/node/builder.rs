@@ -185,7 +185,7 @@ impl NodeBuilder {
         app.feed = streams.then_some(feed);
         app.roles = settings.node.roles.iter().copied().collect();
         app.callers = Callers::from(&settings.http);
-        // Loaded settings have a usable one or none.
+        // Loaded settings have a usable one, or none.
         app.public_url = PublicUrl::parse(&settings.http.public_url).unwrap_or_default();
         app.max_wait = Duration::from_millis(settings.projections.max_wait_ms);
         let http = tokio::spawn(http::serve(

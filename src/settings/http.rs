@@ -84,8 +84,8 @@ pub struct HttpSettings {
     /// Where clients reach the nodes, such as `https://orders.example.com`: what the `dataschema` of
     /// events begins with.
     ///
-    /// Default "": `http://` and the host that a request names. Set it behind a proxy that speaks TLS, and
-    /// where events must look the same whichever node is asked; the same on every member.
+    /// Default "": `phalanx:`, which makes an absolute URI of the path of the JSON Schema that nobody can
+    /// fetch as it stands. The same on every member.
     pub public_url: String,
     /// Name of a request header in which a proxy that has authenticated the caller says who it is, such
     /// as `X-Forwarded-User`; what it says of a command is stored with the events.

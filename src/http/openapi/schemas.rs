@@ -125,8 +125,8 @@ pub(super) fn cloud_event() -> Value {
             "subject": text,
             "time": {"type": "string", "format": "date-time"},
             "datacontenttype": text,
-            "dataschema": {"type": "string", "format": "uri", "description": "Answers with the JSON \
-                Schema; ends with its version."},
+            "dataschema": {"type": "string", "format": "uri", "description": "Ends with the \
+                version, and with the path at which nodes answer with the JSON Schema."},
             "sequence": {"type": "string", "description": "The sequence number in decimal."},
             "position": text,
             "part": {"type": "string", "description": "Of the later parts of a stored event that was \
