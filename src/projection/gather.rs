@@ -33,6 +33,8 @@ struct Asked {
 #[derive(Debug, Default)]
 pub(super) struct Gatherer {
     queue: Mutex<Queue>,
+    /// Of whoever serves, for the next one to use.
+    known: tokio::sync::Mutex<Known>,
 }
 
 #[derive(Debug, Default)]
@@ -94,7 +96,7 @@ async fn serve(views: Views, entry: Arc<Entry>) {
         gatherer: &entry.rows,
         is_over: false,
     };
-    let mut known = None;
+    let mut known = serving.gatherer.known.lock().await;
     loop {
         let asked = serving.gatherer.next();
         if asked.is_empty() {

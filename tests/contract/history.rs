@@ -43,6 +43,17 @@ fn sequences(page: &Response) -> Vec<u64> {
 }
 
 #[test]
+fn the_schema_of_an_event_lies_where_clients_reach_the_nodes() {
+    let url = "https://orders.example.com/api";
+    let fixture = Fixture::with(|setup| setup.set("HTTP__PUBLIC_URL", format!("{url}/")));
+    assert_eq!(fixture.send(&client::open("h-9")).status, 201);
+    let history = Request::get("/v1/aggregates/account/h-9/events");
+    let events = fixture.send(&history).json();
+    let path = "/v1/types/account/events/AccountOpened/1";
+    assert_eq!(events[0]["dataschema"], format!("{url}{path}"));
+}
+
+#[test]
 fn history_is_a_batch_of_cloud_events() {
     let fixture = Fixture::new();
     let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";

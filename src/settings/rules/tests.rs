@@ -85,6 +85,14 @@ fn a_header_that_names_callers_can_be_one_and_is_there_if_it_must_be() {
 }
 
 #[test]
+fn where_clients_reach_the_nodes_is_a_url() {
+    let broken = |url: &str| broken_by(|settings| settings.http.public_url = url.to_owned());
+    assert_eq!(broken(""), [] as [&str; 0]);
+    assert_eq!(broken("https://orders.example.com"), [] as [&str; 0]);
+    assert_eq!(broken("orders.example.com"), ["http.public_url"]);
+}
+
+#[test]
 fn limits_of_admission_nest() {
     assert_eq!(
         broken_by(|settings| settings.actors.max_in_flight_per_shard = 8193),
