@@ -323,12 +323,14 @@ fn answers_that_nobody_takes_share_a_bounded_memory() {
 }
 
 impl Connection {
-    /// Reads until the body of a stream that goes on says this; gives all of it so far.
+    /// Reads until the body of a stream that goes on has a whole message that says this; gives all of
+    /// it so far. A frame may end anywhere in a message.
     fn until(&mut self, stream: u32, text: &str) -> String {
         loop {
             let body = &self.answers.entry(stream).or_default().body;
             let body = String::from_utf8_lossy(body).into_owned();
-            if body.contains(text) {
+            let said = body.find(text);
+            if said.is_some_and(|at| body[at..].contains("\n\n")) {
                 return body;
             }
             let frame = self.read().unwrap();
