@@ -17,6 +17,10 @@ pub mod settings;
 pub mod telemetry;
 pub mod verify;
 
+#[cfg(test)]
+#[path = "../tests/support/ports.rs"]
+mod test_ports;
+
 /// The program in this page must compile.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/YOUR_OWN_AGGREGATE.md")]

@@ -24,7 +24,7 @@ const TEST: &str = "power cuts";
 const DISK_BYTES: u64 = 256 * 1024 * 1024;
 const TELLERS: i64 = 8;
 const ACCOUNTS: usize = 16;
-const LEAST_COMMANDS_PER_CUT: usize = 20;
+const LEAST_COMMANDS_PER_CUT: u64 = 20;
 
 /// A disk whose power can be cut, or why there is none.
 fn disk(directory: &std::path::Path) -> Result<LoopDisk, String> {
@@ -59,11 +59,12 @@ fn after_a_power_cut_everything_acknowledged_is_there_once() {
     let mut tellers = Tellers::start_on_failing_disk(TELLERS, node.address, &accounts, &mut rng);
     let mut ended = 0;
     for cut in 1..=cuts {
-        wait::let_pass(Duration::from_millis(rng.random_range(50..500)));
+        tellers.progress(LEAST_COMMANDS_PER_CUT);
+        wait::let_pass(Duration::from_millis(rng.random_range(0..400)));
         tellers.check();
         tellers.switch_power();
         cut_power(disk.path()).expect("the power can be cut");
-        match node.wait_end(Duration::from_secs(3)) {
+        match node.wait_end(Duration::from_secs(10)) {
             Some(status) => {
                 assert!(!status.success(), "cut {cut}: {status}\n{}", node.log());
                 ended += 1;
@@ -87,7 +88,7 @@ fn after_a_power_cut_everything_acknowledged_is_there_once() {
         ended * 2 > cuts,
         "a node whose writes fail must end by itself: {ended} of {cuts}"
     );
-    let least = usize::try_from(cuts).expect("fits") * LEAST_COMMANDS_PER_CUT;
+    let least = usize::try_from(cuts * LEAST_COMMANDS_PER_CUT).expect("fits");
     assert!(
         checked.promises >= least,
         "too little happened: {checked:?}"

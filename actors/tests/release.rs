@@ -251,7 +251,7 @@ async fn a_failed_proposal_leaves_proposed_commands_unknown_and_queued_ones_undo
             FailureKind::NoLeader,
             "closed"
         );
-        tokio::time::timeout(std::time::Duration::from_secs(5), world.shard.abandoned())
+        tokio::time::timeout(std::time::Duration::from_secs(60), world.shard.abandoned())
             .await
             .unwrap();
         eventually(|| world.model.in_flight() == 0).await;
@@ -386,7 +386,7 @@ async fn an_abandoned_term_is_served_again_once_all_of_it_is_settled() {
     settle().await;
     let batch = world.replicator.fail_next(Proposed::Unknown);
     assert_eq!(failed(soon(lost).await), FailureKind::OutcomeUnknown);
-    tokio::time::timeout(std::time::Duration::from_secs(5), world.shard.abandoned())
+    tokio::time::timeout(std::time::Duration::from_secs(60), world.shard.abandoned())
         .await
         .unwrap();
     world.journal.commit(&batch.records);

@@ -11,6 +11,9 @@ use phalanx_actors::names::StreamName;
 
 use super::{Args, Report, measure};
 
+/// Where nobody listens: no other test can be given this port.
+const NOBODY: ([u8; 4], u16) = ([127, 0, 0, 1], 1);
+
 /// How a server answers its n-th request; `None` closes the connection without an answer.
 type Answer = Arc<dyn Fn(u64, &str) -> Option<String> + Send + Sync>;
 
@@ -72,7 +75,7 @@ fn run_with(addresses: &[SocketAddr], extra: &[&str]) -> Report {
     let urls: Vec<String> = addresses.iter().map(|at| format!("http://{at}")).collect();
     let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
     // What is said twice counts as it is said last.
-    let fixed = "--clients 2 --aggregates 20 --warmup 0 --duration 300ms --timeout 500ms --quiet";
+    let fixed = "--clients 2 --aggregates 20 --warmup 0 --duration 500ms --timeout 20s --quiet";
     let fixed: Vec<&str> = fixed.split(' ').collect();
     let arguments = [&["bench"], &urls[..], &fixed, extra].concat();
     measure(Args::try_parse_from(arguments).unwrap()).unwrap()
@@ -107,7 +110,7 @@ fn every_request_of_the_server_is_in_the_report_once() {
 #[test]
 fn requests_of_the_warm_up_are_counted_apart() {
     let (address, seen) = serve(|_, _| reply("200 OK", "{}"));
-    let report = run_with(&[address], &["--warmup", "100ms", "--skip-setup"]);
+    let report = run_with(&[address], &["--warmup", "500ms", "--skip-setup"]);
     assert_accounted(&report, seen.load(Ordering::Relaxed), 0);
     assert!(report.requests.sent_in_warmup > 0 && report.requests.sent > 0);
 }
@@ -310,11 +313,7 @@ fn an_open_loop_keeps_its_rate_and_counts_waiting() {
 
 #[test]
 fn what_is_not_sent_is_counted_apart() {
-    let gone = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let report = run(gone, &["--skip-setup"]);
+    let report = run(NOBODY.into(), &["--skip-setup"]);
     assert_accounted(&report, 0, 0);
     assert!(report.requests.not_sent > 0, "{report:?}");
     assert_eq!(
@@ -325,11 +324,7 @@ fn what_is_not_sent_is_counted_apart() {
 
 #[test]
 fn a_server_that_is_not_there_is_an_error() {
-    let gone = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let url = format!("http://{gone}");
+    let url = format!("http://{}", SocketAddr::from(NOBODY));
     let args = [
         "bench",
         &url,

@@ -14,3 +14,6 @@ mod restarts;
 #[path = "../../tests/support/postgres.rs"]
 mod server;
 mod shared;
+
+// The server's file looks for it here, as it does among the tests of real nodes.
+use crate::test_ports as ports;

@@ -9,12 +9,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::client;
 use crate::support::http::{Http, Request, Response};
 use crate::support::wait;
 
 /// How long read models may take to be built again.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Once through the key, through each index, and by each column without one.
 const LISTS: [&str; 9] = [
@@ -51,7 +50,10 @@ impl Lists {
         let mut rows = BTreeMap::new();
         for list in LISTS {
             let target = format!("/v1/views/{list}{}", behind(list, &after));
-            let page = client::expect_success(http, &Request::get(&target)).json();
+            let page = wait::until("a list is as new as it must be", PATIENCE, || {
+                let page = http.send(&Request::get(&target));
+                (page.status == 200).then(|| page.json())
+            });
             rows.insert(target, page["rows"].clone());
         }
         let all = format!("/v1/views/{}{}", LISTS[0], behind(LISTS[0], &after));

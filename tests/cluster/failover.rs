@@ -15,7 +15,7 @@ use super::support::{measured, number_from_env, seeded, temp_dir, wait};
 const TELLERS: i64 = 8;
 const ACCOUNTS: usize = 16;
 /// The promise is 2 s; a machine that runs other tests beside gets some more.
-const WRITABLE_WITHIN: Duration = Duration::from_secs(5);
+const WRITABLE_WITHIN: Duration = Duration::from_secs(10);
 
 #[test]
 fn killed_leaders_lose_nothing_and_are_replaced_soon() {

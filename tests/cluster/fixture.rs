@@ -1,17 +1,17 @@
 //! A cluster of three processes and the questions that the tests ask it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use super::support::client;
-use super::support::http::Http;
+use super::support::http::{Http, Response};
 use super::support::node::{Node, NodeSetup};
 use super::support::{ports, wait};
 
 /// For an election, with room for a busy machine.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// Three nodes, each with a directory of its own.
 #[derive(Debug)]
@@ -129,6 +129,33 @@ impl Cluster {
             .iter()
             .map(|(id, position)| self.served_by(&mut http, id, position));
         served.map(|served| (served.shard, served.node)).collect()
+    }
+
+    /// What a node answers, as soon as it listens.
+    pub(crate) fn ask(&self, node: u64, request: &super::support::http::Request) -> Response {
+        wait::until("a node listens", SOON, || {
+            Http::new(self.address(node)).try_send(request).ok()
+        })
+    }
+
+    /// Sends a command to one node until it is stored.
+    pub(crate) fn store_at(&self, node: u64, request: &super::support::http::Request) -> Response {
+        wait::until("a command is stored", SOON, || {
+            let answer = self.ask(node, request);
+            match answer.status {
+                200 | 201 => Some(answer),
+                503 | 504 => None,
+                status => panic!("{request:?}: {status} {}", answer.text()),
+            }
+        })
+    }
+
+    /// Waits until each of the three nodes leads a shard of these accounts.
+    pub(crate) fn wait_spread(&self, accounts: &[(String, String)]) {
+        wait::until("every node leads something", SOON, || {
+            let leaders: BTreeSet<u64> = self.leaders(accounts).into_values().collect();
+            (leaders.len() == 3).then_some(())
+        });
     }
 
     /// Waits until a node's log says something.

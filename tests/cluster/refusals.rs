@@ -2,18 +2,25 @@
 
 use std::fs;
 
-use super::fixture::Cluster;
+use super::fixture::{Cluster, SOON};
 use super::support::client;
-use super::support::http::Http;
-use super::support::temp_dir;
+use super::support::http::{Http, Request};
+use super::support::{temp_dir, wait};
 
 #[test]
 fn a_node_with_an_emptied_disk_is_refused_under_its_old_id_and_told_what_to_do() {
     let directory = temp_dir();
     let mut cluster = Cluster::start_all(directory.path());
     let accounts = cluster.open_accounts(8);
-    // The third is known to the others once it votes or follows; it does after this.
+    // The third is known to the others once they have seen who it is.
     cluster.wait_log(3, "connected");
+    for node in [1, 2] {
+        wait::until("the third is known", SOON, || {
+            let view = cluster.ask(node, &Request::get("/v1/cluster")).json();
+            let third = &view["members"][2];
+            (third["state"] == "connected" && third["incarnation"].is_string()).then_some(())
+        });
+    }
     cluster.kill(3);
     fs::remove_dir_all(&cluster.setups[2].data_dir).expect("the data can be removed");
     cluster.start(3);
@@ -49,7 +56,7 @@ fn a_node_of_another_cluster_or_with_other_shards_is_refused_by_name() {
         for number in 0..8 {
             let request = client::open(&format!("a-{number}"));
             cluster.store(&mut http, &request);
-            let alone = cluster.node(3).send(&request);
+            let alone = cluster.ask(3, &request);
             assert_eq!(alone.status, 503, "{}", alone.text());
         }
     }

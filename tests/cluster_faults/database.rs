@@ -22,7 +22,7 @@ use crate::support::client;
 use crate::support::http::{Http, Request};
 use crate::support::postgres::{self, Postgres};
 use crate::support::scratch_disk::LoopDisk;
-use crate::support::{measured, skipped, temp_dir, wait};
+use crate::support::{measured, ports, skipped, temp_dir, wait};
 
 #[path = "database_changes.rs"]
 mod changes;
@@ -35,9 +35,12 @@ const LASTS: Duration = Duration::from_secs(16);
 const CALM: Duration = Duration::from_secs(4);
 const BACK_WITHIN: Duration = Duration::from_secs(60);
 /// `http.request_timeout_ms` and room for a busy machine.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(13);
-/// Commands are not to notice; the machine does, a little.
-const LEAST_RATE: f64 = 0.6;
+const ANSWERED_WITHIN: Duration = Duration::from_secs(18);
+/// Commands are not to notice. The machine does, and may begin other work at any time; commands that
+/// the database holds up would come to next to nothing.
+const LEAST_RATE: f64 = 0.3;
+/// Sentries do not retry, and a busy machine may elect a leader in between.
+const LEAST_SHARE: f64 = 0.9;
 
 /// What a reader was told.
 #[derive(Debug, Clone)]
@@ -141,7 +144,7 @@ fn read(node: u64, address: SocketAddr, log: &Mutex<Vec<Read>>, stop: &AtomicBoo
 
 /// A cluster whose read models are in a database of its own, with the port of that.
 fn started(name: &str, data: Option<&Path>) -> Option<(Site, Postgres, u16)> {
-    let port = postgres::free_port().expect("a port is free");
+    let port = ports::free_address().port();
     let site = Site::start_with(name, |_, setup| {
         let address = Net::outside_of(setup.address, port);
         setup.set("PROJECTIONS__STORE", postgres::url(address, DATABASE))
@@ -277,7 +280,7 @@ impl Base {
             "{what}: {rate:.0}/s after {calm:.0}/s"
         );
         assert!(
-            share > 0.95,
+            share > LEAST_SHARE,
             "{what}: {share} of the deposits were acknowledged"
         );
         assert!(told(503) + told(504) > 0, "{what}: nobody noticed");

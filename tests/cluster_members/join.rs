@@ -24,7 +24,7 @@ fn a_fourth_node_joins_under_load_and_takes_its_share() {
     let load = Load::start(CLIENTS, &cluster.addresses(), &accounts);
     let (id, address) = newcomer(&mut cluster, directory.path());
     cluster.wait_log(id, "waits to be added to the cluster");
-    let why = Http::new(cluster.address(id)).get("/readyz?verbose");
+    let why = cluster.ask(id, &Request::get("/readyz?verbose"));
     assert_eq!(why.status, 503);
     assert!(
         why.text().contains("phalanx cluster join --id 4"),
@@ -46,7 +46,7 @@ fn a_fourth_node_joins_under_load_and_takes_its_share() {
     }
     wait_ready(&cluster, id);
     wait::let_pass(Duration::from_millis(500));
-    let deposits = load.stop();
+    let deposits = load.stop_after(200);
     measured("join under load", summary(&deposits));
     assert_unharmed(&deposits, 200);
     // The new node serves like any other, also after a restart without anybody's help.
@@ -92,7 +92,7 @@ fn leaders_that_die_in_the_midst_of_a_join_hold_it_up_and_lose_nothing() {
     for node in 1..=4 {
         assert_spread(&cluster, node, &[1, 2, 3, 4], 3);
     }
-    let deposits = load.stop();
+    let deposits = load.stop_after(200);
     measured(
         "join with kill -9",
         format!("{kills} kills, {}", summary(&deposits)),

@@ -5,12 +5,15 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::support::client;
 use crate::support::http::{Http, Request};
+use crate::support::wait;
+
+const ENOUGH_WITHIN: Duration = Duration::from_secs(120);
 
 /// One deposit and what became of it.
 #[derive(Debug)]
@@ -30,13 +33,15 @@ pub(crate) struct Deposit {
 /// Clients at work.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
+    /// How many deposits have ended, well or not.
+    ended: Arc<AtomicUsize>,
     clients: Vec<JoinHandle<Vec<Deposit>>>,
 }
 
 impl Load {
     /// Starts clients that send to these nodes in turns; those of odd numbers send keys.
     pub(crate) fn start(count: i64, addresses: &[SocketAddr], accounts: &[String]) -> Self {
-        let stop = Arc::<AtomicBool>::default();
+        let (stop, ended) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let clients = (0..count)
             .map(|number| {
                 let client = Client {
@@ -47,11 +52,24 @@ impl Load {
                         .collect(),
                     accounts: accounts.to_vec(),
                     stop: Arc::clone(&stop),
+                    ended: Arc::clone(&ended),
                 };
                 std::thread::spawn(move || client.run())
             })
             .collect();
-        Self { stop, clients }
+        Self {
+            stop,
+            ended,
+            clients,
+        }
+    }
+
+    /// Goes on until there are this many deposits, however slow the machine is, and stops then.
+    pub(crate) fn stop_after(self, least: usize) -> Vec<Deposit> {
+        wait::until("there are enough deposits", ENOUGH_WITHIN, || {
+            (self.ended.load(Ordering::Relaxed) >= least).then_some(())
+        });
+        self.stop()
     }
 
     /// Lets every client finish its last deposit.
@@ -69,6 +87,7 @@ struct Client {
     nodes: Vec<Http>,
     accounts: Vec<String>,
     stop: Arc<AtomicBool>,
+    ended: Arc<AtomicUsize>,
 }
 
 impl Client {
@@ -80,6 +99,7 @@ impl Client {
             let amount = self.number * 1_000_000 + i64::try_from(done.len()).expect("fits") + 1;
             let account = self.accounts[turn % self.accounts.len()].clone();
             done.push(self.pay(turn, account, amount));
+            self.ended.fetch_add(1, Ordering::Relaxed);
         }
         done
     }

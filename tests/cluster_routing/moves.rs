@@ -35,20 +35,22 @@ fn shards_move_under_load_and_nobody_notices() {
         let shard = usize::try_from(round % 4).expect("fits");
         // Asked at a node that is neither of the two as often as not.
         let at = round % 3 + 1;
-        let before = wait::until("every shard has a leader", SOON, || {
-            leaders(&cluster, at).get(shard).copied()
-        });
-        let to = before % 3 + 1;
-        let moved = wait::until("a shard is moved", SOON, || {
+        wait::until("a shard is moved", SOON, || {
+            let before = leaders(&cluster, at).get(shard).copied()?;
+            let to = before % 3 + 1;
             let answer = transfer(&cluster, at, shard, to);
-            // A copy may lag for a moment under load.
-            (answer.status != 409).then_some(answer)
+            // A copy may lag for a moment under load, and the node that balances leaders may move one
+            // as well.
+            if matches!(answer.status, 409 | 503 | 504) {
+                return None;
+            }
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            let moved = answer.json();
+            assert_eq!(moved["to"], json!(to));
+            (moved["from"] == json!(before)).then_some(())
         });
-        assert_eq!(moved.status, 200, "{}", moved.text());
-        let moved = moved.json();
-        assert_eq!((&moved["from"], &moved["to"]), (&json!(before), &json!(to)));
     }
-    let deposits = load.stop();
+    let deposits = load.stop_after(200);
     measured("12 transfers", summary(&deposits));
     assert_unharmed(&deposits, 200);
     audit(cluster.anywhere(), &deposits);
@@ -58,7 +60,9 @@ fn shards_move_under_load_and_nobody_notices() {
 fn transfers_that_make_no_sense_are_refused() {
     let directory = temp_dir();
     let mut cluster = ready_cluster(directory.path());
-    let leader = leaders(&cluster, 1)[0];
+    let leader = wait::until("every shard has a leader", SOON, || {
+        leaders(&cluster, 1).first().copied()
+    });
     let same = transfer(&cluster, leader % 3 + 1, 0, leader);
     assert_eq!((same.status, &same.json()["to"]), (200, &json!(leader)));
     let code = |response: Response| (response.status, response.code());
@@ -96,19 +100,19 @@ fn a_drained_node_leads_nothing_and_still_answers() {
     let accounts = accounts(&cluster);
     let load = Load::start(CLIENTS, &cluster.addresses(), &accounts);
     wait::let_pass(Duration::from_millis(300));
-    // Asked at another node.
-    let drained = Http::new(cluster.address(1)).send(&Request::new("POST", "/v1/nodes/2/drain"));
-    assert_eq!(drained.status, 200, "{}", drained.text());
-    let told = drained.json();
-    assert_eq!(
-        (&told["draining"], &told["kept"]),
-        (&json!(true), &json!([]))
-    );
-    assert!(
-        told["moved"]
-            .as_array()
-            .is_some_and(|moved| !moved.is_empty())
-    );
+    // Asked at another node. A copy may lag for a moment under load and be kept; who drains twice
+    // drains the rest.
+    let mut moved = 0;
+    wait::until("the node is drained", SOON, || {
+        let drain = Request::new("POST", "/v1/nodes/2/drain");
+        let drained = Http::new(cluster.address(1)).send(&drain);
+        assert_eq!(drained.status, 200, "{}", drained.text());
+        let told = drained.json();
+        assert_eq!(told["draining"], json!(true));
+        moved += told["moved"].as_array().map_or(0, Vec::len);
+        (told["kept"] == json!([])).then_some(())
+    });
+    assert!(moved > 0, "it led something");
     wait::until(
         "the node that was asked knows the new leaders",
         SOON,
@@ -122,7 +126,7 @@ fn a_drained_node_leads_nothing_and_still_answers() {
     let view = Http::new(cluster.address(3)).get("/v1/cluster").json();
     assert_eq!(view["members"][1]["role"], "draining");
     wait::let_pass(Duration::from_millis(300));
-    let deposits = load.stop();
+    let deposits = load.stop_after(100);
     measured("drain", summary(&deposits));
     assert_unharmed(&deposits, 100);
     audit(Http::new(cluster.address(2)), &deposits);
@@ -157,7 +161,7 @@ fn a_rolling_restart_shows_no_client_an_error() {
         wait_ready(&cluster, node);
     }
     wait::let_pass(Duration::from_millis(300));
-    let deposits = load.stop();
+    let deposits = load.stop_after(300);
     measured("rolling restart", summary(&deposits));
     assert_unharmed(&deposits, 300);
     audit(cluster.anywhere(), &deposits);
@@ -191,7 +195,7 @@ fn a_rolling_upgrade_from_an_older_build_shows_no_client_an_error() {
         wait_ready(&cluster, node);
     }
     wait::let_pass(Duration::from_secs(2));
-    let deposits = load.stop();
+    let deposits = load.stop_after(300);
     measured("rolling upgrade", summary(&deposits));
     assert_unharmed(&deposits, 300);
     audit(cluster.anywhere(), &deposits);

@@ -108,7 +108,16 @@ fn every_node_answers_for_every_aggregate_and_says_the_same() {
 }
 
 /// Sends to every node; the answers agree in everything but what differs from request to request.
+///
+/// They name who served them, and a leader may move between two of them; it does not do so each time.
 fn same(nodes: &mut [Http], request: &Request, status: u16) -> Value {
+    let found = (0..10).find_map(|_| try_same(nodes, request, status).ok());
+    found.unwrap_or_else(|| {
+        try_same(nodes, request, status).unwrap_or_else(|differ| panic!("{request:?}: {differ}"))
+    })
+}
+
+fn try_same(nodes: &mut [Http], request: &Request, status: u16) -> Result<Value, String> {
     let answers: Vec<Response> = nodes.iter_mut().map(|node| node.send(request)).collect();
     let comparable = |answer: &Response| {
         assert_eq!(answer.status, status, "{request:?}: {}", answer.text());
@@ -120,7 +129,10 @@ fn same(nodes: &mut [Http], request: &Request, status: u16) -> Value {
     };
     let first = comparable(&answers[0]);
     for answer in &answers {
-        assert_eq!(comparable(answer), first, "{request:?}");
+        let other = comparable(answer);
+        if other != first {
+            return Err(format!("{other:?} and {first:?}"));
+        }
     }
-    first.0
+    Ok(first.0)
 }

@@ -12,7 +12,7 @@ use crate::support::client;
 use crate::support::http::{Connection, Request};
 use crate::support::seeded;
 
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(20);
 const DEPOSIT: &str = "POST /v1/aggregates/account/g-1/commands/Deposit HTTP/1.1\r\n";
 const JSON: &str = "Content-Type: application/json\r\n";
 const FIVE: &str = r#"{"amount_cents":5}"#;
@@ -210,9 +210,9 @@ fn requests_on_one_connection_are_answered_in_their_order() {
 fn a_client_that_says_nothing_or_stops_halfway_loses_its_connection() {
     let fixture = Fixture::with(|setup| {
         setup
-            .set("HTTP__HEADER_TIMEOUT_MS", 500)
-            .set("HTTP__BODY_TIMEOUT_MS", 500)
-            .set("HTTP__IDLE_TIMEOUT_MS", 700)
+            .set("HTTP__HEADER_TIMEOUT_MS", 1_000)
+            .set("HTTP__BODY_TIMEOUT_MS", 1_000)
+            .set("HTTP__IDLE_TIMEOUT_MS", 1_200)
     });
     client::expect_success(&mut fixture.node.client(), &client::open("g-1"));
     let half_body = format!("{DEPOSIT}Host: x\r\n{JSON}Content-Length: 18\r\n\r\n{{");

@@ -112,7 +112,7 @@ fn a_stored_reply_survives_the_aggregate_leaving_memory() {
     let fixture = Fixture::with(|setup| setup.set("ACTORS__IDLE_TIMEOUT_S", 1));
     client::expect_success(&mut fixture.node.client(), &client::open("i-1"));
     let first = fixture.send(&deposit(5, "k"));
-    wait::until("the account leaves memory", Duration::from_secs(20), || {
+    wait::until("the account leaves memory", Duration::from_secs(60), || {
         let resident = fixture.node.metric("phalanx_actors_resident")?;
         (resident == 0.0).then_some(())
     });
@@ -134,7 +134,7 @@ fn a_key_is_free_again_after_its_retention() {
     });
     client::expect_success(&mut fixture.node.client(), &client::open("i-1"));
     client::expect_success(&mut fixture.node.client(), &deposit(5, "k"));
-    wait::until("the key runs again", Duration::from_secs(20), || {
+    wait::until("the key runs again", Duration::from_secs(60), || {
         let reply = fixture.send(&deposit(5, "k"));
         assert_eq!(reply.status, 200, "{}", reply.text());
         reply.header("Idempotent-Replay").is_none().then_some(())

@@ -107,7 +107,7 @@ fn an_aggregate_that_left_memory_keeps_who_and_when() {
     let first = client::expect_success(&mut http, &paid("o-2"));
     crate::support::wait::until(
         "the aggregate leaves memory",
-        std::time::Duration::from_secs(20),
+        std::time::Duration::from_secs(60),
         || (fixture.node.metric("phalanx_passivations_total")? >= 1.0).then_some(()),
     );
     let again = client::expect_success(&mut http, &paid("o-2"));
@@ -201,8 +201,8 @@ fn where_callers_must_be_named_nothing_of_aggregates_is_done_or_shown_without() 
         Request::get(&format!("{place}/events")),
         Request::get(&format!("{place}/diff?from=1&to=1")),
         Request::post(&format!("{place}/what-if"), what_if),
-        Request::get(&format!("/v1/views/accounts?after={position}&wait=5s")),
-        Request::get(&format!("/v1/views/accounts/o-6?after={position}&wait=5s")),
+        Request::get(&format!("/v1/views/accounts?after={position}&wait=9s")),
+        Request::get(&format!("/v1/views/accounts/o-6?after={position}&wait=9s")),
     ] {
         is_refused(&fixture.send(&request));
         is_refused(&fixture.send(&request.clone().header(HEADER, "")));

@@ -12,8 +12,9 @@ use crate::support::measured;
 
 const CLIENTS: i64 = 48;
 const COMMANDS_EACH: i64 = 25;
-/// The aim is 10 ms; this is an alarm for queueing, not a measurement.
-const REFUSED_WITHIN: Duration = Duration::from_secs(1);
+/// The aim is 10 ms; this is an alarm for queueing, not a measurement: what waits in a queue waits for
+/// the time limit of its request.
+const REFUSED_WITHIN: Duration = Duration::from_secs(5);
 
 fn tiny_limits() -> Fixture {
     Fixture::with(|setup| {
@@ -33,7 +34,7 @@ struct Met {
 }
 
 fn insist(http: &mut Http, request: &Request, met: &mut Met) -> u64 {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         let started = Instant::now();
         assert!(started < deadline, "{request:?} is refused for ever");

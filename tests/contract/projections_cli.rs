@@ -82,10 +82,12 @@ fn projections_are_listed_paused_and_rebuilt_from_the_command_line() {
         "events_per_second",
     ] {
         let name = format!("phalanx_projection_{metric}");
-        assert!(fixture.node.metric(&name).is_some(), "{name}");
+        wait::until(&name, Duration::from_secs(60), || {
+            fixture.node.metric(&name)
+        });
     }
     phalanx(&url, &["resume", "prescriptions"]);
-    wait::until("the rebuild ends", Duration::from_secs(20), || {
+    wait::until("the rebuild ends", Duration::from_secs(60), || {
         let (_, list, _) = phalanx(&url, &["list"]);
         (!list.contains(" %, ")).then_some(())
     });
@@ -103,7 +105,7 @@ fn dead_letters_are_shown_and_resolved_from_the_command_line() {
     }
     client::expect_success(http, &client::deposit("p-1", i64::MAX));
     client::expect_success(http, &client::deposit("p-2", 7));
-    let (id, shown) = wait::until("a dead letter", Duration::from_secs(10), || {
+    let (id, shown) = wait::until("a dead letter", Duration::from_secs(60), || {
         let (_, letters, _) = phalanx(&url, &["dead-letters", "account_totals", "--json"]);
         let letters: Value = serde_json::from_str(&letters).expect("JSON");
         let id = letters["dead_letters"][0]["id"].as_i64()?.to_string();

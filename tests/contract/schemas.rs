@@ -91,7 +91,7 @@ fn answers_about_the_cluster_and_its_projections_are_as_described() {
         client::expect_success(http, &client::deposit(id, amount));
     }
     let letters = "/v1/projections/account_totals/dead-letters";
-    let letter = wait::until("a dead letter", std::time::Duration::from_secs(20), || {
+    let letter = wait::until("a dead letter", std::time::Duration::from_secs(60), || {
         http.get(letters).json()["dead_letters"][0]["id"].as_i64()
     });
     let one = "/v1/projections/{projection}";

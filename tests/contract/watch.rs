@@ -12,6 +12,9 @@ use crate::support::http::Request;
 use crate::support::sse::Stream;
 use crate::support::{client, measured, seeded};
 
+/// How long a node that ends waits for what is under way.
+const GRACE_MS: u64 = 25_000;
+
 fn target(id: &str) -> String {
     format!("{}/watch", client::account_target(id))
 }
@@ -171,22 +174,25 @@ fn an_old_id_is_told_everything_since_and_an_impossible_one_is_refused() {
 fn watches_count_as_event_streams_and_end_with_the_node() {
     let mut fixture = Fixture::with(|setup| {
         setup
-            .set("HTTP__IDLE_TIMEOUT_MS", 300)
+            .set("HTTP__IDLE_TIMEOUT_MS", 1_000)
             .set("HTTP__MAX_EVENT_STREAMS", 1)
+            .set("NODE__SHUTDOWN_GRACE_MS", GRACE_MS)
     });
     client::expect_success(&mut fixture.node.client(), &client::open("w-1"));
     let mut stream = Stream::open(fixture.node.address, &target("w-1"), None);
     assert_eq!(stream.told().kind, "state");
     let full = fixture.send(&Request::get(&target("w-1")));
     assert_problem(&full, 503, "overloaded");
-    crate::support::wait::let_pass(Duration::from_millis(1_200));
+    crate::support::wait::let_pass(Duration::from_millis(3_000));
     client::expect_success(&mut fixture.node.client(), &client::deposit("w-1", 3));
     assert_eq!(stream.event()["state"]["balance_cents"], 3);
     let began = Instant::now();
     fixture.node.stop();
-    stream.drain(Duration::from_secs(8));
+    // A stream that was waited for would take all of it.
+    let limit = Duration::from_millis(GRACE_MS - 1_000);
+    stream.drain(limit);
     let took = began.elapsed();
-    assert!(took < Duration::from_secs(8), "{took:?}");
+    assert!(took < limit, "{took:?}");
 }
 
 /// Each event of somebody else would be a thousand wake-ups if watchers listened themselves.
@@ -222,7 +228,8 @@ fn a_thousand_watchers_of_an_aggregate_at_rest_cost_nothing_while_another_is_bus
     }
     // Their second look is over.
     crate::support::wait::let_pass(Duration::from_millis(1_500));
-    let watched = work();
+    // The node's own affairs fall into one of them or another.
+    let watched = (0..3).map(|_| work()).min().expect("three");
     measured("500 commands alone, processor ms", alone.as_millis());
     measured(
         "500 commands beside 1000 watchers, processor ms",

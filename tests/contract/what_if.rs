@@ -101,13 +101,13 @@ fn a_payment_found_three_months_late_is_put_right_to_the_cent() {
     // The read models follow.
     let position = last["position"].as_str().expect("a position");
     let row = fixture.send(&Request::get(&format!(
-        "/v1/views/accounts/w-1?after={position}&wait=10s"
+        "/v1/views/accounts/w-1?after={position}&wait=9s"
     )));
     assert_eq!(row.status, 200, "{}", row.text());
     assert_eq!(row.json()["balance_cents"], 21_684, "{}", row.text());
     wait::until(
         "the totals follow",
-        std::time::Duration::from_secs(20),
+        std::time::Duration::from_secs(60),
         || {
             let reply = fixture.send(&Request::get("/v1/views/account_totals/EUR"));
             (reply.json()["balance_cents"] == 21_684).then_some(())

@@ -98,6 +98,8 @@ impl Client {
                 length
             }
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => 0,
+            // The process was stopped for a while.
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => self.more(),
             Err(error) => panic!("{error}"),
         }
     }

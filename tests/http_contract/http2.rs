@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::node::{Listener, fresh_id};
+use crate::node::{Listener, eventually, fresh_id};
 use phalanx::http::HttpLimits;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -152,20 +152,27 @@ const STATUS_200: u8 = 0x88;
 /// `:status 400` in the static table.
 const STATUS_400: u8 = 0x8c;
 
+/// Limits that run out soon, and not before a client on a busy machine has said its first word.
+const HEADER_MS: u64 = 1_000;
+const BODY_MS: u64 = 1_000;
+const IDLE_MS: u64 = 2_000;
+
 fn strict() -> Listener {
     Listener::start(HttpLimits {
-        header_timeout_ms: 200,
-        body_timeout_ms: 300,
-        idle_timeout_ms: 600,
-        request_timeout_ms: 300,
+        header_timeout_ms: HEADER_MS,
+        body_timeout_ms: BODY_MS,
+        idle_timeout_ms: IDLE_MS,
+        // An answer may take its time, so a silent client is given twice that.
+        request_timeout_ms: IDLE_MS / 2,
         ..HttpLimits::default()
     })
 }
 
+/// The limit and what a busy machine may add; the time is taken from a moment before the limit counts.
 fn assert_about(took: Duration, millis: u64) {
     let limit = Duration::from_millis(millis);
     assert!(
-        took >= limit.mul_f64(0.9) && took < limit + Duration::from_secs(3),
+        took >= limit.mul_f64(0.9) && took < limit + Duration::from_secs(10),
         "{took:?}"
     );
 }
@@ -200,17 +207,17 @@ fn what_is_begun_must_go_on() {
     let listener = strict();
     // Nothing after the preface, and nothing but pings.
     let started = Instant::now();
-    assert_about(Connection::open(&listener).closed_after(started), 200);
-    let mut pinging = Connection::open(&listener);
+    assert_about(Connection::open(&listener).closed_after(started), HEADER_MS);
     let started = Instant::now();
-    while started.elapsed() < Duration::from_secs(5) {
+    let mut pinging = Connection::open(&listener);
+    while started.elapsed() < Duration::from_secs(30) {
         let ping = frame(PING, 0, 0, &[0; 8]);
         if pinging.socket.write_all(&ping).is_err() {
             break;
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert_about(started.elapsed(), 200);
+    assert_about(started.elapsed(), HEADER_MS);
     // A header block that does not end.
     let mut connection = Connection::open(&listener);
     let request = request_block("GET", "/livez");
@@ -219,12 +226,12 @@ fn what_is_begun_must_go_on() {
     let started = Instant::now();
     connection.write(HEADERS, END_STREAM, 3, &request);
     connection.write(CONTINUATION, 0, 3, &block(&[("x", "y")]));
-    assert_about(connection.closed_after(started), 200);
+    assert_about(connection.closed_after(started), HEADER_MS);
     // Half a preface.
-    let mut half = Connection::over(TcpStream::connect(listener.address).unwrap());
     let started = Instant::now();
+    let mut half = Connection::over(TcpStream::connect(listener.address).unwrap());
     half.socket.write_all(&PREFACE[..10]).unwrap();
-    assert_about(half.closed_after(started), 200);
+    assert_about(half.closed_after(started), HEADER_MS);
 }
 
 #[test]
@@ -238,9 +245,9 @@ fn a_slow_body_and_an_idle_connection_end() {
     let (_, body) = connection.answer(1);
     let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(problem["code"], "request-timeout");
-    assert_about(started.elapsed(), 300);
+    assert_about(started.elapsed(), BODY_MS);
     let idle = connection.closed_after(started);
-    assert_about(idle, 600);
+    assert_about(idle, IDLE_MS);
 }
 
 #[test]
@@ -311,15 +318,13 @@ fn answers_that_nobody_takes_share_a_bounded_memory() {
     // Others are served, also with what is large but alone in its kind.
     assert_eq!(listener.connect().get("/livez").status, 200);
     drop(connection);
-    let free = (0..200).any(|_| {
-        std::thread::sleep(Duration::from_millis(10));
+    eventually("there is room again", || {
         listener
             .connect()
             .get(&format!("{path}/events?limit=150"))
             .status
             == 200
     });
-    assert!(free);
 }
 
 impl Connection {
@@ -425,7 +430,7 @@ fn an_event_stream_that_takes_nothing_ends_with_its_connection() {
     let started = Instant::now();
     let stream = request_block("GET", "/v1/events?aggregate_type=probe");
     connection.write(HEADERS, END_HEADERS | END_STREAM, 1, &stream);
-    while started.elapsed() < Duration::from_secs(10) {
+    while started.elapsed() < Duration::from_secs(30) {
         let ping = frame(PING, 0, 0, &[0; 8]);
         if connection.socket.write_all(&ping).is_err() {
             break;

@@ -1,9 +1,10 @@
 //! One real node for all tests of this file, with listeners of different limits in front.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use phalanx::http::{HttpApp, HttpLimits};
 use phalanx::node::Node;
@@ -18,6 +19,26 @@ use crate::client::Client;
 /// An aggregate that does what tests need.
 #[derive(Debug)]
 pub(crate) struct Probe;
+
+/// For how long it has begun to think; each test has a time of its own.
+static THINKS: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
+
+/// Waits until an aggregate has begun to think for so long.
+pub(crate) fn wait_until_it_thinks(millis: u64) {
+    eventually(&format!("it thinks for {millis} ms"), || {
+        THINKS.lock().unwrap().contains(&millis)
+    });
+}
+
+/// Polls until something holds; the limit is only there so that nothing hangs.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct ProbeState {
@@ -70,6 +91,7 @@ impl Aggregate for Probe {
                 })
                 .collect()),
             ProbeCommand::Think { millis } => {
+                THINKS.lock().unwrap().insert(millis);
                 std::thread::sleep(Duration::from_millis(millis));
                 Ok(Vec::new())
             }
@@ -140,13 +162,9 @@ fn running() -> &'static Running {
 }
 
 fn wait_until_ready(address: SocketAddr) {
-    for _ in 0..1000 {
-        if Client::connect(address).get("/readyz").status == 200 {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    panic!("the node does not become ready");
+    eventually("the node is ready", || {
+        Client::connect(address).get("/readyz").status == 200
+    });
 }
 
 /// A connection to the node with its default limits.
@@ -210,7 +228,7 @@ impl Listener {
     /// Waits until it has wound down.
     pub(crate) fn wait(&mut self) {
         let ended = self.ended.take().unwrap();
-        let limit = Duration::from_secs(10);
+        let limit = Duration::from_secs(60);
         let waited = async { tokio::time::timeout(limit, ended).await };
         running().runtime.block_on(waited).unwrap().unwrap();
     }

@@ -3,24 +3,29 @@
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, request};
-use crate::node::{Listener, fresh_id};
+use crate::node::{Listener, eventually, fresh_id, wait_until_it_thinks};
 use phalanx::http::HttpLimits;
+
+/// Limits that run out soon, and not before a client on a busy machine has said its first word.
+const HEADER_MS: u64 = 1_000;
+const BODY_MS: u64 = 1_000;
+const IDLE_MS: u64 = 2_000;
 
 fn strict() -> Listener {
     Listener::start(HttpLimits {
-        header_timeout_ms: 200,
-        body_timeout_ms: 300,
-        idle_timeout_ms: 600,
+        header_timeout_ms: HEADER_MS,
+        body_timeout_ms: BODY_MS,
+        idle_timeout_ms: IDLE_MS,
         ..HttpLimits::default()
     })
 }
 
-/// The limit and what a busy machine may add.
+/// The limit and what a busy machine may add. `started` lies before whatever the limit counts from.
 fn assert_about(started: Instant, millis: u64) {
     let took = started.elapsed();
     let limit = Duration::from_millis(millis);
     assert!(
-        took >= limit.mul_f64(0.9) && took < limit + Duration::from_secs(3),
+        took >= limit.mul_f64(0.9) && took < limit + Duration::from_secs(10),
         "{took:?}"
     );
 }
@@ -28,10 +33,10 @@ fn assert_about(started: Instant, millis: u64) {
 #[test]
 fn a_connection_that_says_nothing_is_closed() {
     let listener = strict();
-    let mut client = listener.connect();
     let started = Instant::now();
+    let mut client = listener.connect();
     client.assert_closed();
-    assert_about(started, 200);
+    assert_about(started, HEADER_MS);
 }
 
 #[test]
@@ -42,46 +47,49 @@ fn half_a_head_is_answered_408() {
         "GET /livez HTTP/1.1\r\n",
         "GET /livez HTTP/1.1\r\nhost: a\r\n",
     ] {
-        let mut client = listener.connect();
         let started = Instant::now();
+        let mut client = listener.connect();
         client.write(head.as_bytes());
         client.read().problem(408, "request-timeout");
         client.assert_closed();
-        assert_about(started, 200);
+        assert_about(started, HEADER_MS);
     }
 }
 
 #[test]
 fn dripping_a_head_does_not_extend_its_time() {
     let listener = strict();
-    let mut client = listener.connect();
     let started = Instant::now();
+    let mut client = listener.connect();
     for byte in
         b"GET /livez HTTP/1.1\r\nx-slow: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
     {
-        if !client.try_write(&[*byte]) || started.elapsed() > Duration::from_millis(450) {
+        if !client.try_write(&[*byte]) || started.elapsed() > Duration::from_millis(2 * HEADER_MS) {
             break;
         }
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(40));
     }
     client.read().problem(408, "request-timeout");
-    assert_about(started, 200);
+    assert_about(started, HEADER_MS);
 }
 
 #[test]
 fn a_slow_body_is_answered_408() {
-    let listener = strict();
+    let listener = Listener::start(HttpLimits {
+        body_timeout_ms: BODY_MS,
+        ..HttpLimits::default()
+    });
     let path = format!("/v1/aggregates/probe/{}/commands/Count", fresh_id("slow"));
     for framing in [
         "content-length: 100\r\n\r\n{\"ti",
         "transfer-encoding: chunked\r\n\r\n4\r\n{\"t",
     ] {
-        let mut client = listener.connect();
         let started = Instant::now();
+        let mut client = listener.connect();
         client.write(format!("POST {path} HTTP/1.1\r\nhost: a\r\n{framing}").as_bytes());
         client.read().problem(408, "request-timeout");
         client.assert_closed();
-        assert_about(started, 300);
+        assert_about(started, BODY_MS);
     }
 }
 
@@ -132,7 +140,7 @@ fn an_early_answer_says_when_it_is_the_last() {
 fn bodies_that_dawdle_share_a_bounded_memory() {
     let listener = Listener::start(HttpLimits {
         max_buffered_bytes: 300_000,
-        body_timeout_ms: 2_000,
+        body_timeout_ms: 5_000,
         ..HttpLimits::default()
     });
     let path = format!("/v1/aggregates/probe/{}/commands/Count", fresh_id("held"));
@@ -152,8 +160,7 @@ fn bodies_that_dawdle_share_a_bounded_memory() {
     let refused = replies.iter().find(|reply| reply.status == 503).unwrap();
     refused.problem(503, "overloaded");
     assert!(replies.iter().any(|reply| reply.status == 408));
-    let free = (0..200).any(|_| {
-        std::thread::sleep(Duration::from_millis(10));
+    eventually("there is room again", || {
         let mut client = listener.connect();
         let large = format!("{}{{\"times\":1}}", " ".repeat(100_000));
         let half = large.len() / 2;
@@ -164,9 +171,10 @@ fn bodies_that_dawdle_share_a_bounded_memory() {
         client.write(head.as_bytes());
         client.try_write(&large.as_bytes()[..half]);
         client.try_write(&large.as_bytes()[half..]);
-        client.read().status == 200
+        client
+            .try_read(false)
+            .is_some_and(|reply| reply.status == 200)
     });
-    assert!(free);
 }
 
 #[test]
@@ -189,12 +197,13 @@ fn an_idle_connection_is_kept_for_a_while() {
     let mut client = listener.connect();
     for _ in 0..4 {
         assert_eq!(client.get("/livez").status, 200);
-        std::thread::sleep(Duration::from_millis(300));
+        // Together longer than the limit, each far shorter.
+        std::thread::sleep(Duration::from_millis(IDLE_MS / 3));
     }
-    assert_eq!(client.get("/livez").status, 200);
     let started = Instant::now();
+    assert_eq!(client.get("/livez").status, 200);
     client.assert_closed();
-    assert_about(started, 600);
+    assert_about(started, IDLE_MS);
 }
 
 #[test]
@@ -206,7 +215,7 @@ fn a_reader_that_stalls_does_not_stay_for_ever() {
     let many = request("GET", "/openapi.json", "", "").repeat(400);
     let started = Instant::now();
     let mut cut = false;
-    while started.elapsed() < Duration::from_secs(15) {
+    while started.elapsed() < Duration::from_secs(60) {
         if !stalled.try_write(many.as_bytes()) {
             cut = true;
             break;
@@ -226,7 +235,7 @@ fn winding_down_finishes_what_was_begun_and_closes_the_rest() {
     assert_eq!(idle.get("/livez").status, 200);
     let mut silent = listener.connect();
     busy.write(request("POST", &path, "", r#"{"millis":400}"#).as_bytes());
-    std::thread::sleep(Duration::from_millis(100));
+    wait_until_it_thinks(400);
     listener.stop();
     idle.assert_closed();
     silent.assert_closed();

@@ -103,7 +103,7 @@ fn check_order(id: &str, entries: &[Entry]) {
 fn check_state(http: &mut Http, id: &str, entries: &[Entry]) {
     let last = entries.last().expect("an opened account has a history");
     let request = client::fresh_after(id, &last.position);
-    let state = wait::until("an answer to a fresh read", Duration::from_secs(10), || {
+    let state = wait::until("an answer to a fresh read", Duration::from_secs(60), || {
         let response = http.send(&request);
         (response.status == 200).then(|| response.json())
     });

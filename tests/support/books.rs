@@ -92,6 +92,8 @@ pub(crate) struct Teller {
     disk_fails: bool,
     /// How often the node's power was switched; it is off when this is odd.
     switched: Arc<AtomicU64>,
+    /// How many commands of all tellers were answered.
+    answered: Arc<AtomicU64>,
     books: Books,
 }
 
@@ -109,10 +111,11 @@ impl Teller {
             rng: StdRng::seed_from_u64(seed),
             known: Known::new(accounts.len()),
             accounts,
-            patience: Duration::from_secs(90),
+            patience: Duration::from_secs(180),
             pace: Duration::ZERO,
             disk_fails: false,
             switched: Arc::default(),
+            answered: Arc::default(),
             books: Books {
                 teller: number,
                 ..Books::default()
@@ -159,6 +162,7 @@ impl Teller {
             sequence,
             reply,
         });
+        self.answered.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Sends once. An answer that arrives while the power is off counts for nothing: the process
@@ -257,6 +261,7 @@ impl Teller {
 pub(crate) struct Tellers {
     stop: Arc<AtomicBool>,
     switched: Arc<AtomicU64>,
+    answered: Arc<AtomicU64>,
     threads: Vec<JoinHandle<Books>>,
 }
 
@@ -316,12 +321,13 @@ impl Tellers {
     }
 
     fn start_each(count: i64, rng: &mut StdRng, teller: impl Fn(i64, u64) -> Teller) -> Self {
-        let (stop, switched) = (Arc::default(), Arc::default());
+        let (stop, switched, answered) = (Arc::default(), Arc::default(), Arc::default());
         let mut known = None;
         let threads = (1..=count)
             .map(|number| {
                 let mut teller = teller(number, rng.random());
                 teller.switched = Arc::clone(&switched);
+                teller.answered = Arc::clone(&answered);
                 teller.known = known.get_or_insert_with(|| teller.known.clone()).clone();
                 teller.work(Arc::clone(&stop))
             })
@@ -329,8 +335,19 @@ impl Tellers {
         Self {
             stop,
             switched,
+            answered,
             threads,
         }
+    }
+
+    /// Waits until so many more commands are answered, so that harm meets a node at work, however
+    /// slow the machine is.
+    pub(crate) fn progress(&mut self, more: u64) {
+        let goal = self.answered.load(Ordering::Relaxed) + more;
+        wait::until("tellers are answered", Duration::from_secs(180), || {
+            self.check();
+            (self.answered.load(Ordering::Relaxed) >= goal).then_some(())
+        });
     }
 
     /// Says that the power is about to fail, or that it is back.

@@ -167,8 +167,13 @@ impl Connection {
 
     /// Sends a request and reads its response.
     pub(crate) fn send(&mut self, request: &Request) -> io::Result<Response> {
-        self.write(&request.to_bytes(self.host))?;
-        self.read_response(request.method == "HEAD")
+        let written = self.write(&request.to_bytes(self.host));
+        let response = self.read_response(request.method == "HEAD");
+        match written {
+            // A node may refuse, answer and close before it has taken everything.
+            Err(error) if response.is_err() => Err(error),
+            _ => response,
+        }
     }
 
     /// Writes bytes as they are.

@@ -287,7 +287,7 @@ impl Node {
     /// When it does not end with code 0 in time.
     pub(crate) fn stop(&mut self) {
         self.terminate();
-        let status = self.wait_end(Duration::from_secs(30));
+        let status = self.wait_end(Duration::from_secs(60));
         assert!(
             status.is_some_and(|status| status.success()),
             "after SIGTERM: {status:?}\n{}",

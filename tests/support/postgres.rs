@@ -10,7 +10,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,8 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use super::ports;
 
 /// Where Debian keeps the programs, one directory for each version.
 const PROGRAMS: &str = "/usr/lib/postgresql";
@@ -96,7 +98,7 @@ impl Postgres {
         }
         let port = match address {
             Some(address) => address.port(),
-            None => free_port()?,
+            None => ports::free_address().port(),
         };
         let server = Self {
             data: data.map_or_else(|| home.join("data"), Path::to_owned),
@@ -189,7 +191,7 @@ impl Postgres {
             *slot = Some(child.expect("a shell can be started"));
         }
         drop(slot);
-        let give_up = Instant::now() + Duration::from_secs(30);
+        let give_up = Instant::now() + Duration::from_secs(120);
         while self.try_sql("postgres", "SELECT 1").is_err() {
             assert!(
                 Instant::now() < give_up,
@@ -257,12 +259,15 @@ impl Postgres {
     /// Makes the whole server stand still until the value is dropped.
     pub(crate) fn freeze(&self) -> Frozen {
         let server = postmaster(&self.data).expect("it runs");
-        let mut all = vec![server];
-        // No more come once the first one stands still.
-        let frozen = Frozen::of(&all);
-        all.extend(children(server));
-        drop(frozen);
-        Frozen::of(&all)
+        let mut frozen = Frozen::of(&[server]);
+        // No more come once the first one stands still, which may take a moment.
+        let give_up = Instant::now() + Duration::from_secs(30);
+        while state(server) != Some('T') {
+            assert!(Instant::now() < give_up, "PostgreSQL does not stand still");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        frozen.add(&children(server));
+        frozen
     }
 
     /// Makes the process that serves one session stand still until the value is dropped.
@@ -332,28 +337,25 @@ pub(crate) fn url(address: SocketAddrV4, database: &str) -> String {
     format!("postgres://postgres:{PASSWORD}@{address}/{database}")
 }
 
-/// A port of loopback that nobody listens on.
-pub(crate) fn free_port() -> Result<u16, String> {
-    let free = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
-    let address = free.local_addr().map_err(|error| error.to_string())?;
-    Ok(address.port())
-}
-
 /// Processes that stand still. Dropping it lets them go on.
 #[derive(Debug)]
 pub(crate) struct Frozen(Vec<Pid>);
 
 impl Frozen {
     fn of(processes: &[i32]) -> Self {
-        let processes = processes
-            .iter()
-            .filter_map(|process| Pid::from_raw(*process));
-        let frozen = Self(processes.collect());
-        for process in &frozen.0 {
-            // One that has ended meanwhile does nothing either.
-            let _ended = kill_process(*process, Signal::STOP);
-        }
+        let mut frozen = Self(Vec::new());
+        frozen.add(processes);
         frozen
+    }
+
+    fn add(&mut self, processes: &[i32]) {
+        for process in processes {
+            if let Some(process) = Pid::from_raw(*process) {
+                // One that has ended meanwhile does nothing either.
+                let _ended = kill_process(process, Signal::STOP);
+                self.0.push(process);
+            }
+        }
     }
 }
 
@@ -371,15 +373,25 @@ fn postmaster(data: &Path) -> Option<i32> {
     file.lines().next()?.trim().parse().ok()
 }
 
+/// What the kernel says of a process: `pid (name) state parent ...`; from the state on.
+fn stat(process: i32) -> String {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let rest = stat.rsplit(')').next().unwrap_or_default();
+    rest.trim_start().to_owned()
+}
+
+/// `T` of one that stands still.
+fn state(process: i32) -> Option<char> {
+    stat(process).chars().next()
+}
+
 /// The processes that a process has started and that have not ended.
 fn children(of: i32) -> Vec<i32> {
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<i32>().ok();
     let is_child = |process: &i32| {
-        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-        // `pid (name) state parent ...`
-        let rest = stat.rsplit(')').next().unwrap_or_default();
-        rest.split_whitespace().nth(1) == Some(&*of.to_string())
+        let stat = stat(*process);
+        stat.split_whitespace().nth(1) == Some(&*of.to_string())
     };
     all.filter_map(number).filter(is_child).collect()
 }

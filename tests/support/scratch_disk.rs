@@ -68,7 +68,7 @@ impl LoopDisk {
         }
         let target = self.mount_point.to_string_lossy().into_owned();
         let mut last = Ok(());
-        wait::poll(Duration::from_secs(5), || {
+        wait::poll(Duration::from_secs(30), || {
             last = run("umount", &[&target]).map(drop);
             last.is_ok().then_some(())
         });
@@ -121,7 +121,7 @@ impl MemoryDisk {
 impl Drop for MemoryDisk {
     fn drop(&mut self) {
         let target = self.mount_point.to_string_lossy().into_owned();
-        let unmounted = wait::poll(Duration::from_secs(5), || run("umount", &[&target]).ok());
+        let unmounted = wait::poll(Duration::from_secs(30), || run("umount", &[&target]).ok());
         if unmounted.is_none() {
             drop(run("umount", &["-l", &target]));
         }

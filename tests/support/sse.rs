@@ -13,8 +13,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Stream {
     lines: BufReader<TcpStream>,
     pub(crate) head: String,
-    /// What came in chunks and is not read yet.
-    text: String,
+    /// What came in chunks and is not read yet; a chunk may end anywhere, within a letter as well.
+    bytes: Vec<u8>,
     pub(crate) last_id: String,
 }
 
@@ -64,7 +64,7 @@ impl Stream {
         Ok(Self {
             lines,
             head: head.to_ascii_lowercase(),
-            text: String::new(),
+            bytes: Vec::new(),
             last_id: last_id.unwrap_or_default().to_owned(),
         })
     }
@@ -80,33 +80,41 @@ impl Stream {
         let mut chunk = vec![0; size + 2];
         self.lines.read_exact(&mut chunk)?;
         chunk.truncate(size);
-        self.text
-            .push_str(&String::from_utf8(chunk).expect("UTF-8"));
+        self.bytes.extend(chunk);
         Ok(true)
     }
 
     /// The next block of lines; `None` at the end of the stream.
     pub(crate) fn message(&mut self) -> Option<Message> {
-        while !self.text.contains("\n\n") {
+        loop {
+            if let Some(message) = self.block() {
+                return Some(message);
+            }
             if !self.read_chunk().expect("a whole chunk in time") {
                 return None;
             }
         }
-        self.block()
     }
 
     /// The same of a stream that may have been cut anywhere.
     pub(crate) fn try_message(&mut self) -> Option<Message> {
-        while !self.text.contains("\n\n") {
+        loop {
+            if let Some(message) = self.block() {
+                return Some(message);
+            }
             if !self.read_chunk().unwrap_or(false) {
                 return None;
             }
         }
-        self.block()
     }
 
+    /// The next whole block of lines, if it has come.
     fn block(&mut self) -> Option<Message> {
-        let (block, rest) = self.text.split_once("\n\n")?;
+        let end = self.bytes.windows(2).position(|two| two == b"\n\n")?;
+        let rest = self.bytes.split_off(end + 2);
+        let mut block = std::mem::replace(&mut self.bytes, rest);
+        block.truncate(end);
+        let block = String::from_utf8(block).expect("UTF-8");
         let mut message = Message::default();
         for line in block.lines() {
             match line.split_once(':') {
@@ -118,7 +126,6 @@ impl Stream {
                 other => panic!("{other:?} in {block}"),
             }
         }
-        self.text = rest.to_owned();
         Some(message)
     }
 

@@ -11,7 +11,7 @@ use super::support::node::{Node, NodeSetup};
 use super::support::sse::Stream;
 use super::support::{ports, temp_dir, wait};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Sends a command to any node until it is stored; gives its position.
 fn store(http: &mut Http, request: &Request) -> String {

@@ -13,6 +13,8 @@ use super::support::{measured, number_from_env, seeded, skipped, temp_dir, wait}
 
 /// The named steps of the writer of read models.
 const FAILPOINTS: [&str; 2] = ["projection::before_commit", "projection::after_commit"];
+/// There is always something to commit, so a node that does not get there hangs.
+const GETS_THERE_WITHIN: Duration = Duration::from_secs(60);
 
 #[test]
 fn killed_over_and_over_under_load_views_are_the_fold_of_the_journal() {
@@ -43,7 +45,7 @@ fn kill_over_and_over(name: &str, kills: u64, store: &str) {
     let mut node = setup.start();
     let accounts = open_accounts(node.address, 16);
     let mut tellers = Tellers::start(8, node.address, &accounts, &mut rng);
-    wait::let_pass(Duration::from_millis(50));
+    tellers.progress(20);
     node.kill();
     let mut fired = [0; 2];
     for round in 0..kills {
@@ -54,7 +56,7 @@ fn kill_over_and_over(name: &str, kills: u64, store: &str) {
                 let passes = rng.random_range(0..60);
                 let action = format!("{failpoint}={passes}*off->return");
                 let mut node: Node = setup.clone().variable("FAILPOINTS", &action).spawn();
-                match node.wait_end(Duration::from_secs(3)) {
+                match node.wait_end(GETS_THERE_WITHIN) {
                     Some(status) => {
                         assert!(was_killed(status), "{action}: {status}\n{}", node.log());
                         fired[step] += 1;
@@ -72,7 +74,8 @@ fn kill_over_and_over(name: &str, kills: u64, store: &str) {
                     let allowed = &allowed[..if store == "sqlite" { 2 } else { 3 }];
                     assert!(allowed.contains(&begun.status), "{}", begun.text());
                 }
-                wait::let_pass(Duration::from_millis(rng.random_range(0..500)));
+                tellers.progress(20);
+                wait::let_pass(Duration::from_millis(rng.random_range(0..400)));
                 let status = node.kill();
                 assert!(was_killed(status), "{status}\n{}", node.log());
             }

@@ -10,7 +10,7 @@ use super::support::node::{Node, NodeSetup};
 use super::support::postgres::{PASSWORD, Postgres};
 use super::support::{ports, skipped, temp_dir, wait};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 #[test]
 fn while_postgres_is_away_commands_go_on_views_say_503_and_nothing_shows_the_password() {
@@ -37,14 +37,14 @@ fn while_postgres_is_away_commands_go_on_views_say_503_and_nothing_shows_the_pas
         });
         assert_eq!(refused.json()["code"], "not-ready", "{}", refused.text());
         assert!(refused.header("Retry-After").is_some());
-        assert!(began.elapsed() < Duration::from_secs(10));
+        assert!(began.elapsed() < Duration::from_secs(25));
         // A query may notice before the node does.
         let told = wait::until("the node notices", SOON, || {
             let told = http.get("/v1/projections").json();
-            (told["store"]["standing"]["state"] == "away").then_some(told)
+            let away = told["store"]["standing"]["state"] == "away";
+            (away && told["projections"][0]["state"] == "failing").then_some(told)
         });
         assert_eq!(told["store"]["kind"], "postgres");
-        assert_eq!(told["projections"][0]["state"], "failing", "{told}");
         wait::until("the gauge falls", SOON, || {
             (node.metric("phalanx_projection_store_up") == Some(0.0)).then_some(())
         });

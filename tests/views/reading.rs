@@ -11,12 +11,12 @@ use super::support::wait;
 
 /// All rows of a view, which must have taken in these positions.
 pub(crate) fn rows(http: &mut Http, view: &str, after: &[String]) -> Vec<Value> {
-    let fresh = format!("after={}&wait=10s", after.join(","));
+    let fresh = format!("after={}&wait=9s", after.join(","));
     let mut found = Vec::new();
     let mut cursor = String::new();
     loop {
         let target = format!("/v1/views/{view}?limit=100&{fresh}{cursor}");
-        let page = wait::until("the view answers", Duration::from_secs(30), || {
+        let page = wait::until("the view answers", Duration::from_secs(60), || {
             let page = http.get(&target);
             match page.status {
                 200 => Some(page.json()),
@@ -35,7 +35,7 @@ pub(crate) fn rows(http: &mut Http, view: &str, after: &[String]) -> Vec<Value> 
 /// The histories of accounts, by id.
 pub(crate) fn histories(http: &mut Http, accounts: &[String]) -> BTreeMap<String, Vec<Entry>> {
     let history = |id: &String| {
-        let entries = wait::until("a history", Duration::from_secs(30), || {
+        let entries = wait::until("a history", Duration::from_secs(60), || {
             client::history(http, id).ok()
         });
         (id.clone(), entries)

@@ -2,18 +2,18 @@
 //! leaders move and the members that it reads from die.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::reading::{check_accounts, histories};
 use super::support::client;
 use super::support::http::{Http, Request};
 use super::support::node::{Node, NodeSetup};
+use super::support::sse::Stream;
 use super::support::{ports, temp_dir, wait};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -23,37 +23,19 @@ const ROUNDS: usize = 150;
 /// Sends the ids of events as they come from a node's stream, until nobody takes them.
 fn follow(address: SocketAddr) -> mpsc::Receiver<String> {
     let (ids, taken) = mpsc::sync_channel(100_000);
-    let mut socket = TcpStream::connect(address).expect("the node listens");
-    let request = format!(
-        "GET /v1/events?after=start HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\n\r\n"
-    );
-    socket.write_all(request.as_bytes()).expect("it is sent");
+    let mut stream = Stream::open(address, "/v1/events?after=start", None);
     thread::spawn(move || {
-        // A chunk may end within a line, so lines of data are put together until they are whole.
-        let mut data = String::new();
-        for line in BufReader::new(socket).lines() {
-            let Ok(line) = line else {
-                return;
-            };
-            if let Some(begin) = line.strip_prefix("data: ") {
-                data = begin.to_owned();
-            } else if !data.is_empty() && !is_chunk_size(&line) {
-                data.push_str(&line);
+        while let Some(message) = stream.try_message() {
+            if message.data.is_empty() {
+                continue;
             }
-            if let Ok(event) = serde_json::from_str::<Value>(&data) {
-                data.clear();
-                let id = event["id"].as_str().expect("an id").to_owned();
-                if ids.send(id).is_err() {
-                    return;
-                }
+            let id = message.json()["id"].as_str().expect("an id").to_owned();
+            if ids.send(id).is_err() {
+                return;
             }
         }
     });
     taken
-}
-
-fn is_chunk_size(line: &str) -> bool {
-    line.is_empty() || line.len() < 8 && line.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 struct Site {
@@ -185,8 +167,10 @@ fn a_node_without_copies_shows_every_event_once_while_its_sources_die() {
         };
         assert!(!named("voters") && !named("learners"), "{shard}");
     }
-    let cluster = http.get("/v1/cluster").json();
-    assert_eq!(cluster["pending_moves"], 0);
-    assert_eq!(cluster["members"][3]["roles"], json!(["query", "gateway"]));
+    wait::until("no moves are pending", SOON, || {
+        let cluster = http.try_send(&Request::get("/v1/cluster")).ok()?.json();
+        assert_eq!(cluster["members"][3]["roles"], json!(["query", "gateway"]));
+        (cluster["pending_moves"] == 0).then_some(())
+    });
     assert!(ids.try_recv().is_err(), "more events than there are");
 }

@@ -25,9 +25,9 @@ fn with_the_position_of_a_write_no_answer_is_older_than_it() {
                     let stored = client::expect_success(&mut http, &client::deposit(&id, 1));
                     let position = stored.header("Phalanx-Position").expect("a position");
                     let target = if n % 2 == 0 {
-                        format!("/v1/views/accounts/{id}?after={position}&wait=5s")
+                        format!("/v1/views/accounts/{id}?after={position}&wait=9s")
                     } else {
-                        format!("/v1/views/accounts?id={id}&after={position}&wait=5s")
+                        format!("/v1/views/accounts?id={id}&after={position}&wait=9s")
                     };
                     let began = Instant::now();
                     let answer = http.send(&Request::get(&target));

@@ -248,7 +248,7 @@ pub fn failed(answer: Answer) -> FailureKind {
 
 /// Waits for something that must happen; far longer than it takes.
 pub async fn eventually(mut holds: impl FnMut() -> bool) {
-    for _ in 0..5000 {
+    for _ in 0..60_000 {
         if holds() {
             return;
         }
@@ -258,7 +258,7 @@ pub async fn eventually(mut holds: impl FnMut() -> bool) {
 }
 
 pub async fn soon<T>(task: JoinHandle<T>) -> T {
-    tokio::time::timeout(Duration::from_secs(5), task)
+    tokio::time::timeout(Duration::from_secs(60), task)
         .await
         .unwrap()
         .unwrap()

@@ -121,14 +121,17 @@ fn interrupt(contestant: &str, moment: Moment, signal: Signal) {
         (left.count() == 0).then_some(())
     });
     assert!(gone.is_some(), "{contestant}, {moment:?}: {children:?}");
-    let mentioning = mentioning(scratch.path());
-    assert!(
-        mentioning.is_empty(),
-        "{contestant}, {moment:?}: {mentioning:?}"
-    );
+    // One that had just been started when this looked has to be buried as well.
+    let mut left = Vec::new();
+    let gone = poll(SOON, || {
+        left = mentioning(scratch.path());
+        left.is_empty().then_some(())
+    });
+    assert!(gone.is_some(), "{contestant}, {moment:?}: {left:?}");
     for port in ports {
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
-        assert!(free.is_ok(), "{contestant}, {moment:?}: port {port}");
+        // A connection of somebody else may have the port for a moment.
+        let free = poll(SOON, || TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok());
+        assert!(free.is_some(), "{contestant}, {moment:?}: port {port}");
     }
     let files: Vec<_> = std::fs::read_dir(scratch.path()).unwrap().collect();
     assert!(files.is_empty(), "{contestant}, {moment:?}: {files:?}");

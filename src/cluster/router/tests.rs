@@ -215,7 +215,7 @@ fn failure(answer: Answer) -> Failure {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn every_node_gives_the_leaders_answer() {
     let cell = Cell::new().await;
     for node in 1..=3 {
@@ -243,7 +243,7 @@ async fn every_node_gives_the_leaders_answer() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_lost_answer_is_asked_for_again_and_stored_once() {
     for key in [None, Some("k".to_owned())] {
         let cell = Cell::new().await;
@@ -259,7 +259,7 @@ async fn a_lost_answer_is_asked_for_again_and_stored_once() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_clients_own_retry_is_marked_at_every_node() {
     let cell = Cell::new().await;
     let request = support::with_key("k", support::add(5));
@@ -272,7 +272,7 @@ async fn a_clients_own_retry_is_marked_at_every_node() {
     assert!(matches!(cell.send(2, other).await, Answer::KeyReused));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_silent_leader_is_left_for_the_next_one() {
     let cell = Cell::new().await;
     cell.expect(2, &[Fate::Hangs]);
@@ -293,7 +293,7 @@ async fn a_silent_leader_is_left_for_the_next_one() {
     assert_eq!(cell.net(2).calls.lock()[..2], [1, 3]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_key_made_up_here_survives_the_leader_that_stored_it() {
     let cell = Cell::new().await;
     // Stored by the first leader, which never gets to answer.
@@ -311,7 +311,7 @@ async fn a_key_made_up_here_survives_the_leader_that_stored_it() {
     assert_eq!(cell.total().await, 7);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_leaders_own_client_is_answered_by_the_next_leader() {
     let cell = Cell::new().await;
     let first = Cell::at(&cell.worlds, 1);
@@ -331,7 +331,7 @@ async fn the_leaders_own_client_is_answered_by_the_next_leader() {
     assert_eq!(cell.total().await, 9);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_command_takes_effect_in_its_own_term_or_never() {
     let cell = Cell::new().await;
     cell.elect(1, 3).await;
@@ -359,7 +359,7 @@ async fn a_command_takes_effect_in_its_own_term_or_never() {
     assert!(matches!(said, Said::Answer(Answer::Accepted(_))) && by == 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_node_that_cannot_reach_the_leader_goes_through_another_one() {
     let cell = Cell::new().await;
     cell.net(2).cut.lock().push(1);
@@ -387,7 +387,7 @@ async fn a_node_that_cannot_reach_the_leader_goes_through_another_one() {
     assert_eq!(cell.net(3).calls.lock().len(), before);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn old_news_of_the_leader_are_corrected_by_the_answer() {
     let cell = Cell::new().await;
     Cell::at(&cell.worlds, 1).step_down().await;
@@ -405,7 +405,7 @@ async fn old_news_of_the_leader_are_corrected_by_the_answer() {
     assert_eq!(cell.boards[1].known(0), new);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn without_a_leader_a_request_waits_and_is_then_told_so() {
     let cell = Cell::leaderless().await;
     let started = Instant::now();
@@ -422,7 +422,7 @@ async fn without_a_leader_a_request_waits_and_is_then_told_so() {
     assert_eq!(accepted(sent.await.unwrap()).sequence_number, 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_node_without_a_majority_does_not_keep_its_clients_waiting() {
     let cell = Cell::new().await;
     cell.net(2).cut.lock().extend([1, 3]);
@@ -444,7 +444,7 @@ async fn a_node_without_a_majority_does_not_keep_its_clients_waiting() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_may_be_stored_is_never_called_not_applied() {
     let cell = Cell::new().await;
     cell.expect(2, &[Fate::AnswerLost]);
@@ -465,7 +465,7 @@ async fn what_may_be_stored_is_never_called_not_applied() {
     assert_eq!(told.kind, FailureKind::NoLeader);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn refusals_of_the_domain_and_of_the_leader_are_passed_on() {
     let cell = Cell::new().await;
     let refused = cell.send(2, support::take(1)).await;
@@ -489,7 +489,7 @@ async fn refusals_of_the_domain_and_of_the_leader_are_passed_on() {
     assert!(told.pointer.is_some());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_long_history_comes_in_pages() {
     let cell = Cell::new().await;
     let many = support::command("AddMany", r#"{"amount":1,"times":20000}"#);
@@ -518,7 +518,7 @@ async fn a_long_history_comes_in_pages() {
     assert_eq!(page.next_sequence, Some(last + 1));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_node_that_shuts_down_takes_nothing_for_others() {
     let cell = Cell::new().await;
     Cell::at(&cell.worlds, 2).model.stop_admitting();
@@ -535,7 +535,7 @@ async fn a_node_that_shuts_down_takes_nothing_for_others() {
     assert_eq!(accepted(sent.await.unwrap()).sequence_number, 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_answer_that_is_too_long_to_travel_goes_without_its_data() {
     let cell = Cell::new().await;
     let many = |times| CommandRequest {

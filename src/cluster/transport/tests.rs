@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::cluster::roster::Contact;
+use crate::test_ports as ports;
 
 mod secured;
 
@@ -17,7 +18,8 @@ fn options() -> TransportOptions {
         connect_timeout: Duration::from_millis(500),
         reconnect_max: Duration::from_millis(100),
         keepalive_interval: Duration::from_millis(500),
-        keepalive_timeout: Duration::from_millis(1500),
+        // A busy machine is no reason to give a connection up.
+        keepalive_timeout: Duration::from_secs(10),
         calls_in_flight: 64,
         max_message_bytes: 8 << 20,
     }
@@ -63,7 +65,7 @@ impl Side {
 }
 
 async fn listener() -> TcpListener {
-    TcpListener::bind("127.0.0.1:0").await.unwrap()
+    TcpListener::bind(ports::free_address()).await.unwrap()
 }
 
 fn side(
@@ -157,10 +159,10 @@ async fn calls_are_answered_refused_and_timed_out() {
         one.transport.call(2, Lane::Command, kind, request, timeout)
     };
     assert_eq!(
-        ask(CallKind::Command, b"hello", SECOND).await.unwrap(),
+        ask(CallKind::Command, b"hello", LONG).await.unwrap(),
         "hello"
     );
-    let refused = ask(CallKind::Status, b"x", SECOND).await.unwrap_err();
+    let refused = ask(CallKind::Status, b"x", LONG).await.unwrap_err();
     assert_eq!(refused, CallError::Refused("node 1 may not".to_owned()));
     let late = ask(CallKind::Past, b"x", Duration::from_millis(50)).await;
     assert!(matches!(late, Err(CallError::Unknown { to: 2, .. })));
@@ -238,7 +240,8 @@ async fn a_lost_peer_is_noticed_and_reached_again() {
     let back = Instant::now();
     let server = tokio::spawn(two.transport.clone().serve(listener, services));
     connected(&one, 2).await;
-    assert!(back.elapsed() < SECOND, "{:?}", back.elapsed());
+    // Attempts go on at a short distance.
+    assert!(back.elapsed() < 5 * SECOND, "{:?}", back.elapsed());
     server.abort();
 }
 

@@ -49,6 +49,10 @@ const QUERIES: [(&str, &[(&str, &str)]); 7] = [
 ];
 
 async fn ask(views: &Views, at: usize, fresh: &Freshness) -> Result<Vec<Value>, ViewError> {
+    page(views, at, fresh).await.map(|page| rows(&page))
+}
+
+async fn page(views: &Views, at: usize, fresh: &Freshness) -> Result<Page, ViewError> {
     let (view, query) = QUERIES[at];
     let mut pairs = vec![("limit".into(), "1000".into())];
     pairs.extend(
@@ -56,10 +60,7 @@ async fn ask(views: &Views, at: usize, fresh: &Freshness) -> Result<Vec<Value>, 
             .iter()
             .map(|(name, value)| ((*name).into(), (*value).into())),
     );
-    views
-        .list(view, &pairs, fresh)
-        .await
-        .map(|page| rows(&page))
+    views.list(view, &pairs, fresh).await
 }
 
 /// What each query says once everything is taken in; whatever is said before must not be wrong.
@@ -68,14 +69,10 @@ async fn answers(world: &World, what: &str, truth: Option<&[Vec<Value>]>) -> Vec
     let views = projections.views();
     if let Some(truth) = truth {
         for (at, truth) in truth.iter().enumerate() {
-            match ask(views, at, &at_once()).await {
-                // A view may be behind, and then it says so.
-                Ok(_)
-                    if views
-                        .list(QUERIES[at].0, &[], &at_once())
-                        .await
-                        .is_ok_and(|page| page.lag.events > 0) => {}
-                Ok(said) => assert_eq!(&said, truth, "{what}: {:?}", QUERIES[at]),
+            match page(views, at, &at_once()).await {
+                // A view may be behind, and then it says so with the same answer.
+                Ok(page) if page.lag.events > 0 => {}
+                Ok(page) => assert_eq!(&rows(&page), truth, "{what}: {:?}", QUERIES[at]),
                 Err(ViewError::Away { .. }) => {}
                 Err(error) => panic!("{what}: {error}"),
             }
@@ -393,12 +390,13 @@ async fn it_is_put_off_while_it_holds_up_the_log_and_takes_place_afterwards() {
     })
     .await;
     reader.close().await;
-    projections
-        .views()
-        .list("accounts", &[], &world.now())
-        .await
-        .unwrap();
-    assert_eq!(patrol_within(&path, 0, 1).await.unwrap(), Some(20 + 1 + 20));
+    // The other view may still have something to commit.
+    until("a patrol that takes place", async || {
+        let patrolled = patrol_within(&path, 0, 1).await.unwrap();
+        assert!(patrolled.is_none_or(|rows| rows == 20 + 1 + 20));
+        patrolled.is_some()
+    })
+    .await;
     projections.stop().await;
 }
 

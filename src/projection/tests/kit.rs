@@ -247,7 +247,7 @@ impl World {
     pub(super) fn now(&self) -> Freshness {
         Freshness {
             after: self.ends(),
-            wait: Duration::from_secs(20),
+            wait: Duration::from_secs(60),
         }
     }
 }
@@ -293,7 +293,7 @@ pub(super) async fn writes(projections: &Projections) {
 
 /// Polls until something holds.
 pub(super) async fn until(what: &str, mut check: impl AsyncFnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     while !check().await {
         assert!(tokio::time::Instant::now() < deadline, "in vain: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;

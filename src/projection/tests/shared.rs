@@ -59,7 +59,7 @@ async fn of_two_nodes_one_writes_both_answer_and_each_may_be_told_what_to_do() {
         let position = world.deposit("a-00", 1);
         let fresh = Freshness {
             after: vec![position],
-            wait: Duration::from_secs(20),
+            wait: Duration::from_secs(60),
         };
         let found = other.views().row("accounts", "a-00", &fresh).await.unwrap();
         let json = format!("{{{}}}", String::from_utf8(found.members).unwrap());
@@ -204,7 +204,8 @@ async fn a_server_that_is_away_is_waited_for_and_queries_say_so_at_once() {
             matches!(refused, Err(ViewError::Away { .. })),
             "{refused:?}"
         );
-        assert!(began.elapsed() < Duration::from_millis(500));
+        // It does not wait for the server.
+        assert!(began.elapsed() < Duration::from_secs(2));
         let told = node.views().rebuild("accounts").await;
         assert!(matches!(told, Err(OperationError::Away { .. })), "{told:?}");
         let status = node.views().status("accounts").unwrap();

@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use super::CompareError;
 
 /// How long a process may take to end by itself.
-const GRACE: Duration = Duration::from_secs(15);
+const GRACE: Duration = Duration::from_secs(40);
 /// Between two looks at a process.
 const LOOK: Duration = Duration::from_millis(10);
 
