@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use phalanx_actors::names::ShardId;
-use phalanx_actors::projection::{ProjectionDefinition, Table};
+use phalanx_actors::projection::{Change, ProjectionDefinition, Table};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -50,6 +50,12 @@ impl fmt::Debug for Build {
 }
 
 impl Build {
+    /// Whether a change is one that readers of the view can see. The first table is the view.
+    pub(crate) fn shows(&self, change: &Change<'_>) -> bool {
+        let view = self.tables.first();
+        change.table == 0 && view.is_some_and(|table| table.shows(change.columns))
+    }
+
     /// A build as it is stored: with the code to fill it, if this definition has its version. So many
     /// attempts of dead letters have changed its rows.
     pub(crate) fn stored(

@@ -94,16 +94,15 @@ impl Changes {
         }
     }
 
-    /// Notes a committed transaction: the rows that it has changed, and the offsets that it moved.
+    /// Notes a committed transaction: the rows of the view that it has changed, and the offsets that it
+    /// moved.
     pub(crate) fn note<'a>(
         &self,
         build: BuildId,
         changes: impl Iterator<Item = Change<'a>>,
         moves: &[OffsetMove],
     ) {
-        // The first table is the view.
         let mut noted: Vec<Noted> = changes
-            .filter(|change| change.table == 0)
             .map(|change| Noted {
                 position: change.position,
                 key: change.key.clone(),

@@ -2,7 +2,7 @@
 
 use phalanx_actors::projection::{Table, Value};
 
-/// Appends a row as an object, in the order of the columns.
+/// Appends the columns of a row that are shown as an object, in their order.
 pub(super) fn append_row(out: &mut Vec<u8>, table: &Table, values: &[Value]) {
     out.push(b'{');
     append_members(out, table, values);
@@ -11,7 +11,9 @@ pub(super) fn append_row(out: &mut Vec<u8>, table: &Table, values: &[Value]) {
 
 /// Appends the members of such an object, without the braces.
 pub(super) fn append_members(out: &mut Vec<u8>, table: &Table, values: &[Value]) {
-    for (at, (column, value)) in table.columns.iter().zip(values).enumerate() {
+    let values = table.columns.iter().zip(values);
+    let shown = values.filter(|(column, _)| !column.hidden);
+    for (at, (column, value)) in shown.enumerate() {
         if at > 0 {
             out.push(b',');
         }

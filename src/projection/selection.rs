@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use jiff::fmt::temporal::Pieces;
-use phalanx_actors::projection::{ColumnType, Dialect, Table, Value, quoted};
+use phalanx_actors::projection::{Column, ColumnType, Dialect, Table, Value, quoted};
 
 use super::error::ViewError;
 use super::sql::read_columns;
@@ -420,7 +420,8 @@ pub(super) fn parse_key(table: &Table, text: &str) -> Option<Value> {
 }
 
 fn column_at(table: &Table, name: &str) -> Option<usize> {
-    table.columns.iter().position(|column| column.name == name)
+    let named = |column: &Column| !column.hidden && column.name == name;
+    table.columns.iter().position(named)
 }
 
 fn no_column(name: &str) -> String {
@@ -428,7 +429,7 @@ fn no_column(name: &str) -> String {
 }
 
 fn known(table: &Table) -> String {
-    let names: Vec<&str> = table.columns.iter().map(|c| &*c.name).collect();
+    let names: Vec<&str> = table.shown().map(|column| &*column.name).collect();
     format!("it has {}", names.join(", "))
 }
 

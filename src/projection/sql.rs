@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use phalanx_actors::projection::{
-    Change, ColumnType, Columns, Dialect, Key, Loaded, SUM_COLUMN, Stored, Table, Value, quoted,
+    Change, Column, ColumnType, Columns, Dialect, Key, Loaded, SUM_COLUMN, Stored, Table, Value,
+    quoted,
 };
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
@@ -34,17 +35,17 @@ pub(super) fn column_types(table: &Table) -> Vec<ColumnType> {
     table.columns.iter().map(|c| c.column_type).collect()
 }
 
-/// The names of a table's columns, separated by commas.
-pub(super) fn column_list(table: &Table) -> String {
-    let names: Vec<String> = table.columns.iter().map(|c| quoted(&c.name)).collect();
-    names.join(", ")
+/// The names of columns, separated by commas.
+pub(super) fn column_list<'a>(columns: impl IntoIterator<Item = &'a Column>) -> String {
+    let names = columns.into_iter().map(|column| quoted(&column.name));
+    names.collect::<Vec<String>>().join(", ")
 }
 
 /// The columns that are read of a table as it is stored: its own, and in SQLite the sum.
 pub(super) fn read_columns(table: &Table, dialect: Dialect) -> String {
     match dialect {
-        Dialect::Sqlite => format!("{}, {}", column_list(table), quoted(SUM_COLUMN)),
-        Dialect::Postgres => column_list(table),
+        Dialect::Sqlite => format!("{}, {}", column_list(&table.columns), quoted(SUM_COLUMN)),
+        Dialect::Postgres => column_list(&table.columns),
     }
 }
 

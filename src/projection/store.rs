@@ -390,7 +390,7 @@ impl Store {
         let (view, stored) = (quoted(&build.name), quoted(&build.stored_as(&table.name)));
         self.run(&format!("DROP VIEW IF EXISTS {view}"), &[])
             .await?;
-        let columns = column_list(table);
+        let columns = column_list(table.shown());
         let text = format!("CREATE VIEW {view} AS SELECT {columns} FROM {stored}");
         self.run(&text, &[]).await?;
         Ok(())

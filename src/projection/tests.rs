@@ -3,6 +3,7 @@
 
 mod damage;
 mod follow;
+mod hidden;
 mod kit;
 mod masks;
 mod poison;

@@ -338,9 +338,10 @@ impl Writer {
         crash_point!("projection::after_commit");
         for build in touched {
             if let Some(space) = self.spaces.get_mut(&build.id) {
+                let changes = space.workspace.changes();
                 build
                     .changes
-                    .note(build.id, space.workspace.changes(), &moves);
+                    .note(build.id, changes.filter(|c| build.shows(c)), &moves);
                 space.workspace.stored();
                 let parked = space.parked.len() as u64;
                 build.letters.store(parked, Ordering::Relaxed);

@@ -67,6 +67,7 @@ fn each_sample_has_its_view_with_the_columns_of_the_contract() {
     assert_eq!(order["customer"], "ada");
     assert_eq!(order["status"], "created");
     assert_eq!(order["total_cents"], 600);
+    assert_eq!(order["state"], Value::Null, "that is the view's own");
 
     let draft = json!({
         "patient": "pat", "prescriber": "doc", "medication": "pill", "dosage": "daily",

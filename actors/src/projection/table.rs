@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::columns::Columns;
 use super::row::{Row, Value};
 use super::{HandlerError, ProjectionError};
 
@@ -32,6 +33,9 @@ pub struct Column {
     pub column_type: ColumnType,
     /// Whether it may hold nothing.
     pub nullable: bool,
+    /// Whether only the projection's own handlers see it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hidden: bool,
 }
 
 /// A table: columns, the one that is its key, and indexes.
@@ -91,6 +95,7 @@ impl Table {
             name: name.into(),
             column_type,
             nullable: false,
+            hidden: false,
         });
         self
     }
@@ -104,11 +109,36 @@ impl Table {
         self
     }
 
+    /// Keeps the column that was added last for the projection's handlers: it lies in the row and is
+    /// written with it, but no query can name it and no answer shows it.
+    ///
+    /// For what a handler must know to come to the next row, such as the state that the shown columns
+    /// follow from. A second table for it would cost a second write for each event.
+    #[must_use]
+    pub fn hidden(mut self) -> Self {
+        if let Some(column) = self.columns.last_mut() {
+            column.hidden = true;
+        }
+        self
+    }
+
     /// Adds an index over these columns, so that filters and sorts by them are quick.
     #[must_use]
     pub fn index<const N: usize>(mut self, columns: [&'static str; N]) -> Self {
         self.indexes.push(columns.map(Cow::Borrowed).into());
         self
+    }
+
+    /// The columns that queries and answers know.
+    pub fn shown(&self) -> impl Iterator<Item = &Column> {
+        self.columns.iter().filter(|column| !column.hidden)
+    }
+
+    /// Whether one of these columns is shown.
+    #[must_use]
+    pub fn shows(&self, columns: Columns) -> bool {
+        let mut places = self.columns.iter().enumerate();
+        places.any(|(at, column)| !column.hidden && columns.contains(at))
     }
 
     /// The column of this name.
@@ -183,11 +213,19 @@ impl Table {
             Some(key) if key.nullable => {
                 return Err(wrong("its key must not be nullable".to_owned()));
             }
+            Some(key) if key.hidden => {
+                return Err(wrong("its key must not be hidden".to_owned()));
+            }
             Some(_) => {}
         }
         for index in &self.indexes {
             if index.is_empty() || !index.iter().all(|name| names.contains(name)) {
                 return Err(wrong(format!("an index over {index:?} is not possible")));
+            }
+            let hidden = |name: &Cow<'_, str>| self.find(name).is_some_and(|c| c.hidden);
+            if let Some(name) = index.iter().find(|name| hidden(name)) {
+                let reason = format!("no query can use an index over `{name}`, which is hidden");
+                return Err(wrong(reason));
             }
         }
         Ok(())

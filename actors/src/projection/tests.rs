@@ -285,6 +285,8 @@ fn definitions_that_cannot_work_are_refused() {
     assert!(why(table().index(["nothing"])).contains("nothing"));
     assert!(why(Table::new("t", "key").text("id")).contains("key"));
     assert!(why(Table::new("t", "id").text("id").nullable()).contains("nullable"));
+    assert!(why(Table::new("t", "id").text("id").hidden()).contains("key must not be hidden"));
+    assert!(why(table().text("h").hidden().index(["n", "h"])).contains("`h`, which is hidden"));
     assert!(why(Table::new("T; DROP", "id").text("id")).contains("name"));
 
     let mut registry = ProjectionRegistry::default();

@@ -1,6 +1,6 @@
 //! `orders`: every order with its total.
 //!
-//! What an order costs depends on all of its lines and its coupon. They are kept beside the view and
+//! What an order costs depends on all of its lines and its coupon. They lie hidden in the row and are
 //! folded by the order's own rules, so that the view and the aggregate cannot come to two totals.
 
 use phalanx_actors::Aggregate as _;
@@ -17,12 +17,12 @@ use crate::domain::{Order, OrderEvent, OrderState};
 pub struct Orders;
 
 const TABLE: &str = "orders";
-/// The state of each order as JSON.
-const CONTENTS: &str = "order_contents";
+/// The state of the order as JSON.
+const STATE: &str = "state";
 
 impl Projection for Orders {
     const NAME: &'static str = "orders";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const DESCRIPTION: &'static str = "Every order: its customer, its status, its total.";
 
     fn tables() -> Vec<Table> {
@@ -36,9 +36,10 @@ impl Projection for Orders {
                 .text("coupon")
                 .nullable()
                 .integer("sequence_number")
+                .text(STATE)
+                .hidden()
                 .index(["customer"])
                 .index(["status"]),
-            Table::new(CONTENTS, "id").text("id").text("state"),
         ]
     }
 
@@ -49,13 +50,12 @@ impl Projection for Orders {
 
 fn handle(event: &OrderEvent, meta: &EventMeta<'_>, rows: &mut Rows<'_>) -> Handled {
     let id = meta.aggregate_id;
-    let mut state = match rows.get(CONTENTS, id)? {
-        Some(row) => serde_json::from_str(row.text("state")?).map_err(refused)?,
+    let mut state = match rows.get(TABLE, id)? {
+        Some(row) => serde_json::from_str(row.text(STATE)?).map_err(refused)?,
         None => OrderState::default(),
     };
     Order::evolve(&mut state, event);
     let json = serde_json::to_string(&state).map_err(refused)?;
-    rows.put(CONTENTS, Row::default().with("id", id).with("state", json))?;
     let lines = i64::try_from(state.lines.len()).unwrap_or(i64::MAX);
     let row = Row::default()
         .with("id", id)
@@ -64,7 +64,8 @@ fn handle(event: &OrderEvent, meta: &EventMeta<'_>, rows: &mut Rows<'_>) -> Hand
         .with("lines", lines)
         .with("total_cents", state.total_cents)
         .with("coupon", state.coupon.map(|coupon| coupon.code))
-        .with("sequence_number", sequence(meta));
+        .with("sequence_number", sequence(meta))
+        .with(STATE, json);
     rows.put(TABLE, row)
 }
 

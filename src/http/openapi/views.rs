@@ -307,7 +307,7 @@ pub(super) fn add(
     let name = definition.name;
     let component = format!("{name}.Row");
     schemas.insert(component.clone(), row_schema(definition, table));
-    let columns = table.columns.iter().map(filter);
+    let columns = table.shown().map(filter);
     let parameters = with(columns.collect(), list_parameters());
     let mut page = list(
         &format!("views.{name}.list"),
@@ -362,7 +362,7 @@ fn row_schema(definition: &ProjectionDefinition, table: &Table) -> Value {
         }
         (column.name.to_string(), schema)
     };
-    let mut properties: Map<String, Value> = table.columns.iter().map(property).collect();
+    let mut properties: Map<String, Value> = table.shown().map(property).collect();
     let required: Vec<String> = properties.keys().cloned().collect();
     let mut lag = reference("Lag");
     lag["description"] = "Only where one row is read.".into();
