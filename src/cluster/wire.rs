@@ -45,11 +45,9 @@ pub const VERSION: u16 = 1;
 /// The version of the protocol between nodes with which two states can be asked for.
 const COMPARISONS_SINCE: u32 = 2;
 
-/// The version with which commands may say who sent them and when it happened, and histories show it.
+/// The version with which commands may say who sent them and when it happened, and histories show it,
+/// and the names of commands.
 pub const CIRCUMSTANCES_SINCE: u32 = 2;
-
-/// The version with which histories show the names of commands.
-pub const COMMANDS_SINCE: u32 = 2;
 
 /// The longest message: the largest body that the settings admit, and room for the rest.
 pub const MAX_BYTES: usize = 65 * 1024 * 1024;

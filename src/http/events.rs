@@ -167,15 +167,11 @@ fn seen(app: &App, feed: &dyn Feed, positions: &str) -> Option<Vec<Seen>> {
 }
 
 fn seen_in_list(list: &str, shards: u32) -> Option<Vec<Seen>> {
-    let mut seen: Vec<Option<Seen>> = (0..shards).map(|_| None).collect();
-    for position in list.split(',') {
-        let (shard, place) = Seen::parse(position)?;
-        let slot = seen.get_mut(usize::try_from(shard).ok()?)?;
-        if slot.replace(place).is_some() {
-            return None;
-        }
-    }
-    Some(seen.into_iter().map(Option::unwrap_or_default).collect())
+    let mut places = query::by_shard(list, Seen::parse)?;
+    let seen = (0..shards).map(|shard| places.remove(&shard).unwrap_or_default());
+    let seen = seen.collect();
+    // What is left is of shards that do not exist.
+    places.is_empty().then_some(seen)
 }
 
 /// One client's place in the events, and what it wants of them.

@@ -4,8 +4,10 @@
 //! `+` stands for itself, as RFC 3986 says, so that the offset of a timestamp may be written plainly.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use percent_encoding::percent_decode_str;
+use phalanx_actors::names::ShardId;
 
 use super::problem::Problem;
 
@@ -92,6 +94,22 @@ pub(crate) fn number(
     })
 }
 
+/// A list of places with commas between, by shard; `read` reads one of them. `None` where it cannot, and
+/// where a shard stands twice: whichever was taken, the other might be meant.
+pub(crate) fn by_shard<T>(
+    list: &str,
+    read: impl Fn(&str) -> Option<(ShardId, T)>,
+) -> Option<BTreeMap<ShardId, T>> {
+    let mut places = BTreeMap::new();
+    for place in list.split(',') {
+        let (shard, place) = read(place)?;
+        if places.insert(shard, place).is_some() {
+            return None;
+        }
+    }
+    Some(places)
+}
+
 /// `true` or `false`.
 ///
 /// # Errors
@@ -144,6 +162,16 @@ mod tests {
             "99999999999999999999",
         ] {
             assert!(number("limit", bad, 1..=1000).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_shard_stands_once_in_a_list_of_places() {
+        let read = |text: &str| Some((text.parse().ok()?, ()));
+        let shards = |list| by_shard(list, read).map(|places| places.into_keys().collect());
+        assert_eq!(shards("3,0"), Some(vec![0, 3]));
+        for bad in ["", "0,", ",0", "0,x", "0,1,0"] {
+            assert_eq!(shards(bad), None, "{bad}");
         }
     }
 

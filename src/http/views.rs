@@ -103,15 +103,20 @@ fn freshness<'a>(app: &App, parts: &'a request::Parts) -> Result<Asked<'a>, Prob
     Ok((fresh, rest, applied))
 }
 
-/// One position, or several with commas between.
+/// One position, or several with commas between, each of another shard.
 fn positions(text: &str) -> Result<Vec<Position>, Problem> {
-    let parsed: Result<Vec<Position>, _> = text.split(',').map(str::parse).collect();
-    parsed.map_err(|_| {
+    let read = |text: &str| {
+        let position: Position = text.parse().ok()?;
+        Some((position.shard, position))
+    };
+    let places = query::by_shard(text, read).ok_or_else(|| {
         Problem::query(
             "after",
-            "a position has the form shard:number, as in 12:90817; several have commas between",
+            "a position has the form shard:number, as in 12:90817; several have commas between, and \
+             each is of another shard",
         )
-    })
+    })?;
+    Ok(places.into_values().collect())
 }
 
 /// `2s` or `250ms`.
@@ -221,7 +226,7 @@ mod tests {
     #[test]
     fn several_positions_are_understood() {
         assert_eq!(positions("1:2,0:7").unwrap().len(), 2);
-        for bad in ["", "1", "1:2,", "1:2;3:4"] {
+        for bad in ["", "1", "1:2,", "1:2;3:4", "0:5,0:1", "0:5,1:1,0:5"] {
             assert!(positions(bad).is_err(), "{bad}");
         }
     }

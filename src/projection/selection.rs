@@ -17,6 +17,8 @@ use super::sql::read_columns;
 const DEFAULT_LIMIT: u32 = 50;
 /// Rows of a page, at most.
 pub(super) const MAX_LIMIT: u32 = 1000;
+/// Bytes of a cursor, at most: it has to fit into the first line of a request, with the rest of the query.
+const MAX_CURSOR_BYTES: usize = 4096;
 
 /// How a column is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,6 +179,32 @@ impl Selection {
         let parts: Vec<serde_json::Value> = self.sort.iter().map(part).collect();
         let json = serde_json::json!([self.fingerprint, parts]).to_string();
         hex(json.as_bytes())
+    }
+
+    /// Whether the cursor of the page behind a row is short enough to be sent: a row may be sorted by a
+    /// text of any length.
+    pub(super) fn can_end_at(&self, row: &[Value]) -> bool {
+        let text = |(column, _): &Sort| match row.get(*column) {
+            Some(Value::Text(text)) => text.len(),
+            _ => 0,
+        };
+        let bytes: usize = self.sort.iter().map(text).sum();
+        // One byte of text takes one byte of JSON at least, and one of JSON two of a cursor.
+        let cannot = bytes * 2 > MAX_CURSOR_BYTES;
+        let surely = bytes * 12 + self.sort.len() * 48 + 32 <= MAX_CURSOR_BYTES;
+        surely || !cannot && self.cursor_behind(row).len() <= MAX_CURSOR_BYTES
+    }
+
+    /// The refusal of a page of which no row can be the last one.
+    pub(super) fn endless(&self) -> ViewError {
+        let most = MAX_CURSOR_BYTES / 2;
+        refused(
+            "sort",
+            format!(
+                "these rows are sorted by texts of more than about {most} bytes, which no cursor holds: \
+                 sort by another column, or ask for more rows at once"
+            ),
+        )
     }
 
     /// The statement, and the values that it binds.

@@ -345,8 +345,9 @@ impl Views {
         bound.push(&limit);
         let mut rows = vec![b'['];
         let mut count = 0;
-        let mut last: Option<Vec<Value>> = None;
-        let mut next_cursor = None;
+        // The last row at which the page may end, and how many bytes there are up to it.
+        let mut last: Option<(Vec<Value>, usize)> = None;
+        let mut is_cut = false;
         let mut damage = None;
         let open = opener(dialect, &stored_as, table);
         let mut take = |row: Vec<Value>| {
@@ -358,14 +359,16 @@ impl Views {
                 }
             };
             if count == selection.limit || rows.len() > MAX_PAGE_BYTES {
-                next_cursor = last.as_deref().map(|last| selection.cursor_behind(last));
+                is_cut = true;
                 return false;
             }
             if count > 0 {
                 rows.push(b',');
             }
             append_row(&mut rows, table, &values);
-            last = Some(values);
+            if selection.can_end_at(&values) {
+                last = Some((values, rows.len()));
+            }
             count += 1;
             true
         };
@@ -377,6 +380,12 @@ impl Views {
         found.map_err(|error| self.store_error(error))?;
         if let Some(error) = damage {
             return Err(self.damage(&error));
+        }
+        let mut next_cursor = None;
+        if is_cut {
+            let (last, end) = last.ok_or_else(|| selection.endless())?;
+            rows.truncate(end);
+            next_cursor = Some(selection.cursor_behind(&last));
         }
         rows.push(b']');
         Ok((rows, next_cursor))

@@ -15,6 +15,7 @@ mod changes;
 mod commands;
 mod description;
 mod directory;
+mod edges;
 mod entity;
 mod errors;
 mod events;

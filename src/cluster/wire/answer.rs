@@ -11,7 +11,7 @@ use phalanx_actors::request::{Accepted, Answer, EventView, Failure, FailureKind,
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{CIRCUMSTANCES_SINCE, COMMANDS_SINCE, Led, Said, WireError, open, seal};
+use super::{CIRCUMSTANCES_SINCE, Led, Said, WireError, open, seal};
 use crate::cluster::NodeId;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,31 +71,19 @@ enum What<'a> {
         #[serde(borrow)]
         events: Vec<Event<'a>>,
     },
-    /// A history in which some command said who sent it or when it happened.
+    /// A history with what commands said besides.
     HistoryWith {
         #[serde(borrow)]
         events: Vec<RecordedWith<'a>>,
         next_sequence: Option<u64>,
     },
-    /// A history with the names of the commands.
-    HistoryOf {
-        #[serde(borrow)]
-        events: Vec<RecordedOf<'a>>,
-        next_sequence: Option<u64>,
-    },
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct RecordedOf<'a> {
-    #[serde(borrow)]
-    event: RecordedWith<'a>,
-    command: &'a str,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct RecordedWith<'a> {
     #[serde(borrow)]
     event: Recorded<'a>,
+    command: &'a str,
     /// Empty when it is not known.
     principal: &'a str,
     occurred_at_us: Option<i64>,
@@ -194,33 +182,16 @@ pub(super) fn weight(event: &RecordedEvent) -> usize {
         + 64
 }
 
-fn of_history<'a>(page: &'a HistoryPage, protocol: u32) -> What<'a> {
-    let says = |event: &RecordedEvent| !event.principal.is_empty() || event.occurred_at.is_some();
+fn of_history(page: &HistoryPage, protocol: u32) -> What<'_> {
     let next_sequence = page.next_sequence;
-    let with = |event: &'a RecordedEvent| RecordedWith {
-        event: recorded(event),
-        principal: &event.principal,
-        occurred_at_us: event.occurred_at.map(Timestamp::as_microsecond),
-    };
-    let is_named = |event: &RecordedEvent| !event.command.is_empty();
-    if protocol >= COMMANDS_SINCE && page.events.iter().any(is_named) {
-        let of = |event: &'a RecordedEvent| RecordedOf {
-            event: with(event),
-            command: &event.command,
-        };
-        return What::HistoryOf {
-            events: page.events.iter().map(of).collect(),
-            next_sequence,
-        };
-    }
-    if protocol < CIRCUMSTANCES_SINCE || !page.events.iter().any(says) {
+    if protocol < CIRCUMSTANCES_SINCE {
         return What::History {
             events: page.events.iter().map(recorded).collect(),
             next_sequence,
         };
     }
     What::HistoryWith {
-        events: page.events.iter().map(with).collect(),
+        events: page.events.iter().map(recorded_with).collect(),
         next_sequence,
     }
 }
@@ -323,6 +294,15 @@ fn recorded(event: &RecordedEvent) -> Recorded<'_> {
     }
 }
 
+fn recorded_with(event: &RecordedEvent) -> RecordedWith<'_> {
+    RecordedWith {
+        event: recorded(event),
+        command: &event.command,
+        principal: &event.principal,
+        occurred_at_us: event.occurred_at.map(Timestamp::as_microsecond),
+    }
+}
+
 pub(super) fn decode(stream: &StreamName, message: &[u8]) -> Result<(NodeId, Said), WireError> {
     let payload = open(ValueType::Said, message)?;
     let (message, rest): (Message<'_>, _) = codec::take_borrowed(payload)?;
@@ -399,39 +379,11 @@ fn to_said(stream: &StreamName, what: What<'_>) -> Result<Said, WireError> {
         What::History {
             events,
             next_sequence,
-        } => {
-            let events: Result<Vec<RecordedEvent>, WireError> =
-                events.iter().map(to_recorded).collect();
-            let events = events?;
-            return Ok(Said::History(HistoryPage {
-                events,
-                next_sequence,
-            }));
-        }
-        What::HistoryOf {
-            events,
-            next_sequence,
-        } => {
-            let events: Result<Vec<RecordedEvent>, WireError> =
-                events.iter().map(to_recorded_of).collect();
-            let events = events?;
-            return Ok(Said::History(HistoryPage {
-                events,
-                next_sequence,
-            }));
-        }
+        } => return history(events.iter().map(to_recorded), next_sequence),
         What::HistoryWith {
             events,
             next_sequence,
-        } => {
-            let events: Result<Vec<RecordedEvent>, WireError> =
-                events.iter().map(to_recorded_with).collect();
-            let events = events?;
-            return Ok(Said::History(HistoryPage {
-                events,
-                next_sequence,
-            }));
-        }
+        } => return history(events.iter().map(to_recorded_with), next_sequence),
         What::Compared {
             before,
             after,
@@ -450,6 +402,17 @@ fn to_said(stream: &StreamName, what: What<'_>) -> Result<Said, WireError> {
                 reason: reason.to_owned(),
             });
         }
+    }))
+}
+
+fn history(
+    events: impl Iterator<Item = Result<RecordedEvent, WireError>>,
+    next_sequence: Option<u64>,
+) -> Result<Said, WireError> {
+    let events: Result<Vec<RecordedEvent>, WireError> = events.collect();
+    Ok(Said::History(HistoryPage {
+        events: events?,
+        next_sequence,
     }))
 }
 
@@ -498,18 +461,12 @@ fn to_recorded(event: &Recorded<'_>) -> Result<RecordedEvent, WireError> {
 fn to_recorded_with(with: &RecordedWith<'_>) -> Result<RecordedEvent, WireError> {
     let time = with.occurred_at_us.map(Timestamp::from_microsecond);
     Ok(RecordedEvent {
+        command: with.command.to_owned(),
         principal: with.principal.to_owned(),
         occurred_at: time
             .transpose()
             .map_err(|_| WireError::Impossible { what: "time" })?,
         ..to_recorded(&with.event)?
-    })
-}
-
-fn to_recorded_of(of: &RecordedOf<'_>) -> Result<RecordedEvent, WireError> {
-    Ok(RecordedEvent {
-        command: of.command.to_owned(),
-        ..to_recorded_with(&of.event)?
     })
 }
 

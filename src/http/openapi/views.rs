@@ -220,7 +220,7 @@ fn list(id: &str, parameters: &[Value], row: &Value) -> Value {
             "rows": {"type": "array", "items": row},
             "next_cursor": {
                 "type": ["string", "null"],
-                "description": "Send it as `cursor` with the same query for the next page.",
+                "description": "Send it as `cursor` with the same query for the next page. A page may have fewer rows than `limit` and yet not be the last one.",
             },
             "lag": reference("Lag"),
         },

@@ -126,3 +126,22 @@ fn a_cursor_belongs_to_its_query() {
     assert!(Selection::parse(&other, 1, &pairs).is_err());
     assert!(Selection::parse(&table(), 2, &pairs).is_err());
 }
+
+#[test]
+fn a_page_ends_where_its_cursor_can_be_sent() {
+    let selection = parse(&[("sort", "-id,cents")]).unwrap();
+    let row = |text: String| {
+        let time = jiff::Timestamp::MIN;
+        [text.into(), i64::MIN.into(), true.into(), time.into()]
+    };
+    let mut ends = [0, 0];
+    for letter in ["a", "é", "\"", "\u{1}", "\u{10FFFF}"] {
+        for count in (0..2200).step_by(7) {
+            let row = row(letter.repeat(count));
+            let fits = selection.cursor_behind(&row).len() <= MAX_CURSOR_BYTES;
+            assert_eq!(selection.can_end_at(&row), fits, "{letter:?} {count} times");
+            ends[usize::from(fits)] += 1;
+        }
+    }
+    assert!(ends.iter().all(|count| *count > 100), "{ends:?}");
+}
