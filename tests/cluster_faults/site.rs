@@ -436,7 +436,8 @@ pub(crate) fn assert_short(what: &str, outages: &[Outage]) {
 }
 
 /// Prints how long shards were not writable, and asserts that 99 of 100 times it was no longer than
-/// this.
+/// this. A few times say nothing about 99 of 100: of those, most must be shorter, and none may take twice
+/// as long, which a busy machine is allowed.
 pub(crate) fn assert_within(what: &str, outages: &[Outage], limit: Duration) {
     let counted = outages.iter().filter(|outage| outage.counts);
     let mut times: Vec<Duration> = counted.map(|outage| outage.lasted).collect();
@@ -449,8 +450,12 @@ pub(crate) fn assert_within(what: &str, outages: &[Outage], limit: Duration) {
             outages.len() - times.len()
         ),
     );
-    let p99 = percentile(&times, 99);
-    assert!(p99 < limit, "{what}: {times:?}");
+    if times.len() < 100 {
+        assert!(percentile(&times, 50) < limit, "{what}: {times:?}");
+        assert!(percentile(&times, 100) < limit * 2, "{what}: {times:?}");
+    } else {
+        assert!(percentile(&times, 99) < limit, "{what}: {times:?}");
+    }
 }
 
 /// The distribution of sorted times in words.
