@@ -25,6 +25,9 @@ mod sameness;
 #[path = "cluster_routing/failures.rs"]
 mod failures;
 
+#[path = "cluster_routing/resident.rs"]
+mod resident;
+
 #[path = "cluster_routing/tour.rs"]
 mod tour;
 

@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use ractor::{ActorCell, ActorRuntime, MessagingErr};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
+use crate::activations::Activations;
 use crate::actor::{AggregateActor, AggregateArguments, AggregateMessage};
 use crate::admission::{Admission, Exhausted, Occupancy};
 use crate::aggregate::Aggregate;
@@ -50,7 +51,7 @@ pub struct Services {
     /// Permits.
     pub admission: Arc<Admission>,
     /// Slots for loading.
-    pub activations: Semaphore,
+    pub activations: Activations,
     /// Counters of residents.
     pub metrics: ResidencyMetrics,
     /// Counters of sequencers.
@@ -75,7 +76,7 @@ impl Services {
             journal,
             clock,
             admission: Arc::new(admission),
-            activations: Semaphore::new(limits.max_concurrent_activations),
+            activations: Activations::new(limits.max_concurrent_activations),
             limits,
             metrics: ResidencyMetrics::default(),
             sequencer_metrics: Arc::default(),

@@ -4,6 +4,7 @@
 //! This crate knows no HTTP, no database, no network and no consensus library: what it needs from
 //! them it names as a port, and the compiler keeps the direction.
 
+pub mod activations;
 mod actor;
 pub mod admission;
 pub mod aggregate;

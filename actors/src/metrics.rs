@@ -9,6 +9,12 @@ pub const COMMANDS_TOTAL: &str = "phalanx_commands_total";
 pub const AGGREGATES_RESIDENT: &str = "phalanx_actors_resident";
 /// Aggregates loaded from the journal.
 pub const ACTIVATIONS_TOTAL: &str = "phalanx_activations_total";
+/// Aggregates that are being loaded.
+pub const ACTIVATIONS_LOADING: &str = "phalanx_activations_loading";
+/// The most that were ever being loaded at once.
+pub const ACTIVATIONS_LOADING_MOST: &str = "phalanx_activations_loading_most";
+/// From the first request for an aggregate that is not in memory until it is.
+pub const ACTIVATION_SECONDS: &str = "phalanx_activation_duration_seconds";
 /// Aggregates dropped from memory.
 pub const PASSIVATIONS_TOTAL: &str = "phalanx_passivations_total";
 /// Aggregates whose code panicked or whose stream cannot be folded.
@@ -68,8 +74,6 @@ impl Default for SequencerMetrics {
 pub struct ResidencyMetrics {
     /// See [`AGGREGATES_RESIDENT`].
     pub resident: Gauge,
-    /// See [`ACTIVATIONS_TOTAL`].
-    pub activations: Counter,
     /// See [`PASSIVATIONS_TOTAL`].
     pub passivations: Counter,
     /// See [`QUARANTINES_TOTAL`].
@@ -83,18 +87,50 @@ pub struct ResidencyMetrics {
 impl Default for ResidencyMetrics {
     fn default() -> Self {
         describe_gauge!(AGGREGATES_RESIDENT, "Aggregates in memory");
-        describe_counter!(ACTIVATIONS_TOTAL, "Aggregates loaded from the journal");
         describe_counter!(PASSIVATIONS_TOTAL, "Aggregates dropped from memory");
         describe_counter!(QUARANTINES_TOTAL, "Aggregates whose code or stream failed");
         describe_counter!(OVERLOADED_TOTAL, "Requests refused for want of a permit");
         describe_gauge!(IN_FLIGHT, "Requests that are admitted and not yet answered");
         Self {
             resident: gauge!(AGGREGATES_RESIDENT),
-            activations: counter!(ACTIVATIONS_TOTAL),
             passivations: counter!(PASSIVATIONS_TOTAL),
             quarantines: counter!(QUARANTINES_TOTAL),
             overloaded: counter!(OVERLOADED_TOTAL),
             in_flight: gauge!(IN_FLIGHT),
+        }
+    }
+}
+
+/// Handles for the loading of aggregates.
+#[derive(Debug)]
+pub struct ActivationMetrics {
+    /// See [`ACTIVATIONS_TOTAL`].
+    pub total: Counter,
+    /// See [`ACTIVATIONS_LOADING`].
+    pub loading: Gauge,
+    /// See [`ACTIVATIONS_LOADING_MOST`].
+    pub most: Gauge,
+    /// See [`ACTIVATION_SECONDS`].
+    pub seconds: Histogram,
+}
+
+impl Default for ActivationMetrics {
+    fn default() -> Self {
+        describe_counter!(ACTIVATIONS_TOTAL, "Aggregates loaded from the journal");
+        describe_gauge!(ACTIVATIONS_LOADING, "Aggregates that are being loaded");
+        describe_gauge!(
+            ACTIVATIONS_LOADING_MOST,
+            "The most aggregates that were being loaded at once since the start"
+        );
+        describe_histogram!(
+            ACTIVATION_SECONDS,
+            "Seconds from the first request for an aggregate until it is in memory"
+        );
+        Self {
+            total: counter!(ACTIVATIONS_TOTAL),
+            loading: gauge!(ACTIVATIONS_LOADING),
+            most: gauge!(ACTIVATIONS_LOADING_MOST),
+            seconds: histogram!(ACTIVATION_SECONDS),
         }
     }
 }

@@ -28,6 +28,13 @@ fn a_node_with_an_emptied_disk_is_refused_under_its_old_id_and_told_what_to_do()
         cluster.wait_log(node, "was emptied or replaced");
         cluster.wait_log(node, "Give it a new node.id");
     }
+    // Whoever asks the node itself why it is not ready hears the same.
+    wait::until("readiness names the reason", SOON, || {
+        let request = Request::get("/readyz?verbose");
+        let said = cluster.node(3).client().try_send(&request).ok()?;
+        assert_eq!(said.status, 503, "{}", said.text());
+        said.text().contains("Give it a new node.id").then_some(())
+    });
     // The others go on, and the refused node leads nothing.
     let mut http = cluster.anywhere();
     for (id, _) in &accounts {

@@ -40,7 +40,7 @@ pub(crate) async fn unfold(world: &mut World) -> bool {
     let Some(stage) = set(world).await else {
         return false;
     };
-    let number = *world.dice.pick(&[0, 0, 0, 0, 1, 1, 2, 2, 2, 3]);
+    let number = *world.dice.pick(&[0, 0, 0, 0, 1, 1, 2, 2, 2, 3, 4, 4]);
     world.trace.note(&format!(
         "plot {number}: shard {}, {:?} | {} | {:?}",
         stage.shard, stage.left, stage.pivot, stage.right
@@ -49,7 +49,8 @@ pub(crate) async fn unfold(world: &mut World) -> bool {
         0 => promise_forgotten(world, &stage).await,
         1 => vote_lost(world, &stage).await,
         2 => stragglers(world, &stage).await,
-        _ => heir_is_behind(world, &stage).await,
+        3 => heir_is_behind(world, &stage).await,
+        _ => copy_lost(world, &stage).await,
     }
     world.network.release();
     world.network.mend();
@@ -255,6 +256,47 @@ async fn heir_is_behind(world: &mut World, stage: &Stage) {
     world.open_doors();
     rest(world, 500, 2_500).await;
     start(world, stage.leader).await;
+}
+
+/// Every majority needs the pivot, whose disk is slow, for what the clients are told. It loses its power
+/// and all that was not synced, the leader is gone for as long, and what is left elects somebody who
+/// knows no more than the pivot's disk.
+async fn copy_lost(world: &mut World, stage: &Stage) {
+    let at = world.place(stage.pivot);
+    *world.nodes[at].disk_us.lock() = (20_000, 300_000);
+    part(world, &stage.left, &stage.right);
+    part(world, &stage.right, &[stage.pivot]);
+    let lasts = world.dice.millis(300, 1_200);
+    crowd(world, stage, (stage.leader, CROWD), 10, lasts);
+    tokio::time::sleep(lasts).await;
+    world.nodes[at].crash_and_lose();
+    *world.nodes[at].disk_us.lock() = DISK_US;
+    let leader_dies = world.dice.happens(0.5);
+    if leader_dies {
+        let leader = world.place(stage.leader);
+        world.nodes[leader].crash();
+    }
+    world.open_doors();
+    world.network.mend();
+    part(world, &stage.left, &stage.right);
+    part(world, &stage.left, &[stage.pivot]);
+    rest(world, 1, 60).await;
+    start(world, stage.pivot).await;
+    let heir = *world.dice.pick(&stage.right);
+    let deadline = Instant::now() + VOTE_WAIT;
+    while leader_of(world, stage.shard).is_none_or(|(leader, _)| stage.left.contains(&leader)) {
+        if Instant::now() > deadline {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let lasts = world.dice.millis(300, 900);
+    crowd(world, stage, (heir, CROWD), 50, lasts);
+    crowd(world, stage, (stage.pivot, CROWD), 50, lasts);
+    tokio::time::sleep(lasts).await;
+    if leader_dies {
+        start(world, stage.leader).await;
+    }
 }
 
 /// Moves a shard, asking whoever leads it; gives up soon.

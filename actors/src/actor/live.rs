@@ -77,8 +77,9 @@ impl<A: Aggregate> Live<A> {
         incarnation: &Arc<Incarnation>,
     ) -> Result<Self, Failure> {
         let services = incarnation.services();
-        let _slot = services.activations.acquire().await;
-        // Everything that anybody was told about this stream must be visible.
+        let asked_ns = services.clock.monotonic_ns();
+        // Everything that anybody was told about this stream must be visible. Nothing new is told of it
+        // before it is loaded, so the place among those who load is taken afterwards.
         services
             .journal
             .wait_indexed(
@@ -86,6 +87,7 @@ impl<A: Aggregate> Live<A> {
                 incarnation.sequencer().released_position(),
             )
             .await;
+        let _slot = services.activations.slot().await;
         let (folded, snapshot_sequence) = fold::load::<A>(
             &*services.journal,
             incarnation.shard(),
@@ -94,7 +96,8 @@ impl<A: Aggregate> Live<A> {
         )
         .await
         .map_err(|error| error.into_failure(stream))?;
-        services.metrics.activations.increment(1);
+        let waited_ns = services.clock.monotonic_ns().saturating_sub(asked_ns);
+        services.activations.loaded(waited_ns as f64 / 1e9);
         Ok(Self {
             keys_in_journal: folded.sequence > 0,
             folded,

@@ -19,6 +19,7 @@ use crate::cluster::members::{Members, MembersCommand, Standing};
 use crate::cluster::roles;
 use crate::cluster::roster::Heard;
 use crate::cluster::router::Router;
+use crate::cluster::transport::PeerState;
 use crate::cluster::wire::Led;
 
 /// The pause between two looks while copies are being moved.
@@ -72,7 +73,23 @@ impl Steward {
                  --address {address} --url <http address of a member>"
             ));
         }
-        Ok(())
+        self.is_let_in()
+    }
+
+    /// Whether a member lets this node in, or none says that it does not. Whoever looks why a node is
+    /// not ready must find more than that it knows no leaders.
+    fn is_let_in(&self) -> Result<(), String> {
+        let peers = self.peers.peers();
+        let mut states = peers.into_iter().map(|peer| self.peers.state(peer));
+        let refused = states.try_fold(None, |refused, state| match state {
+            Some(PeerState::Connected) => Err(()),
+            Some(PeerState::Refused(reason)) => Ok(Some(reason)),
+            Some(PeerState::Unreachable { .. }) | None => Ok(refused),
+        });
+        match refused {
+            Ok(Some(reason)) => Err(format!("no connection to any member: {reason}")),
+            Ok(None) | Err(()) => Ok(()),
+        }
     }
 
     async fn take_a_look(&self, router: &Router, waiting: &mut bool) {

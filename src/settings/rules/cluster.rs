@@ -110,7 +110,8 @@ pub(crate) fn is_host_port(text: &str) -> bool {
     let host_fits = match bracketed {
         Some(address) => address.parse::<Ipv6Addr>().is_ok(),
         None => {
-            !host.is_empty()
+            // The longest name that DNS knows.
+            (1..=253).contains(&host.len())
                 && host
                     .chars()
                     .all(|letter| letter.is_ascii_alphanumeric() || "._-".contains(letter))

@@ -258,6 +258,12 @@ fn peers_need_an_address_to_reach_this_node() {
         "a cluster of one is dialled by nobody"
     );
     assert_eq!(broken("127.0.0.1:7080", "a", vec![]), ["cluster.advertise"]);
+    let long = |letters: usize| format!("{}:1", "a".repeat(letters));
+    assert_eq!(
+        broken("127.0.0.1:7080", &long(254), vec![]),
+        ["cluster.advertise"]
+    );
+    assert!(broken("127.0.0.1:7080", &long(253), vec![]).is_empty());
     assert_eq!(
         broken("127.0.0.1:7080", "a:1", vec![peer(2, "a:1")]),
         ["cluster.peers[0].address"]
