@@ -80,7 +80,7 @@ impl Default for ProjectionSettings {
             enabled: true,
             store: StoreText("sqlite".to_owned()),
             batch_bytes: 256 * 1024,
-            commit_interval_ms: 20,
+            commit_interval_ms: 15,
             cache_rows: 50_000,
             read_connections: 4,
             follow_interval_ms: 10,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::HandlerError;
+use super::table::Table;
 
 /// The value of a column.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -89,8 +90,37 @@ impl<T: Into<Value>> From<Option<T>> for Value {
 }
 
 /// A row: values by the names of their columns.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Row(Vec<(Cow<'static, str>, Value)>);
+#[derive(Debug, Clone, Default)]
+pub struct Row {
+    /// Where it is a row that was read, and has not been changed since.
+    stored: Option<StoredRow>,
+    /// Its values otherwise.
+    built: Vec<(Cow<'static, str>, Value)>,
+}
+
+/// A row of the table with this number, shared with those who keep it.
+#[derive(Debug, Clone)]
+struct StoredRow {
+    tables: Arc<[Table]>,
+    table: usize,
+    values: Arc<[Value]>,
+}
+
+impl StoredRow {
+    fn values(&self) -> impl Iterator<Item = (&Cow<'static, str>, &Value)> {
+        let columns = self.tables.get(self.table).into_iter();
+        let columns = columns.flat_map(|table| &table.columns);
+        columns.map(|column| &column.name).zip(&*self.values)
+    }
+}
+
+impl PartialEq for Row {
+    fn eq(&self, other: &Self) -> bool {
+        self.values().eq(other.values())
+    }
+}
+
+impl Eq for Row {}
 
 impl Row {
     /// The same row with this value in a column.
@@ -103,17 +133,18 @@ impl Row {
     /// Sets the value of a column.
     pub fn set(&mut self, column: &'static str, value: impl Into<Value>) {
         let value = value.into();
-        match self.0.iter_mut().find(|(name, _)| *name == column) {
+        let own = self.own();
+        match own.iter_mut().find(|(name, _)| *name == column) {
             Some((_, slot)) => *slot = value,
-            None => self.0.push((Cow::Borrowed(column), value)),
+            None => own.push((Cow::Borrowed(column), value)),
         }
     }
 
     /// The value of a column; `None` when the row has no such column.
     #[must_use]
     pub fn get(&self, column: &str) -> Option<&Value> {
-        let found = self.0.iter().find(|(name, _)| *name == column);
-        found.map(|(_, value)| value)
+        let mut values = self.values();
+        values.find_map(|(name, value)| (name == column).then_some(value))
     }
 
     /// The number in a column.
@@ -160,21 +191,47 @@ impl Row {
         }
     }
 
-    pub(super) fn from_values(values: Vec<(Cow<'static, str>, Value)>) -> Self {
-        Self(values)
+    /// The row with these values of a table, which is the one with this number.
+    pub(super) fn stored(tables: Arc<[Table]>, table: usize, values: Arc<[Value]>) -> Self {
+        let stored = StoredRow {
+            tables,
+            table,
+            values,
+        };
+        Self {
+            stored: Some(stored),
+            built: Vec::new(),
+        }
+    }
+
+    fn values(&self) -> impl Iterator<Item = (&str, &Value)> {
+        let stored = self.stored.iter().flat_map(StoredRow::values);
+        let built = self.built.iter().map(|(name, value)| (name, value));
+        stored.chain(built).map(|(name, value)| (&**name, value))
+    }
+
+    /// The values as this row's own.
+    fn own(&mut self) -> &mut Vec<(Cow<'static, str>, Value)> {
+        if let Some(stored) = self.stored.take() {
+            let values = stored.values();
+            self.built = values.map(|(n, v)| (n.clone(), v.clone())).collect();
+        }
+        &mut self.built
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        let stored = self.stored.as_ref().map(|stored| stored.values.len());
+        stored.unwrap_or(self.built.len())
     }
 
     pub(super) fn take(&mut self, column: &str) -> Option<Value> {
-        let at = self.0.iter().position(|(name, _)| *name == column)?;
-        Some(self.0.swap_remove(at).1)
+        let own = self.own();
+        let at = own.iter().position(|(name, _)| *name == column)?;
+        Some(own.swap_remove(at).1)
     }
 
     pub(super) fn columns(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(name, _)| &**name)
+        self.values().map(|(name, _)| name)
     }
 }
 
@@ -209,5 +266,28 @@ mod tests {
             let expected = ["text", "integer", "boolean", "time"].map(|name| name == column);
             assert_eq!(read, expected, "{column}");
         }
+    }
+
+    #[test]
+    fn a_row_that_was_read_is_changed_without_the_one_that_is_kept() {
+        let tables: Arc<[Table]> = vec![Table::new("t", "id").text("id").integer("n")].into();
+        let kept: Arc<[Value]> = vec![Value::from("a"), Value::from(1_i64)].into();
+        let read = Row::stored(Arc::clone(&tables), 0, Arc::clone(&kept));
+        let built = Row::default().with("id", "a").with("n", 1_i64);
+        assert_eq!(read, built);
+        assert_eq!((read.text("id"), read.integer("n")), (Ok("a"), Ok(1)));
+        assert_eq!((read.len(), read.get("m")), (2, None));
+        let changed = read.clone().with("n", 2_i64).with("m", true);
+        assert_eq!(
+            changed,
+            Row::default()
+                .with("id", "a")
+                .with("n", 2_i64)
+                .with("m", true)
+        );
+        assert_eq!(
+            (read, &*kept),
+            (built, &["a".into(), Value::from(1_i64)][..])
+        );
     }
 }

@@ -3,6 +3,8 @@
 //! Refuses: a row that does not fit its table, and anything that is not a row of the projection's own
 //! tables.
 
+use std::sync::Arc;
+
 use super::row::{Key, Row};
 use super::workspace::Workspace;
 use super::{Handled, HandlerError};
@@ -33,9 +35,8 @@ impl<'a> Rows<'a> {
         let Some(values) = known.cloned().ok_or_else(HandlerError::missing)? else {
             return Ok(None);
         };
-        let columns = self.workspace.tables.get(at).map(|table| &table.columns);
-        let names = columns.into_iter().flatten().map(|c| c.name.clone());
-        Ok(Some(Row::from_values(names.zip(values).collect())))
+        let tables = Arc::clone(&self.workspace.tables);
+        Ok(Some(Row::stored(tables, at, values)))
     }
 
     /// Sets a row, whether there is one of its key or not.

@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 use super::HandlerError;
 use super::columns::Columns;
@@ -24,7 +25,9 @@ use crate::names::Position;
 const LOOK_AHEAD: usize = 1024;
 
 /// What is known of a row: its values, or that there is none.
-pub(super) type Known = Option<Vec<Value>>;
+///
+/// Shared, for a row that is looked at is also kept.
+pub(super) type Known = Option<Arc<[Value]>>;
 
 /// A row as it was read; `None` when there is none of this key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,7 +111,7 @@ struct Changed {
 /// See the file's description.
 #[derive(Debug)]
 pub struct Workspace {
-    pub(super) tables: Vec<Table>,
+    pub(super) tables: Arc<[Table]>,
     slots: Vec<HashMap<Key, Slot>>,
     changed: Vec<(usize, Key)>,
     undo: Vec<Undo>,
@@ -146,7 +149,7 @@ impl Workspace {
     pub fn new(tables: Vec<Table>, capacity: usize) -> Self {
         Self {
             slots: tables.iter().map(|_| HashMap::new()).collect(),
-            tables,
+            tables: tables.into(),
             changed: Vec::new(),
             undo: Vec::new(),
             wanted: Vec::new(),
@@ -258,10 +261,11 @@ impl Workspace {
     }
 
     /// Changes a row, whether it is known or not.
-    pub(super) fn change(&mut self, table: usize, key: Key, known: Known) {
+    pub(super) fn change(&mut self, table: usize, key: Key, values: Option<Vec<Value>>) {
         let Some(rows) = self.slots.get_mut(table) else {
             return;
         };
+        let known = values.map(Arc::from);
         let (used, position) = (self.generation, self.event);
         let before = match rows.entry(key.clone()) {
             Entry::Occupied(mut entry) => {
@@ -311,7 +315,7 @@ impl Workspace {
             if let Some(slots) = self.slots.get_mut(row.table) {
                 self.fresh += 1;
                 slots.entry(row.key).or_insert(Slot {
-                    known: row.values,
+                    known: row.values.map(Arc::from),
                     changed: None,
                     used: generation,
                 });
@@ -327,7 +331,7 @@ impl Workspace {
             if let Some(changed) = slot.and_then(|slot| slot.changed.as_mut())
                 && changed.stored.is_none()
             {
-                changed.stored = Some(row.values);
+                changed.stored = Some(row.values.map(Arc::from));
                 changed.columns = None;
             }
         }
