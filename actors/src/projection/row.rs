@@ -169,6 +169,28 @@ impl Row {
         }
     }
 
+    /// Whether a column says yes.
+    ///
+    /// # Errors
+    /// When it holds neither yes nor no.
+    pub fn boolean(&self, column: &str) -> Result<bool, HandlerError> {
+        match self.get(column) {
+            Some(Value::Boolean(yes)) => Ok(*yes),
+            other => Err(unexpected(column, "yes or no", other)),
+        }
+    }
+
+    /// The moment in a column.
+    ///
+    /// # Errors
+    /// When it holds none.
+    pub fn time(&self, column: &str) -> Result<Timestamp, HandlerError> {
+        match self.get(column) {
+            Some(Value::Time(time)) => Ok(*time),
+            other => Err(unexpected(column, "a moment", other)),
+        }
+    }
+
     /// The row with these values of a table, which is the one with this number.
     pub(super) fn stored(tables: Arc<[Table]>, table: usize, values: Arc<[Value]>) -> Self {
         let stored = StoredRow {
@@ -220,6 +242,31 @@ fn unexpected(column: &str, wanted: &str, found: Option<&Value>) -> HandlerError
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_column_is_read_as_what_it_holds_and_as_nothing_else() {
+        let time = Timestamp::from_microsecond(5).unwrap();
+        let row = Row::default()
+            .with("text", "a")
+            .with("integer", 7)
+            .with("boolean", true)
+            .with("time", time)
+            .with("nothing", None::<i64>);
+        assert_eq!(row.text("text"), Ok("a"));
+        assert_eq!(row.integer("integer"), Ok(7));
+        assert_eq!(row.boolean("boolean"), Ok(true));
+        assert_eq!(row.time("time"), Ok(time));
+        for column in ["text", "integer", "boolean", "time", "nothing", "none"] {
+            let read = [
+                row.text(column).is_ok(),
+                row.integer(column).is_ok(),
+                row.boolean(column).is_ok(),
+                row.time(column).is_ok(),
+            ];
+            let expected = ["text", "integer", "boolean", "time"].map(|name| name == column);
+            assert_eq!(read, expected, "{column}");
+        }
+    }
 
     #[test]
     fn a_row_that_was_read_is_changed_without_the_one_that_is_kept() {
