@@ -9,6 +9,7 @@ pub mod heartbeat;
 pub mod log_store;
 mod network;
 mod pipeline;
+mod promises;
 pub mod refused;
 pub mod responder;
 mod runtime;

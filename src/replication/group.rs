@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use self::candidacy::Candidacy;
 use super::log_store::ShardLog;
 use super::network::Network;
+use super::promises::Promises;
 use super::responder::ProposalResponder;
 use super::state_machine::ShardIndex;
 use super::types::{CommandBatch, Committed, NodeId, TypeConfig};
@@ -90,6 +91,8 @@ pub struct Group {
     options: GroupOptions,
     raft: ShardRaft,
     journal: Journal,
+    /// What the followers have promised this node.
+    promises: Arc<Promises>,
     /// Until when this node keeps the promises of the process before it; see [`Group::vote`].
     promised_until: Instant,
     /// Whether it stands for elections.
@@ -125,7 +128,8 @@ impl Group {
         let index = ShardIndex::open(journal.clone(), shard)
             .map_err(|source| GroupError::Storage { shard, source })?;
         let lease = Duration::from_millis(options.election_timeout_max_ms);
-        let network = Network::new(shard, peers, lease * APPEND_PATIENCE);
+        let promises = Arc::<Promises>::default();
+        let network = Network::new(shard, peers, Arc::clone(&promises), lease * APPEND_PATIENCE);
         let raft = ShardRaft::new(options.node_id, Arc::new(config), network, log, index)
             .await
             .map_err(|error| failed(error.to_string()))?;
@@ -139,6 +143,7 @@ impl Group {
             options,
             raft,
             journal,
+            promises,
             promised_until: if initialized { now + lease } else { now },
             candidacy: Candidacy::new(),
             reshaping: tokio::sync::Mutex::default(),
@@ -376,6 +381,25 @@ impl Group {
         Ok(())
     }
 
+    /// Whether the followers' promises show that nobody else can have led before this call, which
+    /// belongs to a check that `began` then. openraft has found so too, but counts answers for
+    /// requests that they do not answer; see [`Promises`]. It alone knows whether a promise was given
+    /// back, for a leader that hands over.
+    fn is_promised(&self, term: u64, began: Instant) -> bool {
+        let since = match self.options.read_policy {
+            ReadPolicy::ReadIndex => Some(began),
+            ReadPolicy::LeaseRead => {
+                let lease = Duration::from_millis(self.options.election_timeout_max_ms);
+                Instant::now().checked_sub(lease)
+            }
+        };
+        let metrics = self.raft.server_metrics();
+        let voters = metrics.borrow_watched();
+        let voters = voters.membership_config.membership().get_joint_config();
+        self.promises
+            .hold(term, self.options.node_id, voters, since)
+    }
+
     /// Stands for election because the leader wants it to.
     pub(crate) async fn take_over(&self, request: &[u8]) -> Result<Bytes, String> {
         let request = wire::take_over_from_bytes(request).map_err(text)?;
@@ -414,11 +438,15 @@ impl Replicator for Group {
 
     fn confirm_leadership(&self, term: u64) -> BoxFuture<'_, bool> {
         Box::pin(async move {
+            let began = Instant::now();
             let gate = self
                 .raft
                 .get_read_linearizer(self.options.read_policy.clone());
             match gate.await {
-                Ok(linearizer) => **linearizer.read_log_id().committed_leader_id() == term,
+                Ok(linearizer) => {
+                    let led = **linearizer.read_log_id().committed_leader_id();
+                    led == term && self.is_promised(term, began)
+                }
                 Err(error) => {
                     tracing::debug!(shard = self.shard, %error, "not allowed to answer reads");
                     false

@@ -20,8 +20,10 @@ use openraft::type_config::alias::SnapshotOf;
 use openraft::{AnyError, BasicNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use phalanx_actors::codec::CodecError;
 use phalanx_actors::names::ShardId;
+use tokio::time::Instant;
 
 use super::pipeline::Pipeline;
+use super::promises::Promises;
 use super::types::{NodeId, RaftVote, TypeConfig};
 use super::wire;
 use crate::cluster::peers::Peers;
@@ -37,15 +39,22 @@ type RpcError = RPCError<TypeConfig>;
 pub(crate) struct Network {
     shard: ShardId,
     peers: Arc<dyn Peers>,
+    promises: Arc<Promises>,
     patience: Duration,
 }
 
 impl Network {
-    /// `patience` is how long an answer of a follower may take.
-    pub(crate) fn new(shard: ShardId, peers: Arc<dyn Peers>, patience: Duration) -> Self {
+    /// `patience` is how long an answer of a follower may take; `promises` learns of them.
+    pub(crate) fn new(
+        shard: ShardId,
+        peers: Arc<dyn Peers>,
+        promises: Arc<Promises>,
+        patience: Duration,
+    ) -> Self {
         Self {
             shard,
             peers,
+            promises,
             patience,
         }
     }
@@ -59,6 +68,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             shard: self.shard,
             target,
             peers: Arc::clone(&self.peers),
+            promises: Arc::clone(&self.promises),
             patience: self.patience,
         }
     }
@@ -70,10 +80,27 @@ pub(crate) struct Way {
     pub(crate) shard: ShardId,
     pub(crate) target: NodeId,
     pub(crate) peers: Arc<dyn Peers>,
+    promises: Arc<Promises>,
     pub(crate) patience: Duration,
 }
 
 impl Way {
+    /// Notes what the answer to a request of this term says, which was sent at this moment or later.
+    /// Only a follower of the term looks at the entries of a request.
+    pub(crate) fn note(
+        &self,
+        term: u64,
+        sent: Instant,
+        answer: &AppendEntriesResponse<TypeConfig>,
+    ) {
+        match answer {
+            AppendEntriesResponse::Success
+            | AppendEntriesResponse::PartialSuccess(_)
+            | AppendEntriesResponse::Conflict => self.promises.note(term, self.target, sent),
+            AppendEntriesResponse::HigherVote(_) => {}
+        }
+    }
+
     async fn ask(
         &self,
         kind: CallKind,
@@ -111,8 +138,11 @@ impl RaftNetworkV2<TypeConfig> for Way {
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
         let request = wire::append_to_bytes(self.shard, &rpc).map(|(bytes, _)| bytes);
+        let (term, sent) = (rpc.vote.leader_id.term, Instant::now());
         let answer = self.ask(CallKind::Append, request, self.patience).await?;
-        wire::append_answer_from_bytes(&answer).map_err(unreadable)
+        let answer = wire::append_answer_from_bytes(&answer).map_err(unreadable)?;
+        self.note(term, sent, &answer);
+        Ok(answer)
     }
 
     fn stream_append<'s, S>(

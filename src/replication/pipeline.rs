@@ -54,6 +54,7 @@ struct News {
 struct Ready {
     bytes: bytes::Bytes,
     lane: Lane,
+    term: u64,
     prev: Option<RaftLogId>,
     last: Option<RaftLogId>,
 }
@@ -61,6 +62,8 @@ struct Ready {
 /// A request that was sent.
 struct Sent {
     pending: Pending,
+    term: u64,
+    at: Instant,
     bytes: usize,
     /// Requests without entries that its answer answers as well: what they ended with.
     carried: Vec<Option<RaftLogId>>,
@@ -212,6 +215,7 @@ where
         Ok(Ready {
             bytes,
             lane,
+            term: request.vote.leader_id.term,
             prev: request.prev_log_id,
             last: last.or(request.prev_log_id),
         })
@@ -232,7 +236,7 @@ where
             Lane::Raft | Lane::Command => self.way.patience,
         };
         let kind = CallKind::Append;
-        let bytes = held.bytes.len();
+        let (bytes, at) = (held.bytes.len(), Instant::now());
         let pending = self
             .way
             .peers
@@ -241,6 +245,8 @@ where
         self.sent_bytes += bytes;
         self.sent.push_back(Sent {
             pending,
+            term: held.term,
+            at,
             bytes,
             carried: std::mem::take(&mut self.carried),
             prev: held.prev,
@@ -265,6 +271,7 @@ where
                 return self.items.push_back(item);
             }
         };
+        self.way.note(sent.term, sent.at, &answer);
         // A conflict without a predecessor cannot be: everything follows upon nothing.
         if answer.is_conflict() && sent.prev.is_none() {
             let text = "a conflict was reported where there is nothing to conflict with";

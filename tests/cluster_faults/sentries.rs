@@ -52,6 +52,8 @@ pub(crate) struct Seen {
     /// The newest sequence number that any sentry of the shard knew when this was asked.
     known: u64,
     pub(crate) said: Said,
+    /// Who answered a read: the node, its shard and its term.
+    served_by: Option<String>,
 }
 
 impl Seen {
@@ -195,6 +197,11 @@ impl Sentry {
         let began = Instant::now();
         let answer = self.http.try_send(request);
         let ended = Instant::now();
+        let served_by = answer
+            .as_ref()
+            .ok()
+            .filter(|response| response.status == 200);
+        let served_by = served_by.map(|response| response.json()["served_by"].to_string());
         let said = answer.map_or(Said::Silent, |response| said(&response));
         if let Said::Done { sequence, .. } = said {
             self.known.learn(self.shard, sequence);
@@ -207,6 +214,7 @@ impl Sentry {
             amount,
             known,
             said,
+            served_by,
         });
     }
 }
@@ -250,7 +258,11 @@ impl Report {
             let (deposits, balances) = (client::deposits(&entries), client::balances(&entries));
             for seen in self.seen.iter().filter(|seen| seen.shard == shard) {
                 if seen.is_stale() {
-                    panic!("a stale read: {seen:?}, after\n{}", self.before(seen));
+                    let by = seen.served_by.as_deref().unwrap_or_default();
+                    panic!(
+                        "a stale read: {seen:?} by {by}, after\n{}",
+                        self.before(seen)
+                    );
                 }
                 check(seen, &deposits, &balances);
             }

@@ -1,5 +1,7 @@
 //! Three groups of one shard, each with a transport and a simulated disk of its own.
 
+mod late;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
