@@ -29,7 +29,7 @@ use support::{measured, number_from_env, seeded, temp_dir};
 use truth::{Seen, Truth};
 
 const PARALLEL: usize = 3;
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_secs(20);
 
 /// How a node with a flipped bit behaved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

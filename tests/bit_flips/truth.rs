@@ -17,7 +17,7 @@ const DEPOSITS: i64 = 9;
 /// Long enough that a few dozen accounts fill a table.
 const OWNER_BYTES: usize = 12_000;
 /// A damaged shard may need a moment until it is refused.
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is right.
 #[derive(Debug)]

@@ -12,8 +12,11 @@ use serde_json::Value;
 use crate::support::http::{Http, Request, Response};
 use crate::support::wait;
 
-/// How long read models may take to be built again.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long read models may take to be built again. Where a shard is damaged they are not as new as they
+/// must be, and all of it passes.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long those of a whole node may take.
+const WHOLE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Once through the key, through each index, and by each column without one.
 const LISTS: [&str; 9] = [
@@ -50,7 +53,7 @@ impl Lists {
         let mut rows = BTreeMap::new();
         for list in LISTS {
             let target = format!("/v1/views/{list}{}", behind(list, &after));
-            let page = wait::until("a list is as new as it must be", PATIENCE, || {
+            let page = wait::until("a list is as new as it must be", WHOLE_PATIENCE, || {
                 let page = http.send(&Request::get(&target));
                 (page.status == 200).then(|| page.json())
             });
