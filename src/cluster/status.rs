@@ -65,6 +65,26 @@ pub struct NodeView {
     pub full: bool,
 }
 
+/// The end of a leader's log: of two, the later one knows more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LogEnd {
+    /// The leader's term.
+    pub term: u64,
+    /// Its last entry.
+    pub index: u64,
+}
+
+impl ShardView {
+    /// Where the log ends here.
+    #[must_use]
+    pub fn log_end(&self) -> LogEnd {
+        LogEnd {
+            term: self.term,
+            index: self.last_log_index.unwrap_or(0),
+        }
+    }
+}
+
 impl NodeView {
     /// Why the node should not be given a shard to lead now, if there is a reason.
     #[must_use]

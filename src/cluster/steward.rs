@@ -42,7 +42,8 @@ use super::queries::Roles;
 use super::roles::{self, Role};
 use super::roster::Roster;
 use super::status::{
-    ClusterView, MemberRole, MemberState, MemberView, MoveError, NodeView, Reshaped, ShardView,
+    ClusterView, LogEnd, MemberRole, MemberState, MemberView, MoveError, NodeView, Reshaped,
+    ShardView,
 };
 use super::transport::{CallKind, Lane, PeerState};
 use super::wire;
@@ -67,8 +68,9 @@ pub trait Groups: Debug + Send + Sync + 'static {
     /// Stands for no election in a shard from now on, or does again.
     fn stand_aside(&self, shard: ShardId, aside: bool);
 
-    /// Stands for no election in a shard whose leader counts this node no more, until it does again.
-    fn retire(&self, shard: ShardId, retired: bool);
+    /// Stands for no election in a shard whose leader, with a log up to `without`, does not count this
+    /// node; `None` takes that back.
+    fn retire(&self, shard: ShardId, without: Option<LogEnd>);
 
     /// Goes on towards these voters of a shard that this node leads; `reachable` says who can be
     /// expected to answer.

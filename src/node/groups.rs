@@ -11,7 +11,7 @@ use phalanx_actors::shard::ShardHandle;
 use crate::cluster::NodeId;
 use crate::cluster::leaders::Leaders;
 use crate::cluster::metrics;
-use crate::cluster::status::{Reshaped, ShardView};
+use crate::cluster::status::{LogEnd, Reshaped, ShardView};
 use crate::cluster::steward::Groups;
 use crate::journal::Journal;
 use crate::replication::group::Group;
@@ -139,9 +139,9 @@ impl Groups for NodeGroups {
         })
     }
 
-    fn retire(&self, shard: ShardId, retired: bool) {
+    fn retire(&self, shard: ShardId, without: Option<LogEnd>) {
         if let Some(group) = self.group(shard) {
-            group.retire(retired);
+            group.retire(without);
         }
     }
 

@@ -19,6 +19,7 @@ use crate::cluster::members::{Members, MembersCommand, Standing};
 use crate::cluster::roles;
 use crate::cluster::roster::Heard;
 use crate::cluster::router::Router;
+use crate::cluster::status::{LogEnd, ShardView};
 use crate::cluster::transport::PeerState;
 use crate::cluster::wire::Led;
 
@@ -210,10 +211,10 @@ impl Steward {
         }
     }
 
-    fn retire(&self, shard: u32, retire: bool) {
-        self.groups.retire(shard, retire);
+    fn retire(&self, shard: u32, without: Option<LogEnd>) {
+        self.groups.retire(shard, without);
         let mut retired = self.retired.lock();
-        if retire {
+        if without.is_some() {
             retired.insert(shard);
         } else {
             retired.remove(&shard);
@@ -238,9 +239,9 @@ impl Steward {
             let view = leader_view(&views, shard);
             // Without a leader nobody can say that this node does not count, and its vote may be
             // the one that is needed.
-            let counts =
-                view.is_none_or(|view| view.voters.contains(&me) || view.learners.contains(&me));
-            self.retire(shard, !counts);
+            let without =
+                view.filter(|view| !view.voters.contains(&me) && !view.learners.contains(&me));
+            self.retire(shard, without.map(ShardView::log_end));
             let Some(view) = view else {
                 continue;
             };

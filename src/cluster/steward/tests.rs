@@ -81,7 +81,7 @@ struct Led {
     /// Who is elected when a group is handed over; the one that it is handed to by default.
     elected: Option<NodeId>,
     aside: Mutex<BTreeSet<ShardId>>,
-    retired: Mutex<Vec<(ShardId, bool)>>,
+    retired: Mutex<Vec<(ShardId, Option<LogEnd>)>>,
     full: AtomicBool,
     handed: Mutex<Vec<(ShardId, NodeId)>>,
 }
@@ -119,8 +119,8 @@ impl Groups for Led {
         Box::pin(std::future::ready(Err("not in this test".to_owned())))
     }
 
-    fn retire(&self, shard: ShardId, retired: bool) {
-        self.retired.lock().push((shard, retired));
+    fn retire(&self, shard: ShardId, without: Option<LogEnd>) {
+        self.retired.lock().push((shard, without));
     }
 
     fn is_full(&self) -> bool {
@@ -277,7 +277,7 @@ async fn a_member_that_leaves_learns_that_its_copy_is_back() {
     house.steward.draining.store(true, Ordering::Release);
     house.steward.retired.lock().insert(2);
     house.steward.fill_gaps().await;
-    assert_eq!(*house.groups.retired.lock(), [(2, false)]);
+    assert_eq!(*house.groups.retired.lock(), [(2, None)]);
     assert!(house.steward.retired.lock().is_empty());
 }
 

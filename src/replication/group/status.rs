@@ -8,11 +8,11 @@ use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use phalanx_actors::shard::ShardHandle;
 
-use super::super::types::RaftStoredMembership;
+use super::super::types::{RaftLogId, RaftStoredMembership};
 use super::Group;
 use crate::cluster::NodeId;
 use crate::cluster::leaders::{Known, Leaders};
-use crate::cluster::status::{FollowerView, ShardView};
+use crate::cluster::status::{FollowerView, LogEnd, ShardView};
 
 impl Group {
     /// Tells the board who leads, whenever that changes, until the group is shut down.
@@ -27,8 +27,9 @@ impl Group {
                 };
                 // Before the group is initialized nobody votes in it, and a node that has no copy any
                 // more hears of no changes.
-                if self.is_in(&now.membership_config) {
-                    self.retire(false);
+                // Whoever leads has a copy, whatever somebody who was behind said.
+                if self.is_in(&now.membership_config) || now.state == ServerState::Leader {
+                    self.retire(None);
                     let voters: Vec<NodeId> = now.membership_config.voter_ids().collect();
                     leaders.set_voters(self.shard, &voters);
                     leaders.report(self.shard, known);
@@ -118,21 +119,25 @@ impl Group {
     }
 
     /// Stands for no election while its copy is none any more, as its leader says. A node that was
-    /// away when its copy moved would ask for votes for ever; nobody sends it the news. It ends as
-    /// well when the log brings a membership that counts this node.
-    pub fn retire(&self, retired: bool) {
-        let news = if retired {
-            let metrics = self.raft.server_metrics();
-            let now = metrics.borrow_watched();
-            // Whoever says that a leader does not count is behind, or the leader finds out by itself.
-            now.state != ServerState::Leader
-                && self
-                    .candidacy
-                    .retire(&self.raft, *now.membership_config.log_id())
-        } else {
-            self.candidacy.unretire(&self.raft)
+    /// away when its copy moved would ask for votes for ever; nobody sends it the news. `without` is
+    /// the end of the leader's log when it said so: what it said may be older than the copy. It ends
+    /// with `None`, and as well when the log brings a membership that counts this node.
+    pub fn retire(&self, without: Option<LogEnd>) {
+        let news = match without {
+            Some(end) => {
+                let metrics = self.raft.server_metrics();
+                let now = metrics.borrow_watched();
+                let membership = *now.membership_config.log_id();
+                let is_newer = membership.is_some_and(|at| end_at(at) > end);
+                // Whoever says that a leader does not count is behind, or the leader finds out by
+                // itself.
+                let holds = now.state != ServerState::Leader && !is_newer;
+                holds && self.candidacy.retire(&self.raft, membership)
+            }
+            None => self.candidacy.unretire(&self.raft),
         };
         if news {
+            let retired = without.is_some();
             tracing::info!(shard = self.shard, retired, "whether this node has a copy");
         }
     }
@@ -140,5 +145,12 @@ impl Group {
     /// Stands for no election from now on, or does again.
     pub fn stand_aside(&self, aside: bool) {
         self.candidacy.stand_aside(&self.raft, aside);
+    }
+}
+
+fn end_at(log_id: RaftLogId) -> LogEnd {
+    LogEnd {
+        term: **log_id.committed_leader_id(),
+        index: log_id.index(),
     }
 }

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::cluster::leaders::Leaders;
 use crate::cluster::roster::{Contact, Contacts};
-use crate::cluster::status::Reshaped;
+use crate::cluster::status::{LogEnd, Reshaped};
 use crate::cluster::tls::Security;
 use crate::cluster::transport::{
     CallKind, Service, Services, Transport, TransportIdentity, TransportOptions,
@@ -25,6 +25,11 @@ use crate::replication::service::RaftCalls;
 
 const SHARD: ShardId = 0;
 const LONG: Duration = Duration::from_secs(20);
+/// Where a log ends whose leader knows everything.
+const NEWEST: LogEnd = LogEnd {
+    term: u64::MAX,
+    index: u64::MAX,
+};
 
 #[derive(Debug)]
 struct Nobody;
@@ -67,6 +72,15 @@ impl Member {
         let applied = now.last_applied.map(|id| **id.committed_leader_id());
         let serves = now.state == ServerState::Leader && applied == Some(now.current_term);
         serves.then_some(now.current_term)
+    }
+
+    fn log_end(&self) -> LogEnd {
+        let metrics = self.group.raft.metrics();
+        let now = metrics.borrow_watched();
+        LogEnd {
+            term: now.current_term,
+            index: now.last_log_index.unwrap(),
+        }
     }
 }
 
@@ -355,7 +369,7 @@ async fn a_node_whose_copy_is_back_leads_and_says_so_though_nobody_told_it() {
     let board = Arc::new(Leaders::new(vec![Vec::new()]));
     let report = tokio::spawn(Arc::clone(back).report(Arc::clone(&board)));
     reshaped(&members[0], &BTreeSet::from([1, 2])).await;
-    back.retire(true);
+    back.retire(Some(members[0].log_end()));
     assert!(!back.has_copy());
     reshaped(&members[0], &BTreeSet::from([1, 2, 3])).await;
     eventually("its copy", || back.has_copy().then_some(())).await;
@@ -368,16 +382,47 @@ async fn a_node_whose_copy_is_back_leads_and_says_so_though_nobody_told_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn news_from_before_its_copy_came_back_do_not_take_it_away() {
+    let members = three().await;
+    assert_eq!(leader(&members).await.0, 0);
+    let back = &members[2].group;
+    reshaped(&members[0], &BTreeSet::from([1, 2])).await;
+    let late = members[0].log_end();
+    reshaped(&members[0], &BTreeSet::from([1, 2, 3])).await;
+    eventually("its copy", || back.has_copy().then_some(())).await;
+    back.retire(Some(late));
+    assert!(back.has_copy());
+    back.retire(Some(members[0].log_end()));
+    assert!(!back.has_copy());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_leads_says_so_though_it_was_told_that_it_does_not_count() {
+    let (members, ..) = three_led_by_the_first().await;
+    let told = &members[2].group;
+    told.retire(Some(NEWEST));
+    let board = Arc::new(Leaders::new(vec![Vec::new()]));
+    let report = tokio::spawn(Arc::clone(told).report(Arc::clone(&board)));
+    members[0].group.hand_over(3).await.unwrap();
+    eventually("it says that it leads", || {
+        board.is_leader(SHARD, 3).then_some(())
+    })
+    .await;
+    assert!(told.has_copy());
+    report.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_two_reasons_not_to_stand_for_election_needs_to_lose_both() {
     let (mut members, _, term) = three_led_by_the_first().await;
     let mut dead = members.remove(0);
     for member in &members {
         member.group.stand_aside(true);
-        member.group.retire(true);
+        member.group.retire(Some(NEWEST));
     }
     dead.end().await;
     for member in &members {
-        member.group.retire(false);
+        member.group.retire(None);
     }
     // Four times what an election takes.
     let until = Instant::now() + Duration::from_millis(2_400);
