@@ -145,6 +145,9 @@ pub(crate) mod answering {
             false
         }
 
+        /// See [`Peers::follow`].
+        fn is_told(&self, _contacts: &Contacts) {}
+
         /// See [`Peers::protocol`].
         fn speaks(&self, _peer: NodeId) -> u32 {
             PROTOCOL_MAX
@@ -179,6 +182,10 @@ pub(crate) mod answering {
 
         fn protocol(&self, peer: NodeId) -> u32 {
             self.speaks(peer)
+        }
+
+        fn follow(&self, contacts: &Contacts) {
+            self.is_told(contacts);
         }
 
         fn begin(

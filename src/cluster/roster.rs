@@ -11,6 +11,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use phalanx_actors::codec::{self, CodecError, ValueType};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -107,6 +108,8 @@ pub struct Roster {
     founders: BTreeSet<NodeId>,
     heard: watch::Sender<Option<Arc<Heard>>>,
     dir: Option<PathBuf>,
+    /// Held from the look at what is known until the news are written down and known.
+    taking: Mutex<()>,
 }
 
 impl Roster {
@@ -157,6 +160,7 @@ impl Roster {
             founders,
             heard: watch::Sender::new(None),
             dir: None,
+            taking: Mutex::default(),
         }
     }
 
@@ -205,6 +209,7 @@ impl Roster {
     /// # Errors
     /// When they cannot be written down; they are not taken then.
     pub fn hear(&self, heard: Heard) -> io::Result<bool> {
+        let _one = self.taking.lock();
         let old = self.heard();
         if old.is_some_and(|old| old.sequence >= heard.sequence) {
             return Ok(false);
@@ -397,6 +402,28 @@ mod tests {
             .collect();
         assert_eq!(addresses, ["host-2:1", "new-4:1"]);
         assert_eq!(contacts.removed, BTreeSet::from([3]));
+    }
+
+    #[test]
+    fn of_news_that_come_at_once_the_newest_stay() {
+        for round in 0..20_u64 {
+            let dir = tempfile::tempdir().unwrap();
+            let roster = Roster::open(dir.path(), 1, configured(&[1]), true).unwrap();
+            let start = std::sync::Barrier::new(4);
+            std::thread::scope(|scope| {
+                for sequence in 1..=4 {
+                    let (roster, start) = (&roster, &start);
+                    scope.spawn(move || {
+                        start.wait();
+                        roster.hear(heard(sequence, &[1, sequence], &[])).unwrap();
+                    });
+                }
+            });
+            assert_eq!(roster.heard().unwrap().sequence, 4, "round {round}");
+            drop(roster);
+            let kept = Roster::open(dir.path(), 1, configured(&[1]), true).unwrap();
+            assert_eq!(kept.heard().unwrap().sequence, 4, "round {round}");
+        }
     }
 
     #[test]

@@ -114,6 +114,8 @@ pub struct Steward {
     draining: AtomicBool,
     /// Shards in which this node stands for no election; see [`Groups::retire`].
     retired: Mutex<BTreeSet<ShardId>>,
+    /// Held from taking news of the members until the transport goes by them.
+    hearing: Mutex<()>,
     /// Wakes [`Steward::follow`]: there may be news.
     nudge: tokio::sync::Notify,
 }
@@ -134,6 +136,7 @@ impl Steward {
             groups,
             draining: AtomicBool::new(false),
             retired: Mutex::default(),
+            hearing: Mutex::default(),
             nudge: tokio::sync::Notify::new(),
         }
     }

@@ -6,6 +6,7 @@
 //! moment, do no harm, for each step is decided by the leader of its shard from its own membership.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -15,6 +16,7 @@ use super::Steward;
 use crate::cluster::NodeId;
 use crate::cluster::members::{MemberState, Members, MembersCommand, Standing};
 use crate::cluster::placement::{Copies, MOVES_AT_ONCE, Member, Move, next_moves};
+use crate::cluster::roster::Heard;
 use crate::cluster::router::Router;
 use crate::cluster::status::{NodeView, Reshaped, ShardView};
 use crate::cluster::transport::CallKind;
@@ -29,6 +31,8 @@ pub(super) struct Survey {
     pub(super) copies: Vec<Copies>,
     /// Every shard has a leader that could be asked, so nothing in `copies` is hearsay.
     pub(super) complete: bool,
+    /// The members as they were known then.
+    pub(super) heard: Option<Arc<Heard>>,
 }
 
 /// What a round of [`Steward::conduct`] found.
@@ -77,41 +81,13 @@ impl Steward {
         planned: bool,
         progress: &mut bool,
     ) -> bool {
-        let Some(heard) = self.membership.roster.heard() else {
-            return false;
-        };
-        let holds = |id: NodeId| {
-            let mut copies = survey.copies.iter();
-            copies.any(|found| found.voters.contains(&id) || found.learners.contains(&id))
-        };
-        let reachable = |id: NodeId| survey.members.iter().any(|m| m.id == id && m.reachable);
-        // Until it has said what it does, nobody knows what its share is.
-        let announced = |member: &MemberState| {
-            member.standing != Standing::Joining || !member.incarnation.is_empty()
-        };
-        let mut waiting = false;
-        for (id, member) in &heard.members.nodes {
-            let id = *id;
-            let command = match member.standing {
-                Standing::Joining
-                    if survey.complete && !planned && reachable(id) && announced(member) =>
-                {
-                    MembersCommand::ConfirmJoined { id }
-                }
-                Standing::Leaving if survey.complete && !holds(id) => {
-                    MembersCommand::ConfirmRemoved { id }
-                }
-                Standing::Joining | Standing::Leaving => {
-                    waiting = true;
-                    continue;
-                }
-                Standing::Member | Standing::Removed => continue,
-            };
+        let (commands, mut waiting) = survey.confirmations(planned);
+        for command in commands {
             match self.command(router, &command).await {
                 Ok(()) => *progress = true,
                 Err(error) => {
                     waiting = true;
-                    tracing::warn!(node = id, %error, "a change of the members is not confirmed");
+                    tracing::warn!(?command, %error, "a change of the members is not confirmed");
                 }
             }
         }
@@ -200,7 +176,42 @@ impl Steward {
             members: members.collect(),
             copies,
             complete,
+            heard,
         }
+    }
+}
+
+impl Survey {
+    /// Which members have arrived or gone, and whether any is still on its way. It goes by who was a
+    /// member when the copies were looked at: a node that was told to leave since then may have been
+    /// given a copy in the meantime.
+    pub(super) fn confirmations(&self, planned: bool) -> (Vec<MembersCommand>, bool) {
+        let holds = |id: NodeId| {
+            let mut copies = self.copies.iter();
+            copies.any(|found| found.voters.contains(&id) || found.learners.contains(&id))
+        };
+        let reachable = |id: NodeId| self.members.iter().any(|m| m.id == id && m.reachable);
+        // Until it has said what it does, nobody knows what its share is.
+        let announced = |member: &MemberState| !member.incarnation.is_empty();
+        let mut waiting = false;
+        let mut commands = Vec::new();
+        let nodes = self.heard.iter().flat_map(|heard| &heard.members.nodes);
+        for (id, member) in nodes {
+            let id = *id;
+            match member.standing {
+                Standing::Joining
+                    if self.complete && !planned && reachable(id) && announced(member) =>
+                {
+                    commands.push(MembersCommand::ConfirmJoined { id });
+                }
+                Standing::Leaving if self.complete && !holds(id) => {
+                    commands.push(MembersCommand::ConfirmRemoved { id });
+                }
+                Standing::Joining | Standing::Leaving => waiting = true,
+                Standing::Member | Standing::Removed => {}
+            }
+        }
+        (commands, waiting)
     }
 }
 

@@ -138,6 +138,8 @@ impl Steward {
 
     /// Goes by these members from now on, if they are news.
     pub(super) fn hear(&self, heard: Heard) {
+        // One after another: whoever took the older news must not be the last to say whom to know.
+        let _one = self.hearing.lock();
         match self.membership.roster.hear(heard) {
             Ok(false) => {}
             Ok(true) => {
@@ -235,7 +237,8 @@ impl Steward {
             return;
         }
         let views = self.views().await;
-        for shard in gaps {
+        // Where the own copy has spoken up meanwhile, it knows better than who was asked before.
+        for shard in gaps.into_iter().filter(unknown) {
             let view = leader_view(&views, shard);
             // Without a leader nobody can say that this node does not count, and its vote may be
             // the one that is needed.

@@ -4,7 +4,9 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::cluster::leaders::Known;
+use crate::cluster::members::{MemberState as MemberNote, MembersCommand, MembersState};
 use crate::cluster::peers::answering::Answering;
+use crate::cluster::roster::{Contacts, Heard};
 use crate::cluster::status::{FollowerView, Moved};
 use crate::cluster::transport::CallError;
 
@@ -21,6 +23,12 @@ struct Others {
 struct There {
     others: Others,
     leaders: Arc<Leaders>,
+    /// A shard whose copy on this node says so while the others are asked: its voters.
+    meanwhile: Mutex<Option<(ShardId, Vec<NodeId>)>>,
+    /// Whom the transport was told to know, each time.
+    told: Mutex<Vec<Vec<NodeId>>>,
+    /// It takes its time the next time, and whoever can goes ahead.
+    slow: AtomicBool,
 }
 
 impl Answering for There {
@@ -30,6 +38,18 @@ impl Answering for There {
 
     fn is_away(&self, peer: NodeId) -> bool {
         self.others.away.contains(&peer)
+    }
+
+    fn is_told(&self, contacts: &Contacts) {
+        if self.slow.swap(false, Ordering::AcqRel) {
+            let began = std::time::Instant::now();
+            while self.told.lock().is_empty() && began.elapsed() < Duration::from_millis(300) {
+                std::thread::yield_now();
+            }
+        }
+        self.told
+            .lock()
+            .push(contacts.peers.keys().copied().collect());
     }
 
     fn answer(
@@ -49,6 +69,9 @@ impl Answering for There {
             shards: led.map(|shard| view(&self.leaders, shard, to)).collect(),
             full: self.others.full.contains(&to),
         };
+        if let Some((shard, voters)) = self.meanwhile.lock().take() {
+            self.leaders.set_voters(shard, &voters);
+        }
         let protocol = self.protocol(to);
         Box::pin(async move { Ok(wire::node_view(&view, protocol).unwrap()) })
     }
@@ -140,6 +163,7 @@ impl Groups for Led {
 struct House {
     steward: Steward,
     groups: Arc<Led>,
+    there: Arc<There>,
 }
 
 fn house(others: Others, lags: &[(NodeId, u64)], elected: Option<NodeId>) -> House {
@@ -167,14 +191,19 @@ fn house(others: Others, lags: &[(NodeId, u64)], elected: Option<NodeId>) -> Hou
         replication_factor: 3,
         roster: Arc::new(Roster::in_memory(1, members.collect(), true)),
     };
-    let there = Arc::clone(&groups) as Arc<dyn Groups>;
-    let others = There {
+    let here = Arc::clone(&groups) as Arc<dyn Groups>;
+    let there = Arc::new(There {
         others,
         leaders: Arc::clone(&leaders),
-    };
+        meanwhile: Mutex::default(),
+        told: Mutex::default(),
+        slow: AtomicBool::new(false),
+    });
+    let peers = Arc::clone(&there) as Arc<dyn Peers>;
     House {
-        steward: Steward::new(membership, Arc::new(others), leaders, there),
+        steward: Steward::new(membership, peers, leaders, here),
         groups,
+        there,
     }
 }
 
@@ -279,6 +308,72 @@ async fn a_member_that_leaves_learns_that_its_copy_is_back() {
     house.steward.fill_gaps().await;
     assert_eq!(*house.groups.retired.lock(), [(2, None)]);
     assert!(house.steward.retired.lock().is_empty());
+}
+
+#[tokio::test]
+async fn a_copy_that_came_back_while_others_were_asked_is_believed() {
+    let house = house(ALL_THERE, &[(2, 0), (3, 0)], None);
+    let leaders = &house.groups.leaders;
+    let leader = Some(2);
+    leaders.report(1, Known { term: 6, leader });
+    leaders.set_voters(1, &[2, 3]);
+    // Node 2 has answered when the news of the copy arrives.
+    *house.there.meanwhile.lock() = Some((1, vec![1, 2, 3]));
+    house.steward.fill_gaps().await;
+    assert_eq!(*leaders.voters(1), [1, 2, 3]);
+    assert!(house.groups.retired.lock().is_empty());
+    // One that does not come back is counted out as before.
+    leaders.set_voters(1, &[2, 3]);
+    house.steward.fill_gaps().await;
+    assert_eq!(house.groups.retired.lock().len(), 1);
+}
+
+/// The members, the fourth with this standing, at this sequence number.
+fn with_fourth(sequence: u64, fourth: Standing) -> Heard {
+    let member = |id: NodeId| {
+        let member = MemberNote {
+            address: format!("host-{id}:1"),
+            zone: "default".to_owned(),
+            incarnation: format!("incarnation {id}"),
+            standing: if id == 4 { fourth } else { Standing::Member },
+        };
+        (id, member)
+    };
+    let members = MembersState {
+        nodes: (1..=4).map(member).collect(),
+        ..MembersState::default()
+    };
+    Heard { sequence, members }
+}
+
+#[test]
+fn the_transport_goes_by_the_newest_members_also_when_two_hear_at_once() {
+    let house = house(ALL_THERE, &[(2, 0), (3, 0)], None);
+    let mut without = with_fourth(9, Standing::Leaving);
+    without.members.nodes.remove(&4);
+    house.there.slow.store(true, Ordering::Release);
+    std::thread::scope(|scope| {
+        scope.spawn(|| house.steward.hear(with_fourth(8, Standing::Leaving)));
+        while house.steward.membership.roster.heard().is_none() {
+            std::thread::yield_now();
+        }
+        house.steward.hear(without);
+    });
+    assert_eq!(*house.there.told.lock(), [vec![2, 3, 4], vec![2, 3]]);
+}
+
+#[tokio::test]
+async fn nobody_is_removed_by_a_look_from_before_it_was_told_to_leave() {
+    let house = house(ALL_THERE, &[(2, 0), (3, 0)], None);
+    house.steward.hear(with_fourth(8, Standing::Joining));
+    let views = house.steward.views().await;
+    let survey = house.steward.survey(&views);
+    // The copies that it is given now are not in the survey.
+    house.steward.hear(with_fourth(9, Standing::Leaving));
+    assert_eq!(survey.confirmations(true), (Vec::new(), true));
+    let survey = house.steward.survey(&house.steward.views().await);
+    let removed = MembersCommand::ConfirmRemoved { id: 4 };
+    assert_eq!(survey.confirmations(false), (vec![removed], false));
 }
 
 #[tokio::test]
