@@ -2,14 +2,14 @@
 //!
 //! Owns the accepting side: handshake, bounded calls per connection, deadlines. Refuses everything
 //! before a successful handshake: a session is its connection's one stream, so a call without one
-//! cannot be expressed. Invariant: the calls of one connection reach their service in the order in
-//! which they were begun.
+//! cannot be expressed. Invariants: the calls of one connection reach their service in the order in
+//! which they were begun, and a connection without a peer is closed soon.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response, StatusCode};
@@ -40,6 +40,8 @@ type Body = http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, Status>;
 const TOLD_FOR: Duration = Duration::from_secs(60);
 /// Different refusals that are logged within that time.
 const MOST_TOLD: usize = 64;
+/// Characters of a refusal that are logged: whoever is not a peer may have written most of it.
+const MOST_SAID: usize = 1000;
 
 /// What every connection shares.
 #[derive(Debug)]
@@ -65,6 +67,12 @@ impl Told {
         told.insert(text.to_owned(), Instant::now());
         true
     }
+}
+
+/// The beginning of a text that another one has written, in one line.
+fn brief(text: &str) -> String {
+    let line = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().take(MOST_SAID).map(line).collect()
 }
 
 impl Server {
@@ -126,20 +134,37 @@ impl Server {
             builder
         };
         let this = Arc::clone(&self);
+        let welcomed = Arc::<AtomicBool>::default();
+        let known = Arc::clone(&welcomed);
         let service = service_fn(move |request| {
             let (this, proof) = (Arc::clone(&this), proof.clone());
-            async move { Ok::<_, Infallible>(this.open(request, proof)) }
+            let welcomed = Arc::clone(&welcomed);
+            async move { Ok::<_, Infallible>(this.open(request, proof, welcomed)) }
         });
-        if let Err(error) = builder
-            .serve_connection(TokioIo::new(socket), service)
-            .await
-        {
-            tracing::debug!(%error, "a peer's connection ended early");
+        // Half a greeting, or a connection on which nobody asks for anything, would stay for ever.
+        let strange = async {
+            tokio::time::sleep(options.connect_timeout * 2).await;
+            if known.load(Ordering::Acquire) {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            ended = builder.serve_connection(TokioIo::new(socket), service) => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "a peer's connection ended early");
+                }
+            }
+            () = strange => tracing::debug!("closed a connection that is no peer's"),
         }
     }
 
-    /// Starts the exchange of a connection.
-    fn open(self: Arc<Self>, request: Request<Incoming>, proof: Proof) -> Response<Body> {
+    /// Starts the exchange of a connection; says when a peer is `welcomed` on it.
+    fn open(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        proof: Proof,
+        welcomed: Arc<AtomicBool>,
+    ) -> Response<Body> {
         if request.uri().path() != PATH {
             let mut response = Response::new(Empty::new().map_err(|no| match no {}).boxed_unsync());
             *response.status_mut() = StatusCode::NOT_FOUND;
@@ -148,7 +173,7 @@ impl Server {
         let limit = Some(self.options.max_message_bytes);
         let frames = Streaming::new_request(FrameDecoder, request.into_body(), None, limit);
         let (out, queue) = mpsc::channel(self.options.calls_in_flight + 2);
-        tokio::spawn(self.exchange(frames, proof, out));
+        tokio::spawn(self.exchange(frames, proof, out, welcomed));
         let answers = futures_util::stream::unfold(queue, |mut queue| async move {
             queue.recv().await.map(|frame| (Ok(frame), queue))
         });
@@ -165,6 +190,7 @@ impl Server {
         mut frames: Streaming<Frame>,
         proof: Proof,
         out: mpsc::Sender<Frame>,
+        welcomed: Arc<AtomicBool>,
     ) {
         let first = tokio::time::timeout(self.options.connect_timeout, frames.message()).await;
         let Ok(Ok(Some(hello))) = first else {
@@ -178,15 +204,16 @@ impl Server {
         let (hello, welcome) = match received {
             Ok(both) => both,
             Err(refusal) => {
-                let text = refusal.to_string();
+                let text = brief(&refusal.to_string());
                 if self.told.is_news(&text) {
-                    tracing::error!(%refusal, "refused the connection of a peer");
+                    tracing::error!(refusal = %text, "refused the connection of a peer");
                 }
                 let frame = Frame::plain(Tag::Refusal, refusal.code(), text);
                 let _gone = out.send(frame).await;
                 return;
             }
         };
+        welcomed.store(true, Ordering::Release);
         let (from, lane) = (hello.from.node, hello.lane);
         let welcome = match phalanx_actors::codec::to_bytes(&welcome) {
             Ok(welcome) => Frame::plain(Tag::Welcome, 0, welcome),
@@ -226,7 +253,7 @@ impl Server {
     }
 
     fn refused_by(&self, reason: &[u8]) {
-        let reason = text(reason);
+        let reason = brief(&text(reason));
         if self.told.is_news(&reason) {
             tracing::error!(%reason, "a peer refuses this node");
         }
@@ -274,5 +301,21 @@ impl Server {
             };
             let _gone = out.send(frame).await;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_strangers_say_is_logged_shortly_in_one_line_and_not_again() {
+        let said = brief(&"a\nb\u{1b}".repeat(MOST_SAID));
+        assert_eq!(said.chars().count(), MOST_SAID);
+        assert!(!said.chars().any(char::is_control));
+        let told = Told::default();
+        assert!(told.is_news("x") && !told.is_news("x"));
+        let news = (0..10 * MOST_TOLD).filter(|n| told.is_news(&n.to_string()));
+        assert_eq!(news.count(), MOST_TOLD - 1);
     }
 }

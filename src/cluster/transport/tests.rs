@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use super::*;
 use crate::cluster::roster::Contact;
@@ -168,6 +170,31 @@ async fn calls_are_answered_refused_and_timed_out() {
     assert!(matches!(late, Err(CallError::Unknown { to: 2, .. })));
     assert_eq!(one.transport.peers(), [2]);
     assert_eq!(two.transport.incarnation_of(1), Some(Uuid::from_u128(1)));
+}
+
+#[tokio::test]
+async fn whoever_says_half_a_greeting_or_nothing_more_is_not_kept() {
+    let (a, b) = pair(|_| ()).await;
+    connected(&a, 2).await;
+    let address = a.transport.address_of(2).unwrap();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    // Half of it; all of it with settings, after which nothing is asked for.
+    let whole = [&preface[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0][..]].concat();
+    for said in [&preface[..9], &whole[..]] {
+        let mut socket = TcpStream::connect(&address).await.unwrap();
+        socket.write_all(said).await.unwrap();
+        let end = tokio::time::timeout(LONG, async {
+            let mut bytes = [0; 1024];
+            while socket.read(&mut bytes).await.is_ok_and(|read| read > 0) {}
+        });
+        assert!(end.await.is_ok(), "{said:?} is kept open");
+    }
+    // A peer is.
+    let called = a
+        .transport
+        .call(2, Lane::Raft, CallKind::Vote, Bytes::new(), LONG);
+    called.await.unwrap();
+    drop(b);
 }
 
 #[tokio::test]
