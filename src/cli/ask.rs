@@ -19,7 +19,19 @@ pub(crate) enum AskError {
         /// What was given.
         url: String,
     },
-    /// The node cannot be reached, or broke off.
+    /// Nobody is there.
+    #[error(
+        "failed to ask {url}: {source}; --url names a running node, by default \
+         http://127.0.0.1:8080"
+    )]
+    Connect {
+        /// Whom.
+        url: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The node does not answer in time, or broke off.
     #[error("failed to ask {url}: {source}")]
     Io {
         /// Whom.
@@ -116,7 +128,11 @@ fn ask(
     } else {
         request += "\r\n";
     }
-    let answer = exchange(&authority, &request, patience).map_err(failed)?;
+    let socket = connect(&authority, patience).map_err(|source| AskError::Connect {
+        url: url.to_owned(),
+        source,
+    })?;
+    let answer = exchange(socket, &request, patience).map_err(failed)?;
     let cut = || {
         let text = "the answer is cut short";
         failed(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, text))
@@ -169,22 +185,31 @@ fn authority(url: &str) -> Option<String> {
     })
 }
 
-fn exchange(authority: &str, request: &str, patience: Duration) -> std::io::Result<Vec<u8>> {
+fn connect(authority: &str, patience: Duration) -> std::io::Result<TcpStream> {
     let mut last = std::io::Error::other("the name leads to no address");
     for address in authority.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, patience) {
-            Ok(mut socket) => {
-                socket.set_read_timeout(Some(patience))?;
-                socket.set_write_timeout(Some(patience))?;
-                socket.write_all(request.as_bytes())?;
-                let mut answer = Vec::new();
-                socket.take(MAX_BYTES).read_to_end(&mut answer)?;
-                return Ok(answer);
-            }
+            Ok(socket) => return Ok(socket),
             Err(error) => last = error,
         }
     }
     Err(last)
+}
+
+fn exchange(mut socket: TcpStream, request: &str, patience: Duration) -> std::io::Result<Vec<u8>> {
+    socket.set_read_timeout(Some(patience))?;
+    socket.set_write_timeout(Some(patience))?;
+    socket.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    match socket.take(MAX_BYTES).read_to_end(&mut answer) {
+        Ok(_) => Ok(answer),
+        // What the system says of a timeout helps nobody.
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+            let text = format!("no answer within {patience:?}");
+            Err(std::io::Error::new(std::io::ErrorKind::TimedOut, text))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -222,6 +247,20 @@ mod tests {
         let url = answering("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}");
         let told = get(&url, "/x", PATIENCE).unwrap_err().to_string();
         assert!(told.ends_with("the answer is cut short"), "{told}");
+    }
+
+    #[test]
+    fn where_nobody_is_or_answers_it_is_told_what_to_look_at() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let told = get(&url, "/x", Duration::from_millis(50)).unwrap_err();
+        assert!(
+            told.to_string().ends_with("no answer within 50ms"),
+            "{told}"
+        );
+        drop(listener);
+        let told = get(&url, "/x", PATIENCE).unwrap_err().to_string();
+        assert!(told.contains("refused") && told.contains("--url"), "{told}");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! `phalanx cluster tour`, which `make cluster` runs.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead as _, BufReader, ErrorKind};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -94,4 +94,28 @@ fn a_tour_that_is_interrupted_stops_what_it_started() {
     });
     assert_eq!(status.code(), Some(1));
     assert_nothing_left(directory.path(), &addresses);
+}
+
+#[test]
+fn a_tour_leaves_alone_whoever_listens_at_its_addresses_and_names_the_address() {
+    let directory = temp_dir();
+    let (config, addresses) = settings(directory.path());
+    // An address for members and one for clients, of the last node.
+    for at in [2, 5] {
+        let taken = addresses[at];
+        let listener = TcpListener::bind(taken).expect("the address is free");
+        let output = start(directory.path(), &config)
+            .wait_with_output()
+            .expect("the tour ends");
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(&taken.to_string()), "{said}");
+        assert!(said.contains("Stop what runs there"), "{said}");
+        assert!(output.stdout.is_empty(), "{output:?}");
+        listener.set_nonblocking(true).expect("it can be set");
+        let asked = listener.accept().err().map(|error| error.kind());
+        assert_eq!(asked, Some(ErrorKind::WouldBlock), "somebody was asked");
+        drop(listener);
+        assert_nothing_left(directory.path(), &addresses);
+    }
 }

@@ -51,6 +51,17 @@ enum TourError {
         #[source]
         source: std::io::Error,
     },
+    #[error(
+        "node {node} cannot listen at {address}, its {setting}: {source}. Stop what runs there, or \
+         change the address in a copy of the config files (--config)"
+    )]
+    Taken {
+        node: usize,
+        address: String,
+        setting: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("node {node} ended with {status}; its log says:\n{log}")]
     Ended {
         node: usize,
@@ -92,17 +103,32 @@ impl Node {
 
 /// The nodes that run. Dropping them kills what is left.
 #[derive(Debug, Default)]
-struct Nodes(Vec<Node>);
+struct Nodes {
+    running: Vec<Node>,
+    /// Nothing is started any more: whoever ends the tour does not wait for the step it is at.
+    closed: bool,
+}
 
 impl Nodes {
+    /// Starts one more. Under the lock, so that nobody ends the tour between its start and its entry
+    /// here.
+    fn add(&mut self, start: impl FnOnce() -> Result<Node, TourError>) -> Result<(), TourError> {
+        if self.closed {
+            return Err(TourError::Interrupted);
+        }
+        let node = start()?;
+        self.running.push(node);
+        Ok(())
+    }
+
     /// Asks every node to stop and waits for it.
     fn stop(&mut self) {
-        for node in &self.0 {
+        for node in &self.running {
             // A node that has ended already needs no signal.
             kill_process(Pid::from_child(&node.child), Signal::TERM).ok();
         }
         let deadline = Instant::now() + STOP_WITHIN;
-        for node in &mut self.0 {
+        for node in &mut self.running {
             while matches!(node.child.try_wait(), Ok(None)) && Instant::now() < deadline {
                 std::thread::sleep(POLL);
             }
@@ -111,7 +137,8 @@ impl Nodes {
     }
 
     fn kill(&mut self) {
-        for mut node in self.0.drain(..) {
+        self.closed = true;
+        for mut node in self.running.drain(..) {
             // It fails for a process that has ended, which is what is wanted.
             node.child.kill().ok();
             node.child.wait().ok();
@@ -145,14 +172,18 @@ impl Drop for Directory {
     }
 }
 
-/// Ready at Ctrl-C and at SIGTERM. Takes them from when it is called.
+/// Ready at Ctrl-C, at SIGTERM, and when the terminal is closed. Takes them from when it is called.
 fn interrupted() -> std::io::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut quit = signal(SignalKind::quit())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     Ok(async move {
         tokio::select! {
             _ = interrupt.recv() => {}
+            _ = quit.recv() => {}
             _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
         }
     })
 }
@@ -192,15 +223,15 @@ impl Arguments {
 }
 
 fn tour(config: &Path, directory: &Path, nodes: &Mutex<Nodes>) -> Result<(), TourError> {
+    (1..=3).try_for_each(|number| is_free(config, number))?;
     say("Starting three nodes ...");
     for number in 1..=3 {
-        let node = start(config, directory, number)?;
-        say(&format!(
-            "  node {number}: process {}, {}",
-            node.child.id(),
-            node.url
-        ));
-        nodes.lock().0.push(node);
+        nodes.lock().add(|| {
+            let node = start(config, directory, number)?;
+            let (process, url) = (node.child.id(), &node.url);
+            say(&format!("  node {number}: process {process}, {url}"));
+            Ok(node)
+        })?;
     }
     let urls = wait_until_ready(nodes)?;
     say("\nWhere shards live, as `phalanx cluster status` shows it:\n");
@@ -219,6 +250,26 @@ fn tour(config: &Path, directory: &Path, nodes: &Mutex<Nodes>) -> Result<(), Tou
     say("\nStopping the others ...");
     nodes.lock().stop();
     say("Done. Nothing is left behind.");
+    Ok(())
+}
+
+/// Whether a node could listen where it is to. Another node that listens there, perhaps one with data
+/// that somebody needs, would answer in its place until it has failed.
+fn is_free(config: &Path, number: usize) -> Result<(), TourError> {
+    let file = config.join(format!("node-{number}.toml"));
+    let settings = Settings::load(Some(&file))?.settings;
+    for (setting, address) in [
+        ("http.listen", settings.http.listen.to_string()),
+        ("cluster.listen", settings.cluster.listen.to_string()),
+    ] {
+        let bound = std::net::TcpListener::bind(&address);
+        drop(bound.map_err(|source| TourError::Taken {
+            node: number,
+            address,
+            setting,
+            source,
+        })?);
+    }
     Ok(())
 }
 
@@ -260,10 +311,10 @@ fn wait_until_ready(nodes: &Mutex<Nodes>) -> Result<Vec<String>, TourError> {
         let at = urls.len();
         let (number, url) = {
             let mut nodes = nodes.lock();
-            for node in &mut nodes.0 {
+            for node in &mut nodes.running {
                 node.check()?;
             }
-            let node = nodes.0.get(at).ok_or(TourError::Interrupted)?;
+            let node = nodes.running.get(at).ok_or(TourError::Interrupted)?;
             (node.number, node.url.clone())
         };
         match get(&url, "/readyz?verbose", PATIENCE) {
@@ -330,8 +381,8 @@ fn fail_over(nodes: &Mutex<Nodes>, urls: &[String]) -> Result<(), TourError> {
     ));
     {
         let mut nodes = nodes.lock();
-        let at = nodes.0.iter().position(|node| node.number == leader);
-        let mut killed = nodes.0.remove(at.ok_or(TourError::Interrupted)?);
+        let at = nodes.running.iter().position(|node| node.number == leader);
+        let mut killed = nodes.running.remove(at.ok_or(TourError::Interrupted)?);
         killed.child.kill().map_err(TourError::Prepare)?;
         killed.child.wait().map_err(TourError::Prepare)?;
     }
@@ -352,4 +403,31 @@ fn fail_over(nodes: &Mutex<Nodes>, urls: &[String]) -> Result<(), TourError> {
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asleep() -> Result<Node, TourError> {
+        let child = Command::new("sleep").arg("600").spawn();
+        let child = child.map_err(TourError::Prepare)?;
+        Ok(Node {
+            number: 1,
+            url: String::new(),
+            log: PathBuf::new(),
+            child,
+        })
+    }
+
+    #[test]
+    fn nothing_is_started_once_the_tour_has_ended() {
+        let mut nodes = Nodes::default();
+        nodes.add(asleep).unwrap();
+        nodes.kill();
+        // The step that was under way goes on in another thread.
+        let refused = nodes.add(asleep).unwrap_err();
+        assert!(matches!(refused, TourError::Interrupted));
+        assert!(nodes.running.is_empty());
+    }
 }

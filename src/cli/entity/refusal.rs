@@ -16,9 +16,7 @@ pub(super) fn show(error: &AskError) -> ExitCode {
     let AskError::Status { status, text, .. } = error else {
         return match error {
             AskError::Url { .. } => output::unusable(error),
-            _ => output::failed(&format_args!(
-                "{error}; --url names a running node, by default http://127.0.0.1:8080"
-            )),
+            _ => output::failed(error),
         };
     };
     let number: u16 = status
