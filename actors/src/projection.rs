@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use crate::names::Position;
 
 pub use self::columns::Columns;
-pub use self::ddl::{Dialect, SUM_COLUMN, create_table, quoted};
+pub use self::ddl::{Dialect, SUM_COLUMN, create_table, index_name, quoted};
 pub use self::registry::{
     DecodedEvent, ProjectionDefinition, ProjectionError, ProjectionRegistry, Subscriptions,
 };

@@ -100,6 +100,11 @@ pub(super) fn is_altered(value: &Value) -> bool {
     }
 }
 
+/// Bytes of a text once it is stored.
+pub(super) fn kept_bytes(text: &str) -> usize {
+    kept(text).len()
+}
+
 fn kept(text: &str) -> Cow<'_, str> {
     if text.contains('\0') {
         text.replace('\0', "\u{fffd}").into()
