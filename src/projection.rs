@@ -26,6 +26,7 @@ mod file;
 mod follow;
 mod follower;
 mod gather;
+mod indexes;
 mod json;
 mod keeper;
 mod lag;

@@ -22,11 +22,11 @@ use jiff::Timestamp;
 use crate::names::Position;
 
 pub use self::columns::Columns;
-pub use self::ddl::{Dialect, SUM_COLUMN, create_table, quoted};
+pub use self::ddl::{Dialect, SUM_COLUMN, create_table, index_name, quoted};
 pub use self::registry::{
     DecodedEvent, ProjectionDefinition, ProjectionError, ProjectionRegistry, Subscriptions,
 };
-pub use self::row::{Key, Row, Value};
+pub use self::row::{Key, Row, Value, moment};
 pub use self::rows::Rows;
 pub use self::table::{Column, ColumnType, Table};
 pub use self::workspace::{Change, Loaded, Run, Stored, Workspace};

@@ -118,7 +118,7 @@ impl Failed {
         };
         let url = &node.url;
         let next = match code.as_str() {
-            "not-found" => format!(
+            "not-found" | "unknown-view" => format!(
                 "`phalanx projections list --url {url}` shows the projections, \
                  `phalanx projections dead-letters NAME --url {url}` their dead letters"
             ),

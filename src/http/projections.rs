@@ -124,11 +124,39 @@ fn rendered(value: &impl Serialize) -> Answered {
 impl From<OperationError> for Box<Problem> {
     fn from(error: OperationError) -> Self {
         let code = match error {
-            OperationError::Unknown | OperationError::NoLetter => Code::NotFound,
+            // A projection has the name of its view.
+            OperationError::Unknown => Code::UnknownView,
+            OperationError::NoLetter => Code::NotFound,
             OperationError::Rebuilding => Code::RebuildRunning,
             OperationError::Away { .. } => Code::NotReady,
+            OperationError::Store(ref error) if error.is_full() => Code::StorageFull,
             OperationError::Store(_) => Code::Internal,
         };
         Self::new(Problem::new(code, error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Connection as _;
+
+    use super::*;
+    use crate::projection::StoreError;
+
+    #[tokio::test]
+    async fn a_full_disk_is_said_to_be_one() {
+        let mut database = sqlx::SqliteConnection::connect("sqlite::memory:")
+            .await
+            .unwrap();
+        let text = "PRAGMA max_page_count = 1; CREATE TABLE t (x)";
+        let full = sqlx::raw_sql(text).execute(&mut database).await;
+        let broken = sqlx::raw_sql("SELECT y").execute(&mut database).await;
+        for (error, code) in [
+            (full.unwrap_err(), Code::StorageFull),
+            (broken.unwrap_err(), Code::Internal),
+        ] {
+            let problem: Box<Problem> = OperationError::Store(StoreError::Sql(error)).into();
+            assert_eq!(problem.code(), code, "{}", problem.detail());
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What a node that has not every role does not answer.
 //!
-//! Health, metrics, and whatever operates the node or the cluster are answered by every node.
+//! Health, metrics, and whatever operates the node or the cluster are answered by every node; views and
+//! the events that they are made of also by one that keeps the views and takes no other requests.
 
 use super::app::App;
 use super::code::Code;
@@ -22,8 +23,9 @@ pub(crate) fn check(app: &App, route: Route) -> Result<(), Box<Problem>> {
         Route::Command | Route::State | Route::History | Route::Watch | Route::Diff | Route::WhatIf
     );
     let types = matches!(route, Route::Types | Route::Type | Route::EventSchema);
-    let lacks = |role: Role| !app.roles.contains(&role);
-    if !(views || aggregates || types) || !lacks(Role::Gateway) {
+    let has = |role: Role| app.roles.contains(&role);
+    let needs_none = !(views || aggregates || types);
+    if needs_none || has(Role::Gateway) || views && has(Role::Query) {
         return Ok(());
     }
     let name = Role::Gateway.name();

@@ -119,8 +119,11 @@ fn positions(text: &str) -> Result<Vec<Position>, Problem> {
     Ok(places.into_values().collect())
 }
 
-/// `2s` or `250ms`.
+/// `2s` or `250ms`; no time at all needs no unit.
 fn duration(text: &str) -> Result<Duration, Problem> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
     let number = |digits: &str| -> Option<u64> {
         let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
         digits.parse().ok().filter(|_| plain)
@@ -195,6 +198,7 @@ mod tests {
         assert_eq!(duration("2s").unwrap(), Duration::from_secs(2));
         assert_eq!(duration("250ms").unwrap(), Duration::from_millis(250));
         assert_eq!(duration("0s").unwrap(), Duration::ZERO);
+        assert_eq!(duration("0").unwrap(), Duration::ZERO);
         for bad in [
             "",
             "2",

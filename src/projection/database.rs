@@ -10,8 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
-use jiff::Timestamp;
-use phalanx_actors::projection::{ColumnType, Value};
+use phalanx_actors::projection::{ColumnType, Value, moment};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteRow};
@@ -268,8 +267,7 @@ pub(super) fn read(row: &SqliteRow, columns: &[ColumnType]) -> Result<Vec<Value>
             }
             ColumnType::Time => {
                 let number: Option<i64> = row.try_get_unchecked(at)?;
-                let time =
-                    number.map(|us| Timestamp::from_microsecond(us).map_err(|_| unknown(us)));
+                let time = number.map(|us| moment(us).ok_or_else(|| unknown(us)));
                 Value::from(time.transpose()?)
             }
         })

@@ -78,6 +78,21 @@ pub enum StoreError {
     Stopping,
 }
 
+impl StoreError {
+    /// Whether the disk of a file has no room.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        /// `SQLITE_FULL`; further bits may say more.
+        const FULL: i32 = 13;
+        let Self::Sql(sqlx::Error::Database(error)) = self else {
+            return false;
+        };
+        let error = error.try_downcast_ref::<sqlx::sqlite::SqliteError>();
+        let code = error.and_then(|error| sqlx::error::DatabaseError::code(error)?.parse().ok());
+        code.is_some_and(|code: i32| code & 0xff == FULL)
+    }
+}
+
 /// Why a view could not answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ViewError {

@@ -5,6 +5,7 @@
 //! be built again.
 
 use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::time::Duration;
@@ -199,6 +200,27 @@ pub(super) fn shows_damage(error: &sqlx::Error) -> bool {
         sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => true,
         _ => false,
     }
+}
+
+/// Which files lie at the path of a file of read models and its log: device and number, if there is one.
+pub(super) type Files = [Option<(u64, u64)>; 3];
+
+/// See [`Files`].
+///
+/// # Errors
+/// When it cannot be found out.
+pub(super) fn files_at(path: &Path) -> std::io::Result<Files> {
+    let mut files = Files::default();
+    for (file, suffix) in files.iter_mut().zip(["", "-wal", "-shm"]) {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        *file = match std::fs::metadata(&name) {
+            Ok(found) => Some((found.dev(), found.ino())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+    }
+    Ok(files)
 }
 
 /// Where it is noted that the file must be thrown away when it is opened next.

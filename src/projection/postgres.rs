@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use phalanx_actors::projection::{ColumnType, Value};
+use phalanx_actors::projection::{ColumnType, Value, moment};
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::types::Oid;
@@ -100,6 +100,11 @@ pub(super) fn is_altered(value: &Value) -> bool {
     }
 }
 
+/// Bytes of a text once it is stored.
+pub(super) fn kept_bytes(text: &str) -> usize {
+    kept(text).len()
+}
+
 fn kept(text: &str) -> Cow<'_, str> {
     if text.contains('\0') {
         text.replace('\0', "\u{fffd}").into()
@@ -159,7 +164,7 @@ impl Micros {
     fn time(self) -> Timestamp {
         // What others have put there may be later than any time that is known here.
         let us = self.0.saturating_add(EPOCH_US);
-        Timestamp::from_microsecond(us).unwrap_or(Timestamp::MAX)
+        moment(us).unwrap_or(Timestamp::MAX)
     }
 }
 

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use jiff::fmt::temporal::Pieces;
-use phalanx_actors::projection::{Column, ColumnType, Dialect, Table, Value, quoted};
+use phalanx_actors::projection::{Column, ColumnType, Dialect, Table, Value, moment, quoted};
 
 use super::error::ViewError;
 use super::sql::read_columns;
@@ -156,10 +156,7 @@ impl Selection {
                 (ColumnType::Text, serde_json::Value::String(text)) => Value::from(text),
                 (ColumnType::Boolean, serde_json::Value::Bool(yes)) => Value::from(yes),
                 (ColumnType::Integer, part) => Value::Integer(part.as_i64()?),
-                (ColumnType::Time, part) => {
-                    let time = jiff::Timestamp::from_microsecond(part.as_i64()?);
-                    Value::Time(time.ok()?)
-                }
+                (ColumnType::Time, part) => Value::Time(moment(part.as_i64()?)?),
                 _ => return None,
             };
             column.fits(&value).then_some(value)

@@ -7,10 +7,11 @@
 use std::collections::HashMap;
 
 use phalanx_actors::names::{ShardId, StreamName};
-use phalanx_actors::projection::{Change, DecodedEvent, Key, Loaded, Run, Workspace};
+use phalanx_actors::projection::{Change, DecodedEvent, Dialect, Key, Loaded, Run, Workspace};
 
 use super::build::Build;
 use super::error::StoreError;
+use super::indexes::MAX_BYTES;
 use super::letters::sum_of;
 use super::seal::Sealed;
 use super::sql::TableSql;
@@ -46,8 +47,12 @@ impl Space {
         }
         let dialect = store.dialect();
         let table = |table| TableSql::new(table, dialect, &build.stored_as(&table.name));
+        let workspace = Workspace::new(build.tables.clone(), cache_rows);
         Ok(Self {
-            workspace: Workspace::new(build.tables.clone(), cache_rows),
+            workspace: match dialect {
+                Dialect::Sqlite => workspace,
+                Dialect::Postgres => workspace.with_longest_key(MAX_BYTES),
+            },
             sql: build.tables.iter().map(table).collect(),
             parked: letters
                 .iter()

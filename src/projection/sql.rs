@@ -16,6 +16,7 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::database::{Connection, answered, bind, query};
 use super::error::StoreError;
+use super::indexes::Indexes;
 use super::postgres;
 use super::sums::{RowSums, Tally, stored};
 use super::update::{Texts, Updates};
@@ -70,6 +71,8 @@ pub(super) struct TableSql {
     updates: Updates,
     delete: Texts,
     select: Texts,
+    /// In PostgreSQL, those that a row may not fit into.
+    indexes: Indexes,
 }
 
 impl TableSql {
@@ -125,6 +128,7 @@ impl TableSql {
             select: of(&READS, &|rows| {
                 format!("SELECT {columns} FROM {name} WHERE {}", keys(rows))
             }),
+            indexes: Indexes::new(table, stored_as),
             types,
         }
     }
@@ -147,7 +151,8 @@ impl TableSql {
                 self.write_rows(connection, &changes, tally).await
             }
             Connection::Postgres(connection) => {
-                let puts = changes.iter().filter_map(|change| change.values).collect();
+                let puts: Vec<_> = changes.iter().filter_map(|change| change.values).collect();
+                self.indexes.make_room(connection, &puts).await?;
                 let removed = changes.iter().filter(|change| change.values.is_none());
                 let removed: Vec<&Key> = removed.map(|change| change.key).collect();
                 Ok(self.write_arrays(connection, puts, &removed).await?)

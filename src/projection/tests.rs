@@ -2,6 +2,7 @@
 //! file and with a PostgreSQL database.
 
 mod damage;
+mod edges;
 mod follow;
 mod hidden;
 mod kit;

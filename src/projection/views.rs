@@ -259,6 +259,10 @@ impl Views {
             },
             sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => ViewError::Busy,
             error if shows_damage(&error) => self.damage(&StoreError::Sql(error)),
+            // A new connection finds no file, or another one.
+            error if self.0.alarm.as_ref().is_some_and(Alarm::look) => {
+                self.damage(&StoreError::Sql(error))
+            }
             error => {
                 tracing::error!(%error, "a query of a view failed");
                 ViewError::Store(error.to_string())

@@ -17,7 +17,7 @@ use super::build::Build;
 use super::check::check;
 use super::entry::{Entry, Withheld};
 use super::error::StoreError;
-use super::file::{self, is_damage};
+use super::file::{self, Files, is_damage};
 use super::metrics;
 use super::patrol::patrol;
 use super::plan::Planned;
@@ -28,6 +28,9 @@ use super::writer::Control;
 /// The pause before a file is built again soon after the last time, at first and at most: what damages
 /// it may not be over.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// How often it is looked whether the file is still where it was opened.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// After this long without damage, the next one is the first again.
 const CALM: Duration = Duration::from_secs(3600);
@@ -42,6 +45,8 @@ struct Bell {
     rung: Mutex<Option<String>>,
     news: Notify,
     at_start: AtomicBool,
+    /// What lay at the path when it was looked at last.
+    files: Mutex<Files>,
 }
 
 impl Alarm {
@@ -51,7 +56,30 @@ impl Alarm {
             rung: Mutex::new(None),
             news: Notify::new(),
             at_start: AtomicBool::new(false),
+            files: Mutex::default(),
         }))
+    }
+
+    /// Reports that somebody has removed or replaced the file, if so. SQLite does not notice: it goes on
+    /// with what it has open, and nothing of that would be left after a restart.
+    pub(super) fn look(&self) -> bool {
+        let mut files = self.0.files.lock();
+        // What cannot be found out now is looked at the next time.
+        let Ok(found) = file::files_at(&self.0.path) else {
+            return false;
+        };
+        // The log appears after the file.
+        let gone = |(before, found): (&Option<_>, _)| before.is_some() && *before != found;
+        let is_gone = files.iter().zip(found).any(gone);
+        *files = found;
+        drop(files);
+        if is_gone {
+            self.ring(&StoreError::Damaged {
+                table: "(the file)".to_owned(),
+                what: "somebody has removed or replaced it".to_owned(),
+            });
+        }
+        is_gone
     }
 
     /// Notes that a file was thrown away at the start because of damage.
@@ -91,7 +119,15 @@ impl Alarm {
         }
     }
 
+    /// Takes what lies at the path for the file that is used from now on.
+    fn begin(&self) {
+        let mut files = self.0.files.lock();
+        *files = file::files_at(&self.0.path).unwrap_or_default();
+    }
+
+    /// Begins anew with the file that lies there now.
     fn reset(&self) {
+        self.begin();
         *self.0.rung.lock() = None;
     }
 
@@ -128,6 +164,7 @@ impl Warden {
         if let Some(why) = self.withholds() {
             self.withhold(why);
         }
+        self.alarm.begin();
         self.run()
     }
 
@@ -144,6 +181,7 @@ impl Warden {
             tokio::select! {
                 () = self.alarm.rung() => {}
                 () = self.patrol() => continue,
+                () = self.look() => continue,
             }
             self.withhold(Withheld::Rebuilt);
             let (first, longest) = BACKOFF;
@@ -183,6 +221,13 @@ impl Warden {
         }
         for entry in self.shared.entries.values() {
             self.alarm.release(entry, &entry.live());
+        }
+    }
+
+    /// Looks whether the file is where it was, until it is not.
+    async fn look(&self) {
+        while !self.alarm.look() {
+            tokio::time::sleep(LOOK).await;
         }
     }
 

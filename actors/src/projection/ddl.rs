@@ -40,6 +40,12 @@ pub fn quoted(name: &str) -> String {
 /// definition can have this name.
 pub const SUM_COLUMN: &str = "_sum";
 
+/// The name of an index of a table that is stored under this name, by its number from 1 on.
+#[must_use]
+pub fn index_name(stored_as: &str, number: usize) -> String {
+    format!("{stored_as}_by_{number}")
+}
+
 /// The statements that make a table under the name `stored_as`, with its indexes. Whatever has that
 /// name must be gone.
 #[must_use]
@@ -72,7 +78,7 @@ pub fn create_table(table: &Table, dialect: Dialect, stored_as: &str) -> Vec<Str
             format!("{}{order}", quoted(name))
         };
         let columns: Vec<String> = columns.iter().map(column).collect();
-        let index = quoted(&format!("{stored_as}_by_{number}"));
+        let index = quoted(&index_name(stored_as, number));
         let columns = columns.join(", ");
         statements.push(format!("CREATE INDEX {index} ON {name} ({columns})"));
     }

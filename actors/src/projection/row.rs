@@ -31,8 +31,17 @@ impl Value {
     /// A moment, cut to the microsecond, which is all that is kept.
     #[must_use]
     pub fn time(time: Timestamp) -> Self {
-        Self::Time(Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time))
+        Self::Time(moment(time.as_microsecond()).unwrap_or(time))
     }
+}
+
+/// The moment of a number of microseconds since 1970; `None` beyond those that there are. The function of
+/// the library refuses all but the first of the last second.
+#[must_use]
+pub fn moment(us: i64) -> Option<Timestamp> {
+    let (seconds, rest) = (us.div_euclid(1_000_000), us.rem_euclid(1_000_000));
+    let nanos = i32::try_from(rest * 1_000).ok()?;
+    Timestamp::new(seconds, nanos).ok()
 }
 
 impl From<&str> for Value {
@@ -266,6 +275,32 @@ mod tests {
             let expected = ["text", "integer", "boolean", "time"].map(|name| name == column);
             assert_eq!(read, expected, "{column}");
         }
+    }
+
+    #[test]
+    fn a_moment_is_cut_to_the_microsecond_also_at_both_ends_of_time() {
+        for text in [
+            "-009999-01-02T01:59:59Z",
+            "-009999-01-02T01:59:59.0000019Z",
+            "1969-12-31T23:59:59.9999999Z",
+            "1970-01-01T00:00:00Z",
+            "9999-12-30T22:00:00Z",
+            "9999-12-30T22:00:00.9999999Z",
+            "9999-12-30T22:00:00.999999999Z",
+        ] {
+            let time: Timestamp = text.parse().unwrap();
+            let us = time.as_microsecond();
+            let Value::Time(kept) = Value::time(time) else {
+                panic!("{text}");
+            };
+            assert_eq!(
+                (kept.as_microsecond(), moment(us)),
+                (us, Some(kept)),
+                "{text}"
+            );
+            assert_eq!(kept.as_nanosecond(), i128::from(us) * 1_000, "{text}");
+        }
+        assert_eq!(moment(i64::MAX).or(moment(i64::MIN)), None);
     }
 
     #[test]

@@ -51,6 +51,7 @@ impl<'a> Rows<'a> {
         let values = definition.values(row)?;
         let key = values.get(key_at).cloned();
         let key = key.ok_or_else(|| no_table(table))?;
+        self.workspace.check_key(&key)?;
         self.workspace.change(at, key, Some(values));
         Ok(())
     }

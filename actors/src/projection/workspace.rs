@@ -12,12 +12,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use super::HandlerError;
 use super::columns::Columns;
 use super::registry::DecodedEvent;
 use super::row::{Key, Value};
 use super::rows::Rows;
 use super::table::Table;
+use super::{Handled, HandlerError};
 use crate::fold::guarded;
 use crate::names::Position;
 
@@ -117,6 +117,7 @@ pub struct Workspace {
     undo: Vec<Undo>,
     wanted: Vec<(usize, Key)>,
     capacity: usize,
+    longest_key: usize,
     /// The event that is at work.
     event: Position,
     generation: u64,
@@ -154,6 +155,7 @@ impl Workspace {
             undo: Vec::new(),
             wanted: Vec::new(),
             capacity,
+            longest_key: usize::MAX,
             event: Position {
                 shard: 0,
                 number: 0,
@@ -161,6 +163,30 @@ impl Workspace {
             generation: 0,
             fresh: 0,
         }
+    }
+
+    /// Has events refused that make a row with a key of more bytes than the store can find again.
+    #[must_use]
+    pub fn with_longest_key(mut self, bytes: usize) -> Self {
+        self.longest_key = bytes;
+        self
+    }
+
+    /// An error for a key that the store could not find again.
+    pub(super) fn check_key(&self, key: &Key) -> Handled {
+        let Value::Text(text) = key else {
+            return Ok(());
+        };
+        let most = self.longest_key;
+        // There U+0000 is kept as U+FFFD, of three bytes.
+        let bytes = || text.len() + 2 * text.bytes().filter(|byte| *byte == 0).count();
+        if most == usize::MAX || bytes() <= most {
+            return Ok(());
+        }
+        let bytes = bytes();
+        Err(HandlerError::refused(format!(
+            "a row would have a key of {bytes} bytes, and the store has room for {most}"
+        )))
     }
 
     /// Runs the events in order. Those that `skip` names are passed over.

@@ -146,7 +146,10 @@ struct Progress {
 
 impl Progress {
     fn show(&mut self, projection: &Projection, rebuild: &Rebuild) {
-        let (name, words) = (&projection.name, words(rebuild));
+        let (name, mut words) = (&projection.name, words(rebuild));
+        if projection.state == "paused" {
+            words.push_str(", paused until `phalanx projections resume`");
+        }
         let mut error = std::io::stderr().lock();
         // Who cannot see it is told the end by the exit code.
         if error.is_terminal() {

@@ -67,7 +67,9 @@ fn a_refusal_says_what_to_do_next() {
     assert!(
         refused("rebuild-running").starts_with("it says\n`phalanx projections rebuild NAME --wait")
     );
-    assert!(refused("not-found").contains("phalanx projections list --url http://n:1"));
+    for code in ["not-found", "unknown-view"] {
+        assert!(refused(code).contains("phalanx projections list --url http://n:1"));
+    }
     assert!(refused("internal").contains("http://n:1/problems/internal"));
 }
 

@@ -159,7 +159,7 @@ fn get(
 }
 
 fn post(id: &str, summary: &str) -> Value {
-    let mut responses = problems(&["400", "404", "409", "500", "503", "504"]);
+    let mut responses = problems(&["400", "404", "409", "500", "503", "504", "507"]);
     let projection = reference("Projection");
     responses.insert("200".to_owned(), answer("As it is now.", JSON, &projection));
     json!({"post": {
@@ -174,7 +174,7 @@ fn post(id: &str, summary: &str) -> Value {
 }
 
 fn retry(id: &str, summary: &str) -> Value {
-    let mut responses = problems(&["400", "404", "500", "503", "504"]);
+    let mut responses = problems(&["400", "404", "500", "503", "504", "507"]);
     responses.insert(
         "200".to_owned(),
         answer("How it ended.", JSON, &reference("Retried")),

@@ -430,3 +430,45 @@ async fn while_a_file_is_checked_no_rows_are_shown_and_changes_are_told() {
     assert!(matches!(follower.told(9), Told::Incomplete));
     projections.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_removed_while_it_is_used_is_built_again_without_a_restart() {
+    let mut world = World::new();
+    fill(&mut world, 0, 30);
+    let projections = world.start(&registry()).await;
+    let views = projections.views();
+    let truth = ask(views, 0, &world.now()).await.unwrap();
+    let path = world.options().path;
+    let beside = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        std::path::PathBuf::from(name)
+    };
+    // All of it, then only its log, then another file in its place.
+    for (what, removed) in [
+        ("everything", &["", "-wal", "-shm"][..]),
+        ("the log", &["-wal"][..]),
+        ("the file", &[""][..]),
+    ] {
+        let build = views.status("accounts").unwrap().build;
+        for suffix in removed {
+            std::fs::remove_file(beside(suffix)).unwrap();
+        }
+        if what == "the file" {
+            std::fs::write(&path, b"somebody else's").unwrap();
+        }
+        until(what, async || {
+            match ask(views, 0, &world.now()).await {
+                Ok(rows) => assert_eq!(rows, truth, "{what}"),
+                Err(ViewError::Away { .. }) => {}
+                Err(error) => panic!("{what}: {error}"),
+            }
+            views.status("accounts").unwrap().build > build
+        })
+        .await;
+        assert_eq!(ask(views, 0, &world.now()).await.unwrap(), truth, "{what}");
+        assert!(check(&path).await.is_ok(), "{what}");
+    }
+    assert!(!beside(".damaged").exists());
+    projections.stop().await;
+}
