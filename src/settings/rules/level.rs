@@ -14,7 +14,7 @@ const LEVELS: [&str; 12] = [
 ];
 
 pub(super) fn check(level: &str, found: &mut Vec<Violation>) {
-    let reason = match directives(level).find(|directive| !names_a_level(directive)) {
+    let reason = match level.split(',').find(|directive| !names_a_level(directive)) {
         Some("") => "it names none".to_owned(),
         Some(word) => format!(
             "{word:?} is none of off, error, warn, info, debug, trace; for a module, write \
@@ -30,21 +30,6 @@ pub(super) fn check(level: &str, found: &mut Vec<Violation>) {
          `info,phalanx::journal=debug`: {reason}"
     );
     found.push(Violation::new(&["log.level"], rule));
-}
-
-/// What stands between the commas, those within the fields of a span left alone.
-fn directives(level: &str) -> impl Iterator<Item = &str> {
-    let mut depth = 0_u32;
-    level
-        .split(move |letter| {
-            match letter {
-                '[' | '{' => depth = depth.saturating_add(1),
-                ']' | '}' => depth = depth.saturating_sub(1),
-                _ => {}
-            }
-            letter == ',' && depth == 0
-        })
-        .map(str::trim)
 }
 
 fn names_a_level(directive: &str) -> bool {
