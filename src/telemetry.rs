@@ -15,6 +15,7 @@
 
 mod logging;
 pub mod metrics;
+mod panics;
 mod redacted;
 
 pub use self::logging::{LoggingError, init};

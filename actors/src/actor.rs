@@ -5,8 +5,10 @@
 //! shard's sequencer with the ticket of the last record that the state contains.
 //!
 //! A panic in the domain's code quarantines this aggregate and nothing else. The actor lives on and
-//! says so until it is passivated; a later activation tries again.
+//! says so until it is passivated; a later activation tries again. What was stored before is still
+//! true then: a retry of such a command gets its reply.
 
+mod keys;
 mod live;
 mod message;
 
@@ -14,6 +16,7 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
+use self::keys::Keys;
 pub(crate) use self::live::Live;
 pub(crate) use self::message::{AggregateMessage, CommandMessage, Key};
 use crate::aggregate::Aggregate;
@@ -53,8 +56,8 @@ pub(crate) enum Phase<A: Aggregate> {
     Cold,
     /// Serving.
     Live(Box<Live<A>>),
-    /// Its code or its stream failed; the text says how.
-    Quarantined(String),
+    /// Its code or its stream failed; the text says how. What was answered before stays true.
+    Quarantined(String, Keys),
 }
 
 impl<A: Aggregate> Actor for AggregateActor<A> {
@@ -113,8 +116,17 @@ impl<A: Aggregate> AggregateState<A> {
     fn handle(&mut self, message: AggregateMessage<A>) {
         let live = match &mut self.phase {
             Phase::Live(live) => live,
-            Phase::Quarantined(reason) => {
-                return message.fail(quarantined(reason));
+            Phase::Quarantined(reason, keys) => {
+                let message = match message {
+                    AggregateMessage::Command(command) => keys
+                        .answer_again(&self.stream, &self.incarnation, &self.metrics, command)
+                        .map(AggregateMessage::Command),
+                    AggregateMessage::Read(_) | AggregateMessage::Passivate => Some(message),
+                };
+                if let Some(message) = message {
+                    message.fail(quarantined(reason));
+                }
+                return;
             }
             Phase::Cold => {
                 return message.fail(Failure::new(FailureKind::Internal, "not activated"));
@@ -122,7 +134,7 @@ impl<A: Aggregate> AggregateState<A> {
         };
         let result = match message {
             AggregateMessage::Command(command) => {
-                live.command(&self.stream, &self.incarnation, &self.metrics, *command)
+                live.command(&self.stream, &self.incarnation, &self.metrics, command)
             }
             AggregateMessage::Read(reply) => live.read(&self.stream, &self.incarnation, reply),
             AggregateMessage::Passivate => Ok(()),
@@ -135,7 +147,11 @@ impl<A: Aggregate> AggregateState<A> {
     fn quarantine(&mut self, reason: String) {
         tracing::error!(stream = %self.stream, %reason, "aggregate quarantined");
         self.incarnation.services().metrics.quarantines.increment(1);
-        self.phase = Phase::Quarantined(reason);
+        let keys = match std::mem::replace(&mut self.phase, Phase::Cold) {
+            Phase::Live(live) => live.keys,
+            Phase::Cold | Phase::Quarantined(..) => Keys::of_stream(true),
+        };
+        self.phase = Phase::Quarantined(reason, keys);
     }
 
     fn passivate(&mut self) {

@@ -80,6 +80,45 @@ async fn commands_before_a_panic_are_still_answered() {
     assert_eq!(accepted(soon(before).await).sequence_number, 1);
 }
 
+/// What was stored stays stored: whoever retries it must not be told that nothing was applied.
+#[tokio::test]
+async fn a_retry_of_what_was_stored_gets_its_reply_in_quarantine() {
+    quietly();
+    let world = World::new(Options::default()).await;
+    world.replicator.hold();
+    let first = world.send("a", with_key("k", add(1)));
+    let broken = world.send("a", command("PanicInDecide", "{}"));
+    assert_eq!(failed(soon(broken).await), FailureKind::Quarantined);
+    let again = world.send("a", with_key("k", add(1)));
+    settle().await;
+    assert!(!again.is_finished(), "nothing is committed yet");
+    world.replicator.let_go();
+    assert!(!accepted(soon(first).await).replayed);
+    let again = accepted(soon(again).await);
+    assert_eq!((again.replayed, again.sequence_number), (true, 1));
+    // Once the journal shows the key as well.
+    world.journal.index_all();
+    assert!(accepted(world.ask("a", with_key("k", add(1))).await).replayed);
+    let other = world.ask("a", with_key("k", add(2))).await;
+    assert!(matches!(other, Answer::KeyReused), "{other:?}");
+    let new = world.ask("a", with_key("new", add(1))).await;
+    assert_eq!(failed(new), FailureKind::Quarantined);
+}
+
+#[tokio::test]
+async fn a_retry_gets_its_reply_though_the_stream_cannot_be_loaded() {
+    let world = World::new(forgetful()).await;
+    accepted(world.ask("a", with_key("k", add(1))).await);
+    for _ in 0..2 {
+        accepted(world.ask("a", add(1)).await);
+    }
+    passivate_all(&world).await;
+    world.journal.remove(1);
+    let new = world.ask("a", add(1)).await;
+    assert_eq!(failed(new), FailureKind::Quarantined);
+    assert!(accepted(world.ask("a", with_key("k", add(1))).await).replayed);
+}
+
 #[tokio::test]
 async fn a_state_that_cannot_be_written_is_not_read_and_not_snapshotted() {
     quietly();

@@ -152,8 +152,7 @@ impl HeadScanner {
 
     fn host(&mut self, value: &[u8]) -> Result<(), &'static str> {
         self.hosts += 1;
-        let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=:%[]".contains(b);
-        if value.iter().all(allowed) {
+        if is_authority(value) {
             Ok(())
         } else {
             Err("the Host field is not an authority")
@@ -250,6 +249,30 @@ fn is_absolute(target: &[u8]) -> bool {
         matches!(uri.scheme_str(), Some("http" | "https"))
             && uri.authority().is_some_and(|a| !a.host().is_empty())
     })
+}
+
+/// `host [":" port]`, or nothing: what the Host field and `:authority` may say (RFC 9110, section 7.2).
+pub(crate) fn is_authority(value: &[u8]) -> bool {
+    let in_name = |b: &u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%".contains(b);
+    let is_port = |rest: &[u8]| match rest {
+        [] => true,
+        [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    if let [b'[', address @ ..] = value {
+        let Some(end) = address.iter().position(|b| *b == b']') else {
+            return false;
+        };
+        let (address, rest) = address.split_at_checked(end).unwrap_or_default();
+        let rest = rest.get(1..).unwrap_or_default();
+        let in_address = |b: &u8| *b == b':' || in_name(b);
+        return !address.is_empty() && address.iter().all(in_address) && is_port(rest);
+    }
+    let end = value.iter().position(|b| *b == b':');
+    let (name, rest) = value
+        .split_at_checked(end.unwrap_or(value.len()))
+        .unwrap_or_default();
+    name.iter().all(in_name) && is_port(rest)
 }
 
 /// The path in a request line, for the problem that refuses the head.

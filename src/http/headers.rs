@@ -2,13 +2,14 @@
 //!
 //! Headers are read in one pass. Values are never logged and never repeated in a problem.
 
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH,
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 use phalanx_actors::request::Origin;
 
 use super::callers::Callers;
-use super::code::Code;
 use super::conditions::{CommandCondition, Tags};
 use super::problem::Problem;
 use super::time;
@@ -235,8 +236,9 @@ fn check_json(value: &HeaderValue) -> Result<(), Problem> {
     if value.as_bytes() == b"application/json" || is_json(value.as_bytes()) {
         return Ok(());
     }
-    Err(Problem::new(
-        Code::UnsupportedMediaType,
+    Err(Problem::media(
+        ACCEPT,
+        "application/json",
         "a command's fields are sent as application/json",
     ))
 }
@@ -246,8 +248,9 @@ fn check_plain(value: &HeaderValue) -> Result<(), Problem> {
     if value.is_empty() || value.eq_ignore_ascii_case(b"identity") {
         return Ok(());
     }
-    Err(Problem::new(
-        Code::UnsupportedMediaType,
+    Err(Problem::media(
+        ACCEPT_ENCODING,
+        "identity",
         "compressed bodies are not accepted; send the JSON as it is",
     ))
 }
@@ -294,6 +297,7 @@ fn prefer(value: &[u8]) -> Option<Return> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::code::Code;
     use phalanx_actors::request::Precondition;
 
     fn command(lines: &[(&'static str, &str)]) -> Result<CommandHeaders, Problem> {

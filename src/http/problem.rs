@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Map, Value};
 
@@ -26,7 +26,8 @@ pub(crate) struct Problem {
     retryable: bool,
     outcome: Outcome,
     retry_after: Option<Duration>,
-    allow: Option<&'static str>,
+    /// What would have been taken, in the header field that is for it.
+    takes: Option<(HeaderName, &'static str)>,
     members: Map<String, Value>,
 }
 
@@ -44,7 +45,7 @@ impl Problem {
             retryable: described.retryable,
             outcome: described.outcome,
             retry_after: waits.then_some(Duration::from_secs(1)),
-            allow: None,
+            takes: None,
             members: Map::new(),
         }
     }
@@ -65,7 +66,14 @@ impl Problem {
             Code::MethodNotAllowed,
             format!("this route answers {allow}"),
         );
-        problem.allow = Some(allow);
+        problem.takes = Some((ALLOW, allow));
+        problem
+    }
+
+    /// The body is of another kind than the route takes; the field and its value say what it takes.
+    pub(crate) fn media(field: HeaderName, taken: &'static str, detail: &'static str) -> Self {
+        let mut problem = Self::new(Code::UnsupportedMediaType, detail);
+        problem.takes = Some((field, taken));
         problem
     }
 
@@ -141,8 +149,8 @@ impl Problem {
             let challenge = HeaderValue::from_static("Phalanx-Principal");
             headers.insert(WWW_AUTHENTICATE, challenge);
         }
-        if let Some(allow) = self.allow {
-            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        if let Some((field, taken)) = self.takes {
+            headers.insert(field, HeaderValue::from_static(taken));
         }
         (response, body.into())
     }

@@ -20,7 +20,7 @@ use tower_service::Service as _;
 
 use super::app::App;
 use super::code::Code;
-use super::framing::{MAX_FIELDS, MAX_TARGET_BYTES, Violation};
+use super::framing::{MAX_FIELDS, MAX_TARGET_BYTES, Violation, is_authority};
 use super::guard::{ConnectionState, REFUSED};
 use super::problem::Problem;
 use super::projections::{Action, act};
@@ -173,13 +173,21 @@ async fn finished(
     answer: Answered,
     body: &mut (impl hyper::body::Body<Data = Bytes> + Unpin),
 ) -> Reply {
+    // Where a body ends that is not framed as announced, nobody knows; for one that is late, nobody
+    // waits longer.
+    let given_up = |code| matches!(code, Code::MalformedRequest | Code::RequestTimeout);
+    let lost = answer
+        .as_ref()
+        .is_err_and(|problem| given_up(problem.code()));
     let mut reply = answer.unwrap_or_else(|problem| {
         let path = parts.uri.path();
         problem_reply(*problem, path, parts)
     });
     // Over HTTP/2 a stream ends alone, and the connection goes on.
     if parts.version < Version::HTTP_2
-        && (!body::discard(&parts.headers, body).await || app.closing.load(Ordering::Relaxed))
+        && (lost
+            || !body::discard(&parts.headers, body).await
+            || app.closing.load(Ordering::Relaxed))
     {
         let close = HeaderValue::from_static("close");
         reply.headers_mut().insert(CONNECTION, close);
@@ -351,12 +359,25 @@ fn check_http2(app: &App, parts: &request::Parts) -> Result<(), Box<Problem>> {
     if parts.headers.len() > MAX_FIELDS || head > app.limits.max_header_bytes {
         return Err(Box::new(violation(Violation::HeadTooLarge)));
     }
-    // The authority has a field of its own; one of the two must be there.
-    if parts.uri.authority().is_none() && !parts.headers.contains_key(HOST) {
-        let reason = "the request names no authority";
-        return Err(Box::new(violation(Violation::Malformed(reason))));
+    check_authority(parts).map_err(|reason| Box::new(violation(Violation::Malformed(reason))))
+}
+
+/// The authority has a field of its own; one of the two must be there, and both must say the same.
+fn check_authority(parts: &request::Parts) -> Result<(), &'static str> {
+    let authority = parts.uri.authority().map(|a| a.as_str().as_bytes());
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let host = hosts.next().map(HeaderValue::as_bytes);
+    if hosts.next().is_some() {
+        return Err("Host appears twice");
     }
-    Ok(())
+    match (authority, host) {
+        (None, None) => Err("the request names no authority"),
+        (Some(one), Some(other)) if !one.eq_ignore_ascii_case(other) => {
+            Err("Host and :authority differ")
+        }
+        (Some(named), _) | (None, Some(named)) if is_authority(named) => Ok(()),
+        _ => Err("the authority is not a host and a port"),
+    }
 }
 
 pub(crate) fn problem_reply(problem: Problem, path: &str, parts: &request::Parts) -> Reply {

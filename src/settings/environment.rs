@@ -11,7 +11,7 @@ use figment::value::Value;
 use super::check::Layer;
 use super::error::ProblemKind;
 use super::origin::Origin;
-use super::schema::{HIDDEN, SECRET, Schema, Sort, VARIABLE_PREFIX, value_at, variable_of};
+use super::schema::{HIDDEN, SECRET, Schema, VARIABLE_PREFIX, value_at, variable_of};
 use super::tree::{self, Node, Tree};
 
 /// The overrides among the given variables.
@@ -20,7 +20,7 @@ pub(super) fn read(
     schema: &Schema,
 ) -> Layer {
     let mut overrides: Vec<(String, OsString)> = variables
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value))
         .filter(|(name, _)| name.starts_with(VARIABLE_PREFIX))
         .collect();
     overrides.sort();
@@ -81,17 +81,11 @@ fn take(key: &str, value: OsString, origin: Origin, schema: &Schema, layer: &mut
     layer.add(vec![(root.to_owned(), tree)], schema);
 }
 
-/// The key that a misspelt variable probably means. A list is one value here, so both sorts are
-/// candidates.
+/// The key that a misspelt variable probably means. A list is one value here.
 fn nearest_key(variable: &str, schema: &Schema, keys: &[String]) -> String {
     let written = variable
         .trim_start_matches(VARIABLE_PREFIX)
         .to_lowercase()
         .replace("__", ".");
-    [Sort::Value, Sort::Section]
-        .map(|sort| schema.nearest(&written, sort))
-        .into_iter()
-        .filter(|key| keys.contains(key))
-        .min_by_key(|key| strsim::osa_distance(&written, key))
-        .unwrap_or_default()
+    schema.nearest_of(&written, |known, _| keys.iter().any(|key| key == known))
 }

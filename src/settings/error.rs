@@ -33,7 +33,11 @@ pub enum SettingsError {
         source: io::Error,
     },
     /// The file is not TOML.
-    #[error("{path}:{line}:{column}: not valid TOML: {message}", path = .path.display())]
+    #[error(
+        "{path}:{line}:{column}: not valid TOML{at}: {message}",
+        path = .path.display(),
+        at = .key.as_ref().map(|key| format!(" at `{key}`")).unwrap_or_default(),
+    )]
     Syntax {
         /// The file as it was named.
         path: PathBuf,
@@ -41,6 +45,8 @@ pub enum SettingsError {
         line: usize,
         /// Column of the first mistake in characters, from 1.
         column: usize,
+        /// The key that is set in this line, if one is.
+        key: Option<String>,
         /// What the parser expected.
         message: String,
     },

@@ -11,6 +11,7 @@ use toml_edit::Document;
 
 use super::error::SettingsError;
 use super::origin::Origin;
+use super::schema;
 use super::tree::{self, Node, Tree};
 
 /// The entries of the root of a file.
@@ -35,6 +36,7 @@ fn parse(path: &Path, text: &str) -> Result<Vec<(String, Tree)>, SettingsError> 
             path: path.to_owned(),
             line,
             column,
+            key: key_in(text, line),
             message,
         }
     })?;
@@ -56,4 +58,26 @@ fn position(text: &str, byte: usize) -> (usize, usize) {
     let line = before.matches('\n').count() + 1;
     let column = before.get(line_start..).unwrap_or("").chars().count() + 1;
     (line, column)
+}
+
+/// The key that a line sets, with its section, as far as that can be told of a file that is no TOML.
+fn key_in(text: &str, line: usize) -> Option<String> {
+    let is_key = |name: &str| {
+        let in_key = |letter: char| letter.is_ascii_alphanumeric() || "_-.".contains(letter);
+        !name.is_empty() && name.chars().all(in_key)
+    };
+    let mut lines = text
+        .lines()
+        .take(line)
+        .collect::<Vec<_>>()
+        .into_iter()
+        .rev();
+    let (name, _) = lines.next()?.split_once('=')?;
+    let name = Some(name.trim()).filter(|name| is_key(name))?;
+    let section = lines
+        .filter_map(|line| line.trim_start().strip_prefix('['))
+        .filter_map(|header| header.trim_start_matches('[').split(']').next())
+        .map(str::trim)
+        .find(|section| is_key(section));
+    Some(schema::join(section.unwrap_or_default(), name))
 }

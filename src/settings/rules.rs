@@ -4,6 +4,7 @@
 //! has a row in [`RANGES`]; a test compares the rows with the keys.
 
 mod cluster;
+mod level;
 mod tls;
 
 pub(crate) use self::cluster::is_host_port;
@@ -12,7 +13,6 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use figment::value::{Num, Value};
-use tracing_subscriber::EnvFilter;
 
 use super::Settings;
 use super::schema::{self, collect_values};
@@ -177,14 +177,7 @@ fn texts(settings: &Settings, found: &mut Vec<Violation>) {
             format!("`node.zone` = {zone:?} must be 1 to 64 characters of A-Z a-z 0-9 . _ -");
         found.push(Violation::new(&["node.zone"], rule));
     }
-    if let Err(error) = EnvFilter::try_new(&settings.log.level) {
-        let rule = format!(
-            "`log.level` = {:?} is not a level or a list of directives \
-             such as `info,phalanx::journal=debug`: {error}",
-            settings.log.level
-        );
-        found.push(Violation::new(&["log.level"], rule));
-    }
+    level::check(&settings.log.level, found);
 }
 
 /// Each role once, at least one, and nobody founds a cluster who may hold nothing of it.

@@ -62,21 +62,27 @@ impl Schema {
         value_at(&self.defaults, key).map(|value| tree::to_toml(value).to_string())
     }
 
-    /// The known name of the given sort that is written most like `key`. The last part counts more
-    /// than the section, so that a key in the wrong section finds its right one.
+    /// The known name of the given sort that is written most like `key`.
     pub(super) fn nearest(&self, key: &str, sort: Sort) -> String {
+        self.nearest_of(key, |_, known| known == sort)
+    }
+
+    /// The admitted name that is written most like `key`. The last part counts more than the section,
+    /// so that a key in the wrong section finds its right one; of several, the section decides.
+    pub(super) fn nearest_of(&self, key: &str, admits: impl Fn(&str, Sort) -> bool) -> String {
         let key = without_numbers(key);
         let (section, name) = split(&key);
         let mut names = Vec::new();
         collect_names(&self.example, "", &mut names);
         names
             .into_iter()
-            .filter(|(_, known_sort)| *known_sort == sort)
+            .filter(|(known, sort)| admits(known, *sort))
             .map(|(known, _)| known)
             .min_by_key(|known| {
                 let (known_section, known_name) = split(known);
-                let section_distance = strsim::osa_distance(section, known_section).min(4);
-                2 * strsim::osa_distance(name, known_name) + section_distance
+                let section_distance = strsim::osa_distance(section, known_section);
+                let distance = 2 * strsim::osa_distance(name, known_name) + section_distance.min(4);
+                (distance, section_distance)
             })
             .unwrap_or_default()
     }

@@ -16,6 +16,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry, fmt};
 
+use super::panics;
 use crate::settings::{LogFormat, LogSettings};
 
 /// Libraries that hold request lines, headers or bodies in their hands and show them at fine
@@ -48,7 +49,7 @@ pub enum LoggingError {
 }
 
 /// Starts the log of this process on standard error: for people on a terminal, as JSON otherwise,
-/// or as the settings say.
+/// or as the settings say. Panics are lines of it from then on.
 ///
 /// # Errors
 /// The level is malformed (validated settings never are), or the process has a log already.
@@ -64,6 +65,7 @@ pub fn init(settings: &LogSettings) -> Result<(), LoggingError> {
         colours: terminal && !plain,
     };
     subscriber(&settings.level, style, io::stderr)?.try_init()?;
+    panics::log();
     Ok(())
 }
 

@@ -24,6 +24,7 @@ mod history;
 mod history_page;
 mod idempotency;
 mod ids;
+mod log;
 mod origin;
 mod overload;
 mod preconditions;

@@ -63,6 +63,11 @@ fn a_command_that_was_begun_is_finished_before_the_node_ends() {
     };
     let mut fixture = Fixture::with(slow);
     client::expect_success(&mut fixture.node.client(), &client::open("t-1"));
+    // An answer may arrive a moment before its request counts as over.
+    let over = wait::poll(GRACE, || {
+        (fixture.node.metric("phalanx_requests_in_flight") == Some(0.0)).then_some(())
+    });
+    over.expect("nothing is in flight");
     let address = fixture.node.address;
     let bytes = Arc::new(client::deposit("t-1", 5).key("k"));
     let answered = std::thread::scope(|scope| {

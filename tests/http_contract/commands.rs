@@ -295,9 +295,13 @@ fn headers_are_checked() {
         "json",
         "multipart/form-data; boundary=x",
     ] {
-        send(&format!("content-type: {bad}\r\n")).problem(415, "unsupported-media-type");
+        let answer = send(&format!("content-type: {bad}\r\n"));
+        answer.problem(415, "unsupported-media-type");
+        assert_eq!(answer.header("accept"), Some("application/json"));
     }
-    send("content-encoding: gzip\r\n").problem(415, "unsupported-media-type");
+    let answer = send("content-encoding: gzip\r\n");
+    answer.problem(415, "unsupported-media-type");
+    assert_eq!(answer.header("accept-encoding"), Some("identity"));
 }
 
 #[test]

@@ -190,7 +190,9 @@ fn bad_chunks_end_the_connection() {
         let path = "/v1/aggregates/probe/bad-chunks/commands/Count";
         let head = format!("POST {path} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n");
         client.write(format!("{head}{chunks}").as_bytes());
-        client.read().problem(400, "malformed-request");
+        let answer = client.read();
+        assert_eq!(answer.header("connection"), Some("close"), "{chunks:?}");
+        answer.problem(400, "malformed-request");
         client.assert_closed();
     }
 }

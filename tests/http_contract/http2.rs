@@ -202,6 +202,36 @@ fn requests_are_answered_side_by_side() {
     assert_eq!(status, STATUS_400, "{}", String::from_utf8_lossy(&body));
 }
 
+/// What HTTP/1.1 refuses as ambiguous is refused here: a gateway in front would pass it on as it likes.
+#[test]
+fn a_request_has_one_authority() {
+    let listener = Listener::start(HttpLimits::default());
+    let mut connection = Connection::open(&listener);
+    let ask = |authority: Option<&str>, hosts: &[&str]| {
+        let mut fields = block(&[(":method", "GET"), (":scheme", "http"), (":path", "/livez")]);
+        fields.extend(authority.map_or_else(Vec::new, |a| block(&[(":authority", a)])));
+        for host in hosts {
+            fields.extend(block(&[("host", host)]));
+        }
+        fields
+    };
+    for (stream, (authority, hosts, expected)) in (1..).step_by(2).zip([
+        (None, &["test"][..], STATUS_200),
+        (Some("test:80"), &["TEST:80"], STATUS_200),
+        (Some("test"), &["test", "test"], STATUS_400),
+        (None, &["test", "test"], STATUS_400),
+        (Some("test"), &["other"], STATUS_400),
+        (Some("user@test"), &[], STATUS_400),
+        (None, &["test:http"], STATUS_400),
+    ]) {
+        let fields = ask(authority, hosts);
+        connection.write(HEADERS, END_HEADERS | END_STREAM, stream, &fields);
+        let (status, body) = connection.answer(stream);
+        let body = String::from_utf8_lossy(&body);
+        assert_eq!(status, expected, "{authority:?} {hosts:?}: {body}");
+    }
+}
+
 #[test]
 fn what_is_begun_must_go_on() {
     let listener = strict();

@@ -3,11 +3,11 @@
 //! Everything here is synchronous but the loading. An `Err` from a method is the reason for a
 //! quarantine: the state cannot be relied on any more.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::keys::{Keys, PendingKey};
 use super::message::{CommandMessage, Key};
 use super::quarantined;
 use crate::aggregate::{Aggregate, Context};
@@ -18,7 +18,7 @@ use crate::metrics::CommandMetrics;
 use crate::names::{Position, StreamName};
 use crate::record::{
     Behind, Circumstances, Draft, FLAG_CIRCUMSTANCES, FLAG_CREATED, FLAG_GENERATED_KEY,
-    FLAG_REPRESENTATION, FLAG_STATE_HASH, Record, RecordHead, RecordView,
+    FLAG_REPRESENTATION, FLAG_STATE_HASH, RecordHead,
 };
 use crate::request::{
     Accepted, Answer, EventView, Failure, FailureKind, Origin, Precondition, StateView,
@@ -36,17 +36,8 @@ pub(crate) struct Live<A: Aggregate> {
     ticket: u64,
     /// Sequence number of the newest snapshot.
     snapshot_sequence: u64,
-    /// Keys whose index rows may not be visible yet, oldest first.
-    keys: VecDeque<PendingKey>,
-    /// Whether the journal may know keys of this stream.
-    keys_in_journal: bool,
-}
-
-struct PendingKey {
-    hash: u128,
-    fingerprint: [u8; 16],
-    ticket: u64,
-    accepted: Accepted,
+    /// The commands that it has answered.
+    pub(crate) keys: Keys,
 }
 
 /// What a decision led to.
@@ -99,13 +90,12 @@ impl<A: Aggregate> Live<A> {
         let waited_ns = services.clock.monotonic_ns().saturating_sub(asked_ns);
         services.activations.loaded(waited_ns as f64 / 1e9);
         Ok(Self {
-            keys_in_journal: folded.sequence > 0,
+            keys: Keys::of_stream(folded.sequence > 0),
             folded,
             schema: evolution::schema_of::<A>(),
             hasher: Hasher::default(),
             ticket: 0,
             snapshot_sequence,
-            keys: VecDeque::new(),
         })
     }
 
@@ -146,25 +136,14 @@ impl<A: Aggregate> Live<A> {
         stream: &StreamName,
         incarnation: &Incarnation,
         metrics: &CommandMetrics,
-        message: CommandMessage<A>,
+        message: Box<CommandMessage<A>>,
     ) -> Result<(), String> {
-        self.forget_indexed_keys(incarnation);
-        if !message.dry_run {
-            match self.earlier_reply(stream, incarnation, &message) {
-                Ok(None) => {}
-                Ok(Some((ticket, answer))) => {
-                    metrics.replayed.increment(1);
-                    incarnation
-                        .sequencer()
-                        .answer_after(ticket, answer, message.reply);
-                    return Ok(());
-                }
-                Err(failure) => {
-                    message.reply.fail(failure);
-                    return Ok(());
-                }
-            }
-        }
+        let again = self
+            .keys
+            .answer_again(stream, incarnation, metrics, message);
+        let Some(message) = again else {
+            return Ok(());
+        };
         if !holds(message.precondition, self.folded.sequence) {
             let answer = Answer::SequenceMismatch {
                 current_sequence_number: self.folded.sequence,
@@ -174,7 +153,7 @@ impl<A: Aggregate> Live<A> {
                 .answer_after(self.ticket, answer, message.reply);
             return Ok(());
         }
-        self.decide_and_store(stream, incarnation, metrics, message)
+        self.decide_and_store(stream, incarnation, metrics, *message)
     }
 
     fn decide_and_store(
@@ -343,7 +322,7 @@ impl<A: Aggregate> Live<A> {
         self.ticket = ticket.number;
         self.folded.position = ticket.last_position;
         let stream = accepted.stream.clone();
-        self.keys.push_back(PendingKey {
+        self.keys.push(PendingKey {
             hash,
             fingerprint,
             ticket: ticket.number,
@@ -353,58 +332,6 @@ impl<A: Aggregate> Live<A> {
         if self.folded.sequence - self.snapshot_sequence >= every {
             self.snapshot(&stream, incarnation);
         }
-    }
-
-    /// What an earlier command with the same key was answered, and the ticket it depends on.
-    fn earlier_reply(
-        &self,
-        stream: &StreamName,
-        incarnation: &Incarnation,
-        message: &CommandMessage<A>,
-    ) -> Result<Option<(u64, Answer)>, Failure> {
-        let key = &message.key;
-        if let Some(pending) = self.keys.iter().find(|pending| pending.hash == key.hash) {
-            let answer = if pending.fingerprint == message.fingerprint {
-                Answer::Accepted(Accepted {
-                    replayed: true,
-                    ..pending.accepted.clone()
-                })
-            } else {
-                Answer::KeyReused
-            };
-            return Ok(Some((pending.ticket, answer)));
-        }
-        if key.is_new || !self.keys_in_journal {
-            return Ok(None);
-        }
-        let services = incarnation.services();
-        let found = services
-            .journal
-            .find_key(incarnation.shard(), stream, key.hash, services.clock.now())
-            .map_err(|error| fold::LoadError::from(error).into_failure(stream))?;
-        let Some(record) = found else {
-            return Ok(None);
-        };
-        let answer = fold::guarded(|| replay_answer::<A>(stream, incarnation, &record, message))
-            .map_err(|reason| Failure::new(FailureKind::Internal, reason))?;
-        Ok(answer.map(|answer| (0, answer)))
-    }
-
-    /// Drops the keys that the journal knows by now.
-    fn forget_indexed_keys(&mut self, incarnation: &Incarnation) {
-        let Some(oldest) = self.keys.front() else {
-            return;
-        };
-        let journal = &incarnation.services().journal;
-        let indexed = journal.indexed_position(incarnation.shard());
-        if oldest.accepted.position.number > indexed {
-            return;
-        }
-        let gone = self
-            .keys
-            .partition_point(|key| key.accepted.position.number <= indexed);
-        self.keys.drain(..gone);
-        self.keys_in_journal = true;
     }
 
     fn position(&self, incarnation: &Incarnation) -> Position {
@@ -442,34 +369,6 @@ impl<A: Aggregate> Live<A> {
     }
 }
 
-/// Renders the stored reply of a record; `None` when another key happens to have the same hash.
-fn replay_answer<A: Aggregate>(
-    stream: &StreamName,
-    incarnation: &Incarnation,
-    record: &Record,
-    message: &CommandMessage<A>,
-) -> Result<Option<Answer>, String> {
-    let view = RecordView::open(&record.bytes).map_err(|error| error.to_string())?;
-    if view.head.key != message.key.text {
-        return Ok(None);
-    }
-    if view.head.fingerprint != message.fingerprint {
-        return Ok(Some(Answer::KeyReused));
-    }
-    let representation = view.head.flags & FLAG_REPRESENTATION != 0;
-    Ok(Some(Answer::Accepted(Accepted {
-        stream: stream.clone(),
-        sequence_number: record.first_sequence + u64::from(record.event_count) - 1,
-        position: Position {
-            shard: incarnation.shard(),
-            number: record.first_position + u64::from(record.event_count) - 1,
-        },
-        created: view.head.flags & FLAG_CREATED != 0,
-        replayed: true,
-        events: stored_views::<A>(&view, representation)?.into(),
-    })))
-}
-
 fn event_views<A: Aggregate>(
     events: &[A::Event],
     first_sequence: u64,
@@ -484,32 +383,6 @@ fn event_views<A: Aggregate>(
                 Some(fields.map_err(|error| error.to_string())?)
             } else {
                 None
-            };
-            Ok(EventView {
-                event_type: event_type.into(),
-                sequence_number,
-                data,
-            })
-        })
-        .collect()
-}
-
-/// The events of a stored record as the first reply showed them, whatever became of their types since.
-fn stored_views<A: Aggregate>(
-    view: &RecordView<'_>,
-    representation: bool,
-) -> Result<Vec<EventView>, String> {
-    let schema = evolution::schema_of::<A>();
-    (view.head.first_sequence..)
-        .zip(view.events())
-        .map(|(sequence_number, stored)| {
-            let stored = stored.map_err(|error| error.to_string())?;
-            let (event_type, data) = if representation {
-                let (event_type, data) = schema.as_stored(&stored)?;
-                (event_type, Some(data))
-            } else {
-                let known = schema.identify(&stored);
-                (known.ok_or("an event of an unknown type")?.0, None)
             };
             Ok(EventView {
                 event_type: event_type.into(),

@@ -94,6 +94,30 @@ fn the_request_line_and_host_are_strict() {
 }
 
 #[test]
+fn an_authority_is_a_host_and_perhaps_a_port() {
+    for good in [
+        "",
+        "a",
+        "a:",
+        "a:80",
+        "127.0.0.1:8080",
+        "[::1]",
+        "[::1]:80",
+        "x%41-_.~",
+    ] {
+        assert!(is_authority(good.as_bytes()), "{good}");
+    }
+    for bad in [
+        "a:b", "a:8 0", "a:80:81", "::1", "[::1", "[]", "[::1]80", "[::1]:x", "u@a", "a/b", "a]",
+        "a,b", "a b", "a:-1", "\u{e4}",
+    ] {
+        assert!(!is_authority(bad.as_bytes()), "{bad}");
+        let head = format!("GET / HTTP/1.1\r\nHost: {bad}\r\n\r\n");
+        assert!(is_malformed(&head), "{bad}");
+    }
+}
+
+#[test]
 fn sizes_are_bounded_before_the_head_is_complete() {
     let target = "x".repeat(MAX_TARGET_BYTES + 1);
     let refused = |head: &str| match scan(head) {

@@ -155,6 +155,10 @@ fn an_unknown_key_names_its_line_and_the_nearest_key() {
             "node.toml:1: unknown key `max_resident`; the nearest known key is `actors.max_resident`",
         ),
         (
+            "listen = \"127.0.0.1:1\"\n",
+            "node.toml:1: unknown key `listen`; the nearest known key is `http.listen`",
+        ),
+        (
             "\n[htpp]\nlisten = \"127.0.0.1:1\"\n",
             "node.toml:2: unknown key `htpp`; the nearest known key is `http`",
         ),
@@ -279,6 +283,8 @@ fn variables_that_name_no_key_are_refused() {
         ("PHALANX__http__listen", "PHALANX__HTTP__LISTEN"),
         ("PHALANX__CLUSTER__PEER", "PHALANX__CLUSTER__PEERS"),
         ("PHALANX__LOG__LVL", "PHALANX__LOG__LEVEL"),
+        ("PHALANX__LISTEN", "PHALANX__HTTP__LISTEN"),
+        ("PHALANX__", "PHALANX__NODE__ID"),
     ] {
         let problem = only_problem("", &[(variable, "1")]);
 
@@ -299,27 +305,54 @@ fn a_variable_that_is_not_text_is_refused() {
     let error = Settings::load_with(None, [("PHALANX__NODE__ZONE".into(), value)]).unwrap_err();
 
     assert!(error.to_string().contains("not valid UTF-8"), "{error}");
+
+    let name = OsString::from_vec(b"PHALANX__NODE__ZON\xff".to_vec());
+
+    let error = Settings::load_with(None, [(name, "a".into())]).unwrap_err();
+
+    assert!(
+        error
+            .to_string()
+            .contains("the nearest known one is PHALANX__NODE__ZONE"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_mistake_of_syntax_names_line_and_column() {
-    for (text, line, column) in [
-        ("[node]\nid = 1\nzone = \n", 3, 8),
-        ("[node]\nid = 1\nid = 2\n", 3, 1),
-        ("[node\n", 1, 6),
-        ("[node]\nzone = \"\u{fc}\u{fc}\" x\n", 2, 13),
+    for (text, line, column, key) in [
+        ("[node]\nid = 1\nzone = \n", 3, 8, Some("node.zone")),
+        ("[node]\nid = 1\nid = 2\n", 3, 1, Some("node.id")),
+        ("[node\n", 1, 6, None),
+        ("x = \n[node]\n", 1, 5, Some("x")),
+        (
+            "[node]\nzone = \"\u{fc}\u{fc}\" x\n",
+            2,
+            13,
+            Some("node.zone"),
+        ),
+        (
+            "[[cluster.peers]]\nid = 99999999999999999999\n",
+            2,
+            6,
+            Some("cluster.peers.id"),
+        ),
     ] {
         let error = load(text, &[]).unwrap_err();
 
         let SettingsError::Syntax {
             line: found_line,
             column: found_column,
+            key: found_key,
             ..
-        } = error
+        } = &error
         else {
             panic!("{error}");
         };
-        assert_eq!((found_line, found_column), (line, column), "{text:?}");
+        assert_eq!((*found_line, *found_column), (line, column), "{text:?}");
+        assert_eq!(found_key.as_deref(), key, "{text:?}");
+        let named = key.is_none_or(|key| error.to_string().contains(&format!("`{key}`")));
+        assert!(named, "{error}");
     }
 }
 

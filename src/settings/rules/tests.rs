@@ -138,10 +138,33 @@ fn texts_have_their_alphabet_and_length() {
         broken_by(|settings| settings.node.data_dir = "".into()),
         ["node.data_dir"]
     );
-    assert_eq!(
-        broken_by(|settings| settings.log.level = "phalanx=loud".into()),
-        ["log.level"]
-    );
+    for level in [
+        "phalanx=loud",
+        "loud",
+        "warning",
+        "",
+        " ",
+        "info,",
+        "info phalanx",
+        "phalanx::journal",
+        "info,phalanx",
+        "info, phalanx=warn",
+        "info, warn",
+    ] {
+        let broken = broken_by(|settings| settings.log.level = level.to_owned());
+        assert_eq!(broken, ["log.level"], "{level:?}");
+    }
+    for level in [
+        "off",
+        "INFO",
+        "0",
+        "phalanx=debug",
+        "info,phalanx=warn",
+        "[span{a=1}]=info,warn",
+    ] {
+        let broken = broken_by(|settings| settings.log.level = level.to_owned());
+        assert_eq!(broken, [] as [&str; 0], "{level:?}");
+    }
     assert_eq!(
         broken_by(|settings| {
             settings.cluster.name = "a".repeat(64);
