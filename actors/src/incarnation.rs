@@ -20,6 +20,7 @@ use crate::names::{ShardId, StreamName};
 use crate::ports::{Clock, Journal};
 use crate::request::{Failure, FailureKind};
 use crate::sequencer::{Reply, Sequencer};
+use crate::turns::Turns;
 
 /// What callers hear when they come too late.
 const RETIRED: &str = "the shard is changing its leader; nothing was stored";
@@ -61,6 +62,8 @@ pub struct Services {
     pub(crate) crowded: Notify,
     /// Wakes those who wait for room.
     pub(crate) room: Notify,
+    /// Their order.
+    pub(crate) turns: Arc<Turns>,
 }
 
 impl Services {
@@ -83,6 +86,7 @@ impl Services {
             resident: AtomicUsize::new(0),
             crowded: Notify::new(),
             room: Notify::new(),
+            turns: Arc::default(),
         }
     }
 

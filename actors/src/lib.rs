@@ -27,6 +27,7 @@ pub mod sequencer;
 pub mod shard;
 pub mod state_hash;
 pub mod testkit;
+mod turns;
 pub mod types;
 pub mod variant;
 pub mod verify;

@@ -19,7 +19,8 @@ use crate::ports;
 use crate::request::{Answer, CommandRequest, Failure, FailureKind, StateView};
 use crate::sequencer::Reply;
 use crate::shard::ShardHandle;
-use crate::types::ErasedType;
+use crate::turns::Turn;
+use crate::types::{AnswerReceiver, ErasedType};
 pub use crate::types::{TypeDescription, TypeRegistry, VariantDescription};
 
 /// How long a request waits for passivation to make room.
@@ -50,6 +51,27 @@ struct Inner {
     comparisons: Semaphore,
     key_seed: u64,
     next_key: AtomicU64,
+}
+
+/// A request that may enter its aggregate's mailbox.
+struct Admitted<'a> {
+    incarnation: Arc<Incarnation>,
+    erased: &'a Arc<dyn ErasedType>,
+    reply: Reply,
+    receiver: AnswerReceiver,
+    /// Kept until it has entered: later requests for the stream come after it.
+    _turn: Option<Turn>,
+}
+
+impl Admitted<'_> {
+    /// Gives what the answer comes through.
+    fn enter(
+        self,
+        enter: impl FnOnce(&dyn ErasedType, &Arc<Incarnation>, Reply),
+    ) -> AnswerReceiver {
+        enter(&**self.erased, &self.incarnation, self.reply);
+        self.receiver
+    }
 }
 
 impl CommandModel {
@@ -197,7 +219,7 @@ impl CommandModel {
         mut request: CommandRequest,
     ) -> Answer {
         let bytes = weight(&request);
-        let (incarnation, erased, reply, receiver) = match self.admit(&stream, term, bytes).await {
+        let admitted = match self.admit(&stream, term, bytes).await {
             Ok(admitted) => admitted,
             Err(failure) => return Answer::Failed(failure),
         };
@@ -205,8 +227,9 @@ impl CommandModel {
             Some(key) => Key::new(key, request.key_is_new, true),
             None => Key::new(self.generate_key(), true, false),
         };
-        erased.command(&incarnation, &stream, request, key, reply);
-        drop(incarnation);
+        let receiver = admitted.enter(|erased, incarnation, reply| {
+            erased.command(incarnation, &stream, request, key, reply);
+        });
         receiver.await.unwrap_or_else(|_| {
             Answer::Failed(Failure::new(
                 FailureKind::OutcomeUnknown,
@@ -217,12 +240,13 @@ impl CommandModel {
 
     /// Reads an aggregate's state from memory.
     pub async fn read(&self, stream: StreamName) -> Answer {
-        let (incarnation, erased, reply, receiver) = match self.admit(&stream, None, 256).await {
+        let admitted = match self.admit(&stream, None, 256).await {
             Ok(admitted) => admitted,
             Err(failure) => return Answer::Failed(failure),
         };
-        erased.read(&incarnation, &stream, reply);
-        drop(incarnation);
+        let receiver = admitted.enter(|erased, incarnation, reply| {
+            erased.read(incarnation, &stream, reply);
+        });
         receiver.await.unwrap_or_else(|_| {
             Answer::Failed(Failure::new(
                 FailureKind::NoLeader,
@@ -236,15 +260,7 @@ impl CommandModel {
         stream: &StreamName,
         term: Option<u64>,
         bytes: usize,
-    ) -> Result<
-        (
-            Arc<Incarnation>,
-            &Arc<dyn ErasedType>,
-            Reply,
-            crate::types::AnswerReceiver,
-        ),
-        Failure,
-    > {
+    ) -> Result<Admitted<'_>, Failure> {
         let erased = self.erased(stream)?;
         let (handle, incarnation) = self.serving(stream)?;
         if term.is_some_and(|term| term != incarnation.term()) {
@@ -258,23 +274,42 @@ impl CommandModel {
             .admission
             .admit(handle.load(), bytes)
             .map_err(|exhausted| overloaded(services, exhausted))?;
-        if services.resident() >= services.hard_bound() && !incarnation.is_resident(stream) {
-            self.wait_for_room().await?;
-        }
+        let has_room =
+            services.resident() < services.hard_bound() || incarnation.is_resident(stream);
+        let turn = if !has_room || services.turns.is_taken(stream) {
+            // Boxed, so that the usual way stays small.
+            Some(Box::pin(self.wait_for_room(&incarnation, stream)).await?)
+        } else {
+            None
+        };
         let (reply, receiver) = Reply::new(permit);
-        Ok((incarnation, erased, reply, receiver))
+        Ok(Admitted {
+            incarnation,
+            erased,
+            reply,
+            receiver,
+            _turn: turn,
+        })
     }
 
-    async fn wait_for_room(&self) -> Result<(), Failure> {
+    async fn wait_for_room(
+        &self,
+        incarnation: &Incarnation,
+        stream: &StreamName,
+    ) -> Result<Turn, Failure> {
         let services = &self.0.services;
         let room = async {
+            let turn = services.turns.take(stream).await;
             loop {
                 let notified = services.room.notified();
+                if incarnation.is_resident(stream) {
+                    return turn;
+                }
                 if services.resident() < services.hard_bound() {
                     // There may be room for the next in line as well. It looks when this request
                     // has taken its place.
                     services.room.notify_one();
-                    return;
+                    return turn;
                 }
                 services.crowded.notify_one();
                 notified.await;

@@ -120,6 +120,30 @@ async fn no_room_is_answered_and_gives_the_permit_back() {
 }
 
 #[tokio::test]
+async fn whoever_waited_for_room_comes_before_whoever_asks_later() {
+    let world = World::new(bounded(1)).await;
+    accepted(world.ask("idle", add(1)).await);
+    world.replicator.hold();
+    let busy = world.send("busy", add(1));
+    settle().await;
+    let mut tasks: Vec<_> = (0..3).map(|_| world.send("x", add(1))).collect();
+    settle().await;
+    assert_eq!(world.services.resident(), 2);
+    let loads = world.journal.reads.load(Ordering::Relaxed);
+    // Now there is room for one, who brings `x` into memory.
+    let passivation = world.start_passivation();
+    eventually(|| world.journal.reads.load(Ordering::Relaxed) > loads).await;
+    tasks.push(world.send("x", add(1)));
+    settle().await;
+    world.replicator.let_go();
+    accepted(soon(busy).await);
+    for (task, sequence) in tasks.into_iter().zip(1..) {
+        assert_eq!(accepted(soon(task).await).sequence_number, sequence);
+    }
+    passivation.abort();
+}
+
+#[tokio::test]
 async fn permits_come_back_on_every_path() {
     let mut options = Options::default();
     options.admission.aggregate_requests = 3;
