@@ -2,16 +2,23 @@
 //!
 //! Owns the accepting side: handshake, bounded calls per connection, deadlines. Refuses everything
 //! before a successful handshake: a session is its connection's one stream, so a call without one
-//! cannot be expressed. Invariants: the calls of one connection reach their service in the order in
-//! which they were begun, and a connection without a peer is closed soon.
+//! cannot be expressed. Invariants:
+//!
+//! - The calls of one connection reach their service in the order in which they were begun, and those
+//!   of a peer's newer connection of the same lane after them: an older one is not listened to any more.
+//!   A service is polled once before the next call, so its order can be the order of arrival.
+//! - A connection without a peer is closed soon.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
@@ -50,6 +57,39 @@ pub(crate) struct Server {
     pub(crate) options: TransportOptions,
     pub(crate) services: Services,
     pub(crate) told: Told,
+    pub(crate) lines: Lines,
+}
+
+/// How many connections each peer has opened for each lane; the last one counts.
+#[derive(Debug, Default)]
+pub(crate) struct Lines(Mutex<HashMap<(NodeId, u8), Newest>>);
+
+type Newest = Arc<Mutex<u64>>;
+
+/// One connection among those of its peer and lane.
+struct Line {
+    newest: Newest,
+    number: u64,
+}
+
+impl Lines {
+    fn open(&self, from: NodeId, lane: u8) -> Line {
+        let newest = Arc::clone(self.0.lock().entry((from, lane)).or_default());
+        let number = {
+            let mut newest = newest.lock();
+            *newest += 1;
+            *newest
+        };
+        Line { newest, number }
+    }
+}
+
+impl Line {
+    /// Does something unless the peer has a newer connection, which waits meanwhile.
+    fn if_newest<T>(&self, act: impl FnOnce() -> T) -> Option<T> {
+        let newest = self.newest.lock();
+        (*newest == self.number).then(act)
+    }
 }
 
 /// Which refusals were logged lately: a peer that is refused comes again every second.
@@ -226,6 +266,7 @@ impl Server {
             return;
         }
         tracing::debug!(peer = from, lane, "a peer connected");
+        let line = self.lines.open(from, lane);
         let in_flight = Arc::<AtomicUsize>::default();
         loop {
             match frames.message().await {
@@ -237,7 +278,10 @@ impl Server {
                         let _gone = out.send(frame).await;
                         return;
                     }
-                    self.call(from, frame, &out, &in_flight).await;
+                    if !self.call(from, &line, frame, &out, &in_flight).await {
+                        tracing::debug!(peer = from, lane, "a peer has a newer connection");
+                        return;
+                    }
                 }
                 Ok(Some(frame)) if frame.tag == Tag::Refusal => {
                     self.identity.refused(frame.id);
@@ -259,48 +303,70 @@ impl Server {
         }
     }
 
-    /// Hands a call to its service and lets the answer follow.
+    /// Hands a call to its service and lets the answer follow. Says whether the connection is still
+    /// the peer's newest; if not, the call is not looked at.
     async fn call(
         &self,
         from: NodeId,
+        line: &Line,
         frame: Frame,
         out: &mpsc::Sender<Frame>,
         in_flight: &Arc<AtomicUsize>,
-    ) {
+    ) -> bool {
         let id = frame.id;
         let busy = |reason: String| Frame::plain(Tag::Busy, id, reason);
         let Some(kind) = CallKind::from_byte(frame.kind) else {
             let text = format!("this release does not know calls of kind {}", frame.kind);
             let _gone = out.send(busy(text)).await;
-            return;
+            return true;
         };
         if in_flight.load(Ordering::Acquire) >= self.options.calls_in_flight {
             let _gone = out
                 .send(busy("too many calls are in flight".to_owned()))
                 .await;
-            return;
+            return true;
         }
         let service = if kind.is_raft() {
             &self.services.raft
         } else {
             &self.services.command
         };
-        // Called here, in the order of arrival; the rest runs on its own.
-        let answer = service.handle(from, kind, frame.payload);
+        // Begun here, in the order of arrival; the rest runs on its own.
+        let mut payload = Some(frame.payload);
+        let begun = poll_fn(|context| {
+            let begun = line.if_newest(|| {
+                let mut answer = service.handle(from, kind, payload.take().unwrap_or_default());
+                let said = answer.as_mut().poll(context);
+                (answer, said)
+            });
+            Poll::Ready(begun)
+        });
+        let Some((answer, said)) = begun.await else {
+            return false;
+        };
+        if let Poll::Ready(said) = said {
+            let _gone = out.send(answered(id, said)).await;
+            return true;
+        }
         in_flight.fetch_add(1, Ordering::AcqRel);
         let (out, in_flight) = (out.clone(), Arc::clone(in_flight));
         let timeout = Duration::from_millis(u64::from(frame.timeout_ms));
         tokio::spawn(async move {
             let answer = tokio::time::timeout(timeout, answer).await;
             in_flight.fetch_sub(1, Ordering::AcqRel);
-            let frame = match answer {
-                Ok(Ok(payload)) => Frame::plain(Tag::Answer, id, payload),
-                Ok(Err(reason)) => Frame::plain(Tag::Failure, id, reason),
-                // Nobody waits any more.
-                Err(_) => return,
-            };
-            let _gone = out.send(frame).await;
+            // Otherwise nobody waits any more.
+            if let Ok(said) = answer {
+                let _gone = out.send(answered(id, said)).await;
+            }
         });
+        true
+    }
+}
+
+fn answered(id: u64, said: Result<Bytes, String>) -> Frame {
+    match said {
+        Ok(payload) => Frame::plain(Tag::Answer, id, payload),
+        Err(reason) => Frame::plain(Tag::Failure, id, reason),
     }
 }
 

@@ -27,7 +27,7 @@ use super::handshake::{Identity, Introduction, spoken};
 use super::lanes::{LaneLink, LaneState};
 use super::pins::Pins;
 use super::roster::Contacts;
-use super::server::{Server, Told};
+use super::server::{Lines, Server, Told};
 use super::tls::Security;
 
 /// Which connection a call takes, so that large messages never delay small ones that others wait
@@ -438,6 +438,7 @@ impl Transport {
             options: self.0.options,
             services,
             told: Told::default(),
+            lines: Lines::default(),
         };
         server.run(listener).await;
     }

@@ -2,7 +2,8 @@
 //!
 //! Asks the leader that is known, waits when there is none, asks again when the answer is "not here"
 //! or did not come, and gives up in time. It refuses to call something "not applied" after an
-//! attempt whose outcome is unknown, unless a later attempt has looked the key up and says so.
+//! attempt whose outcome is unknown, unless a later attempt has looked the key up and says so, and the
+//! earlier one cannot arrive after it any more ([`Unresolved`]).
 
 use std::time::Duration;
 
@@ -37,12 +38,52 @@ pub(super) struct Course<'a> {
     permit: Option<Permit>,
     /// An attempt may have stored something, and nobody said whether it did.
     tainted: bool,
+    /// The attempts that did.
+    unresolved: Unresolved,
+    /// Where the last attempt went.
+    sent: Sent,
     /// Why the last attempt came to nothing.
     last: Failure,
     leaderless_since: Option<Instant>,
     isolated_since: Option<Instant>,
     pause: Duration,
     attempts: usize,
+}
+
+/// In which term and how an attempt was to be answered.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sent {
+    term: u64,
+    /// Whether another node was to hand it on.
+    indirect: bool,
+}
+
+/// Attempts of unknown outcome, which may still be on their way. A leader decides what arrives on one
+/// line in the order of its arrival, and takes nothing from a line any more once its sender has opened
+/// another; a new term ends all attempts of those before it. What another node hands on comes on a line
+/// of its own, before or after.
+#[derive(Debug, Default)]
+struct Unresolved {
+    /// The newest term of those that went straight to its leader.
+    direct: Option<u64>,
+    /// The newest term of those that another node was to hand on.
+    indirect: Option<u64>,
+}
+
+impl Unresolved {
+    fn add(&mut self, sent: Sent) {
+        let newest = if sent.indirect {
+            &mut self.indirect
+        } else {
+            &mut self.direct
+        };
+        *newest = (*newest).max(Some(sent.term));
+    }
+
+    /// Whether one of them may take effect after an attempt that came back.
+    fn may_follow(&self, sent: Sent) -> bool {
+        self.indirect >= Some(sent.term) || (sent.indirect && self.direct >= Some(sent.term))
+    }
 }
 
 /// What an attempt led to.
@@ -75,6 +116,8 @@ impl<'a> Course<'a> {
             deadline,
             permit: None,
             tainted: false,
+            unresolved: Unresolved::default(),
+            sent: Sent::default(),
             last: no_leader(shard),
             leaderless_since: None,
             isolated_since: None,
@@ -111,7 +154,7 @@ impl<'a> Course<'a> {
                     self.last = Failure::new(FailureKind::NoLeader, reason);
                 }
                 Step::Unknown(reason) => {
-                    self.tainted |= self.question.stores();
+                    self.taint();
                     self.last = Failure::new(FailureKind::NoLeader, reason);
                 }
             }
@@ -126,10 +169,14 @@ impl<'a> Course<'a> {
         let model = &self.router.0.model;
         let me = model.node_id();
         self.attempts += 1;
-        if model.serving_term(self.shard).is_some() && !self.cluster.leaders.is_cut_off(self.shard)
-        {
+        let serving = model.serving_term(self.shard);
+        if let Some(term) = serving.filter(|_| !self.cluster.leaders.is_cut_off(self.shard)) {
             // It takes a permit of its own.
             self.permit = None;
+            self.sent = Sent {
+                term,
+                indirect: false,
+            };
             let said = self.router.here(self.stream, self.question, None).await;
             return Step::Said(said, me);
         }
@@ -180,12 +227,16 @@ impl<'a> Course<'a> {
     }
 
     async fn ask(
-        &self,
+        &mut self,
         to: NodeId,
         term: u64,
         hops: u8,
         news: &mut watch::Receiver<Known>,
     ) -> Step {
+        self.sent = Sent {
+            term,
+            indirect: hops > 0,
+        };
         if let Some(reason) = too_old(self.cluster, to, self.question) {
             return Step::Nobody(reason);
         }
@@ -255,9 +306,24 @@ impl<'a> Course<'a> {
         }
     }
 
+    fn taint(&mut self) {
+        if self.question.stores() {
+            self.tainted = true;
+            self.unresolved.add(self.sent);
+        }
+    }
+
     /// What was said, if it is the last word; otherwise notes what it means for the next attempt.
     fn judge(&mut self, said: Said, node: NodeId) -> Option<Said> {
         let here = node == self.router.node_id();
+        if self.question.stores() && stores_nothing(&said) && self.unresolved.may_follow(self.sent)
+        {
+            self.last = Failure::new(
+                FailureKind::OutcomeUnknown,
+                "it has no effect now, and an attempt before may be on its way",
+            );
+            return None;
+        }
         match said {
             // After an attempt of unknown outcome the stored reply is that attempt's own, as far as
             // this node can tell, and the client has seen none before.
@@ -282,7 +348,7 @@ impl<'a> Course<'a> {
                     None
                 }
                 FailureKind::OutcomeUnknown => {
-                    self.tainted |= self.question.stores();
+                    self.taint();
                     self.last = failure;
                     None
                 }
@@ -404,6 +470,17 @@ impl<'a> Course<'a> {
             .count();
         let led_without_majority = self.is_voter(me) && self.cluster.leaders.is_cut_off(self.shard);
         reached * 2 > voters.len() && !led_without_majority
+    }
+}
+
+/// Whether a leader has looked the key up and decided to store nothing. With another command under the
+/// same key, no attempt has an effect.
+fn stores_nothing(said: &Said) -> bool {
+    match said {
+        Said::Answer(Answer::Rejected { .. } | Answer::SequenceMismatch { .. }) => true,
+        Said::Answer(Answer::Accepted(accepted)) => accepted.events.is_empty(),
+        Said::Answer(Answer::Failed(failure)) => failure.kind == FailureKind::StorageFull,
+        Said::Answer(_) | Said::History(_) | Said::Compared(_) | Said::NotHere { .. } => false,
     }
 }
 

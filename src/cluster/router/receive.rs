@@ -106,7 +106,13 @@ impl Router {
         if matches!(way, Way::Soon) {
             self.wait_until_serving(cluster, shard, &heading, &asked)
                 .await;
-            way = self.way(cluster, from, shard, &heading, &asked);
+            // A later attempt at a command may have come in meanwhile and have been decided: this one is
+            // sent once more instead, behind it.
+            way = if asked.question().stores() {
+                Way::None
+            } else {
+                self.way(cluster, from, shard, &heading, &asked)
+            };
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let said = match way {

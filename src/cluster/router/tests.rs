@@ -466,6 +466,38 @@ async fn what_may_be_stored_is_never_called_not_applied() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_rejection_is_not_the_last_word_while_an_attempt_before_may_follow() {
+    let cell = Cell::new().await;
+    // The first attempt goes through node 3, on whose line it may wait for long.
+    cell.net(2).cut.lock().push(1);
+    cell.expect(2, &[Fate::Lost]);
+    let router = cell.router(2);
+    let ask = move || {
+        let router = router.clone();
+        tokio::spawn(async move { router.command(&tally(), &support::take(5), WITHIN).await })
+    };
+    let sent = ask();
+    support::eventually(|| !cell.net(2).calls.lock().is_empty()).await;
+    cell.net(2).cut.lock().clear();
+    let unknown = failure(sent.await.unwrap());
+    assert_eq!(unknown.kind, FailureKind::OutcomeUnknown);
+    assert_eq!(cell.net(2).calls.lock()[..2], [3, 1]);
+
+    // Nothing of an older term follows.
+    cell.net(2).calls.lock().clear();
+    cell.net(2).cut.lock().push(1);
+    cell.expect(2, &[Fate::Lost]);
+    let sent = ask();
+    support::eventually(|| !cell.net(2).calls.lock().is_empty()).await;
+    cell.elect(3, 2).await;
+    assert!(matches!(sent.await.unwrap(), Answer::Rejected { .. }));
+
+    // Nor does what was lost on the line that the next attempt takes.
+    cell.expect(2, &[Fate::Lost]);
+    assert!(matches!(ask().await.unwrap(), Answer::Rejected { .. }));
+}
+
+#[tokio::test(start_paused = true)]
 async fn refusals_of_the_domain_and_of_the_leader_are_passed_on() {
     let cell = Cell::new().await;
     let refused = cell.send(2, support::take(1)).await;

@@ -220,6 +220,28 @@ async fn calls_of_one_lane_arrive_in_the_order_in_which_they_were_begun() {
 }
 
 #[tokio::test]
+async fn whoever_opens_another_connection_is_not_listened_to_on_the_one_before() {
+    let (a, b) = pair(|_| ()).await;
+    connected(&a, 2).await;
+    assert_eq!(echoed(&a, 1).await, Ok(Bytes::from_static(&[1])));
+    // The same node once more: its lines are newer.
+    let address = a.transport.address_of(2).unwrap();
+    let twin = side(1, listener().await, (2, address), |_| ());
+    connected(&twin, 2).await;
+    assert_eq!(echoed(&twin, 2).await, Ok(Bytes::from_static(&[2])));
+    let late = echoed(&a, 3).await;
+    assert!(matches!(late, Err(CallError::Unknown { .. })), "{late:?}");
+    assert_eq!(*b.echo.seen.lock(), [1, 2]);
+}
+
+async fn echoed(side: &Side, byte: u8) -> Result<Bytes, CallError> {
+    let request = Bytes::from(vec![byte]);
+    side.transport
+        .call(2, Lane::Command, CallKind::Command, request, LONG)
+        .await
+}
+
+#[tokio::test]
 async fn a_large_message_passes_and_a_larger_one_is_refused_before_it_leaves() {
     let (one, _two) = pair(|_| ()).await;
     connected(&one, 2).await;
