@@ -4,7 +4,10 @@
 //! Which point fires, and at which visit, comes from the variable `FAILPOINTS`, as in
 //! `journal::before_write=37*off->return`. The action `return` kills; the other actions of the crate
 //! `fail` (`sleep`, `pause`, `delay`) work as they say. Without the feature `failpoints` nothing of
-//! this is compiled in. Invariant: a crash point changes nothing but when the process ends.
+//! this is compiled in, and a node for which some are set refuses to start. Invariant: a crash point
+//! changes nothing but when the process ends.
+
+use std::ffi::OsStr;
 
 /// Marks a step at which the process can be made to die.
 macro_rules! crash_point {
@@ -15,19 +18,44 @@ macro_rules! crash_point {
 
 pub(crate) use crash_point;
 
+/// Names the crash points that are to fire in this process.
+const VARIABLE: &str = "FAILPOINTS";
+
 /// The crash points are armed while this lives.
 #[derive(Debug)]
 #[must_use]
-pub struct Armed {
+pub(crate) struct Armed {
     #[cfg(feature = "failpoints")]
     _scenario: fail::FailScenario<'static>,
 }
 
-/// Reads `FAILPOINTS`. Without the feature `failpoints` it does nothing.
-pub fn arm() -> Armed {
-    Armed {
+/// Crash points are set, and this build has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the variable {VARIABLE} is set, and this build has no crash points; build it with `--features \
+     phalanx/failpoints`, or take the variable away (`phalanx --version` says which build it is)"
+)]
+pub(crate) struct NotCompiledIn;
+
+/// Reads the variable.
+///
+/// # Errors
+/// When it is set and this build has no crash points: whoever set it would wait for them in vain.
+pub(crate) fn arm() -> Result<Armed, NotCompiledIn> {
+    may_fire(
+        std::env::var_os(VARIABLE).as_deref(),
+        cfg!(feature = "failpoints"),
+    )?;
+    Ok(Armed {
         #[cfg(feature = "failpoints")]
         _scenario: fail::FailScenario::setup(),
+    })
+}
+
+fn may_fire(set: Option<&OsStr>, compiled_in: bool) -> Result<(), NotCompiledIn> {
+    match set {
+        Some(set) if !set.is_empty() && !compiled_in => Err(NotCompiledIn),
+        _ => Ok(()),
     }
 }
 
@@ -39,4 +67,20 @@ pub(crate) fn die() -> ! {
         tracing::error!(%error, "failed to kill this process");
     }
     std::process::abort()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_set_and_not_there_is_refused() {
+        let set = |text: &'static str| Some(OsStr::new(text));
+        let some = "journal::before_write=return";
+        assert_eq!(may_fire(set(some), false), Err(NotCompiledIn));
+        assert_eq!(may_fire(set(some), true), Ok(()));
+        assert_eq!(may_fire(set(""), false), Ok(()));
+        assert_eq!(may_fire(None, false), Ok(()));
+        assert!(NotCompiledIn.to_string().contains(VARIABLE));
+    }
 }

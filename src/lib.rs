@@ -7,7 +7,7 @@ pub mod bench;
 pub mod cli;
 pub mod cluster;
 pub mod domain;
-pub mod failpoints;
+mod failpoints;
 pub mod http;
 pub mod journal;
 pub mod node;

@@ -9,6 +9,5 @@ use phalanx::node::Node;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let _armed = phalanx::failpoints::arm();
     phalanx::cli::run(std::env::args_os(), || Node::builder().samples())
 }

@@ -181,15 +181,12 @@ impl Projections {
             StoreAddress::Postgres(server) => open_server(registry, &options, server),
         };
         let wanted = server.as_ref().map(|_| Arc::<Wanted>::default());
-        let (writer, handle) = Writer::new(
-            store,
-            WriterOptions {
-                interval: options.commit_interval,
-                cache_rows: options.cache_rows,
-            },
-            ground.streams,
-            Arc::clone(&ground.clock),
-        );
+        let writing = WriterOptions {
+            interval: options.commit_interval,
+            cache_rows: options.cache_rows,
+        };
+        let clock = Arc::clone(&ground.clock);
+        let (writer, handle) = Writer::new(store, writing, ground.streams, clock);
         let mut tasks = vec![tokio::spawn(writer.run())];
         let context = ProjectorContext {
             feed: Arc::clone(&ground.feed),
@@ -212,36 +209,21 @@ impl Projections {
             standing,
             alarm: alarm.clone(),
             wanted,
-            missing: options.missing_shards,
+            missing: Arc::clone(&options.missing_shards),
             shards: options.shards,
             supervisor,
         }));
         let shared = &views.0;
+        // Whoever looks after the store goes first when everything stops.
         if let Some(alarm) = alarm {
-            let warden = Warden {
-                shared: Arc::clone(shared),
-                alarm,
-                path: options.path,
-                checks: options.check_at_start && was_there,
-                interval: options.check_interval,
-            };
+            let checks = options.check_at_start && was_there;
+            let warden = warden(shared, alarm, &options, checks);
             // Nobody has asked anything yet.
             tasks.insert(0, tokio::spawn(warden.begin()));
         }
-        for planned in planned {
-            if let Some(entry) = shared.entries.get(planned.definition.name) {
-                shared.fill(entry, &planned.live);
-                if let Some(next) = planned.next {
-                    shared.raise(entry, next);
-                }
-            }
-        }
+        shared.fill_all(planned);
         if let Some(server) = server {
-            let (interval, node) = (options.follow_interval, options.node);
-            let shared = Arc::clone(shared);
-            let keeper = Keeper::new(shared, server, interval, node, &options.cluster);
-            // It goes first when everything stops.
-            tasks.insert(0, tokio::spawn(keeper.run()));
+            tasks.insert(0, tokio::spawn(keeper(shared, server, &options).run()));
         }
         tasks.push(tokio::spawn(gauges(views.clone())));
         Ok(Self {
@@ -395,6 +377,23 @@ fn open_server(
         planned: Vec::new(),
         server: Some(server::session(server.clone())),
         alarm: None,
+    }
+}
+
+/// Who looks after a database that nodes share.
+fn keeper(shared: &Arc<Shared>, server: PgConnectOptions, options: &ProjectionOptions) -> Keeper {
+    let (interval, node) = (options.follow_interval, options.node.clone());
+    Keeper::new(Arc::clone(shared), server, interval, node, &options.cluster)
+}
+
+/// Who looks after a file.
+fn warden(shared: &Arc<Shared>, alarm: Alarm, options: &ProjectionOptions, checks: bool) -> Warden {
+    Warden {
+        shared: Arc::clone(shared),
+        alarm,
+        path: options.path.clone(),
+        checks,
+        interval: options.check_interval,
     }
 }
 

@@ -52,7 +52,7 @@ fn three(directory: &Path) -> Cluster {
         cluster.start(node);
     }
     for node in 1..=3 {
-        wait_ready(&cluster, node);
+        cluster.wait_ready(node);
     }
     cluster
 }
@@ -73,19 +73,6 @@ fn newcomer(cluster: &mut Cluster, directory: &Path) -> (u64, SocketAddr) {
     cluster.nodes.push(None);
     cluster.start(id);
     (id, address)
-}
-
-fn wait_ready(cluster: &Cluster, node: u64) {
-    let ready = wait::poll(CHANGE, || {
-        let mut http = Http::new(cluster.address(node));
-        let answer = http.try_send(&Request::get("/readyz")).ok()?;
-        (answer.status == 200).then_some(())
-    });
-    assert!(
-        ready.is_some(),
-        "node {node} does not become ready:\n{}",
-        cluster.node(node).log()
-    );
 }
 
 /// Accounts to pay into.

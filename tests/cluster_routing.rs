@@ -40,7 +40,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use fixture::{Cluster, SOON};
-use support::http::{Http, Request};
+use support::http::Http;
 use support::node::BINARY;
 use support::wait;
 
@@ -49,7 +49,7 @@ use support::wait;
 fn ready_cluster(directory: &Path) -> Cluster {
     let cluster = Cluster::start_all(directory);
     for node in 1..=3 {
-        wait_ready(&cluster, node);
+        cluster.wait_ready(node);
     }
     wait::until("leaders are spread", SOON, || {
         let seen = [1, 2, 3].map(|node| leaders(&cluster, node));
@@ -57,19 +57,6 @@ fn ready_cluster(directory: &Path) -> Cluster {
         (all && seen[0] == seen[1] && seen[0] == seen[2]).then_some(())
     });
     cluster
-}
-
-fn wait_ready(cluster: &Cluster, node: u64) {
-    let ready = wait::poll(SOON, || {
-        let mut http = Http::new(cluster.address(node));
-        let answer = http.try_send(&Request::get("/readyz")).ok()?;
-        (answer.status == 200).then_some(())
-    });
-    assert!(
-        ready.is_some(),
-        "node {node} does not become ready:\n{}",
-        cluster.node(node).log()
-    );
 }
 
 /// The shards as a node sees them.

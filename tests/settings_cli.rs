@@ -398,3 +398,19 @@ fn an_output_that_cannot_be_written_is_a_failure() {
         stderr(&output)
     );
 }
+
+#[test]
+fn a_node_without_the_crash_points_that_are_set_does_not_start() {
+    let file = File::with("[node]\nid = 0\n");
+    let mut serve = phalanx(&["serve", "--config", file.path().to_str().unwrap()]);
+    let output = serve
+        .env("FAILPOINTS", "journal::before_write=return")
+        .output()
+        .unwrap();
+    if cfg!(feature = "failpoints") {
+        // It comes to its settings.
+        assert_refused(&output, &["node.id"]);
+    } else {
+        assert_refused(&output, &["FAILPOINTS", "--features phalanx/failpoints"]);
+    }
+}

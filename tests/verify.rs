@@ -22,7 +22,7 @@ use phalanx_actors::Aggregate;
 use serde_json::Value;
 
 use first_release::first_release;
-use folds::{Forgetful, Generous};
+use folds::{Broken, Forgetful, Generous};
 use support::client::{deposit, expect_success, open};
 use support::http::{Http, Request};
 use support::node::{BINARY, NodeSetup};
@@ -174,7 +174,7 @@ fn a_journal_whose_index_a_crash_took_is_looked_at_as_a_whole() {
     assert!(count(&killed, "events") >= EVENTS, "{killed:#}");
     assert_eq!(killed["ok"], true, "{killed:#}");
     assert_eq!(image(&setup.data_dir), before, "nothing may change");
-    let broken = report(&setup.data_dir, samples_with::<Generous>());
+    let broken = report(&setup.data_dir, samples_with::<Broken<Generous>>());
     assert_eq!((broken.ok, broken.diverging), (false, 1), "{broken:#?}");
     let sampled = json(&run_verify(&setup.data_dir, &["--json", "--sample", "3"]));
     assert_eq!(count(&sampled, "aggregates"), count(&killed, "aggregates"));
@@ -225,7 +225,7 @@ fn a_broken_fold_is_found_with_its_aggregate_its_event_and_the_difference() {
     node.stop();
 
     assert!(report(&setup.data_dir, samples_with::<Account>()).ok);
-    let broken = report(&setup.data_dir, samples_with::<Generous>());
+    let broken = report(&setup.data_dir, samples_with::<Broken<Generous>>());
     assert!(!broken.ok);
     assert_eq!(
         (broken.diverging, broken.failing, broken.findings.len()),
@@ -285,7 +285,7 @@ fn a_journal_of_the_first_release_is_understood() {
     // That release recorded no hashes, and these accounts no snapshots: it says so.
     assert_eq!(found.without_recorded_state, accounts);
 
-    let found = report(&data_dir, samples_with::<Forgetful>());
+    let found = report(&data_dir, samples_with::<Broken<Forgetful>>());
     assert!(!found.ok);
     assert_eq!(found.failing, accounts);
     let reason = found.findings[0].failure.as_deref().unwrap_or_default();

@@ -29,7 +29,7 @@ pub use self::registry::{
 pub use self::row::{Key, Row, Value, moment};
 pub use self::rows::Rows;
 pub use self::table::{Column, ColumnType, Table};
-pub use self::workspace::{Change, Loaded, Run, Stored, Workspace};
+pub use self::workspace::{Change, KeyLimit, Loaded, Run, Stored, Workspace};
 
 /// A read model's definition: one view, the tables behind it, and how events change them.
 ///

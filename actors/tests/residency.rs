@@ -2,7 +2,9 @@
 
 mod support;
 
+use std::future::poll_fn;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 
 use phalanx_actors::ports::Proposed;
 use phalanx_actors::request::{Answer, FailureKind};
@@ -141,6 +143,29 @@ async fn whoever_waited_for_room_comes_before_whoever_asks_later() {
         assert_eq!(accepted(soon(task).await).sequence_number, sequence);
     }
     passivation.abort();
+}
+
+#[tokio::test]
+async fn whoever_waits_for_room_is_not_passed_by_when_there_is_some() {
+    let world = World::new(bounded(1)).await;
+    accepted(world.ask("idle", add(1)).await);
+    world.replicator.hold();
+    let busy = world.send("busy", add(1));
+    settle().await;
+    // Nobody but this test moves the first one on.
+    let mut first = Box::pin(world.model.command(stream("x"), add(1)));
+    let waits = poll_fn(|context| Poll::Ready(first.as_mut().poll(context).is_pending()));
+    assert!(waits.await);
+    world.replicator.let_go();
+    accepted(soon(busy).await);
+    let passivation = world.start_passivation();
+    eventually(|| world.services.resident() < 2).await;
+    passivation.abort();
+    let second = world.send("x", add(1));
+    settle().await;
+    assert!(!second.is_finished());
+    assert_eq!(accepted(first.await).sequence_number, 1);
+    assert_eq!(accepted(soon(second).await).sequence_number, 2);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::output;
+use crate::failpoints;
 use crate::settings::Settings;
 use crate::telemetry;
 
@@ -18,6 +19,10 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, serve: impl FnOnce(Settings) -> ExitCode) -> ExitCode {
+        let _armed = match failpoints::arm() {
+            Ok(armed) => armed,
+            Err(error) => return output::unusable(&error),
+        };
         let loaded = match Settings::load(self.config.as_deref()) {
             Ok(loaded) => loaded,
             Err(error) => return output::unusable(&error),

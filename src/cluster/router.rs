@@ -171,11 +171,12 @@ impl Router {
             keyed.key_is_new = true;
         }
         let shard = stream.shard(model.shards());
-        let mut tainted = false;
-        if cluster.is_here(model, shard) {
-            let answer = model.command(stream.clone(), keyed.clone()).await;
+        let mut unknown_in = None;
+        if let Some(term) = cluster.served_here(model, shard) {
+            let sent = model.command_in(Some(term), stream.clone(), keyed.clone());
+            let answer = sent.await;
             match failed(&answer) {
-                Some(FailureKind::OutcomeUnknown) => tainted = !keyed.dry_run,
+                Some(FailureKind::OutcomeUnknown) => unknown_in = Some(term),
                 Some(FailureKind::NoLeader) => {}
                 Some(_) | None => return answer,
             }
@@ -183,8 +184,11 @@ impl Router {
         keyed.key_is_new = false;
         let question = Question::Command(&keyed);
         // Boxed, so that the way above stays small.
-        let course = Course::new(self, cluster, stream, question, deadline);
-        let (said, _) = Box::pin(course.run(tainted)).await;
+        let mut course = Course::new(self, cluster, stream, question, deadline);
+        if let Some(term) = unknown_in {
+            course = course.after(term);
+        }
+        let (said, _) = Box::pin(course.run()).await;
         match said {
             Said::Answer(answer) => answer,
             Said::History(_) | Said::Compared(_) | Said::NotHere { .. } => {
@@ -238,7 +242,7 @@ impl Router {
                 limit: limit - all.events.len(),
             };
             let course = Course::new(self, cluster, stream, question, deadline);
-            let page = match Box::pin(course.run(false)).await {
+            let page = match Box::pin(course.run()).await {
                 (Said::History(page), _) => page,
                 (Said::Answer(Answer::Failed(failure)), _) => return Err(failure),
                 (Said::Answer(_) | Said::Compared(_) | Said::NotHere { .. }, _) => {
@@ -307,7 +311,7 @@ impl Router {
         let deadline = Instant::now() + within;
         let question = Question::Compare(comparison);
         let course = Course::new(self, cluster, stream, question, deadline);
-        match Box::pin(course.run(false)).await {
+        match Box::pin(course.run()).await {
             (Said::Compared(compared), node) => Ok((Some(compared), node)),
             (Said::Answer(Answer::NotFound), node) => Ok((None, node)),
             (Said::Answer(Answer::Failed(failure)), _) => Err(failure),
@@ -323,7 +327,7 @@ impl Router {
         deadline: Instant,
     ) -> (Answer, NodeId) {
         let course = Course::new(self, cluster, stream, question, deadline);
-        match Box::pin(course.run(false)).await {
+        match Box::pin(course.run()).await {
             (Said::Answer(answer), node) => (answer, node),
             (Said::History(_) | Said::Compared(_) | Said::NotHere { .. }, node) => {
                 (Answer::Failed(mixed_up()), node)
@@ -368,6 +372,12 @@ impl Cluster {
     /// Whether this node should answer for a shard: it leads, and is not cut off from the others.
     fn is_here(&self, model: &CommandModel, shard: ShardId) -> bool {
         self.leaders.is_leader(shard, model.node_id()) && !self.leaders.is_cut_off(shard)
+    }
+
+    /// The term in which this node serves a shard, if it should answer for it.
+    fn served_here(&self, model: &CommandModel, shard: ShardId) -> Option<u64> {
+        let term = model.serving_term(shard)?;
+        self.is_here(model, shard).then_some(term)
     }
 }
 

@@ -117,12 +117,8 @@ impl NodeBuilder {
         }
     }
 
-    /// Starts the node and returns once it listens. Shards get their leaders soon after; `/readyz`
-    /// tells when all have.
-    ///
-    /// # Errors
-    /// See [`NodeError`].
-    pub async fn start(self, settings: Settings) -> Result<Node, NodeError> {
+    /// Says what does not fit together.
+    fn checked(self) -> Result<Self, NodeError> {
         if let Some(error) = self.refused {
             return Err(error.into());
         }
@@ -133,18 +129,26 @@ impl NodeBuilder {
         if self.types.iter().next().is_none() {
             return Err(NodeError::NoTypes);
         }
+        Ok(self)
+    }
+
+    /// Starts the node and returns once it listens. Shards get their leaders soon after; `/readyz`
+    /// tells when all have.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn start(self, settings: Settings) -> Result<Node, NodeError> {
+        let Self {
+            types, projections, ..
+        } = self.checked()?;
         let prometheus = metrics::install().map_err(NodeError::Metrics)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let journal = open_journal(&settings, Arc::clone(&clock)).await?;
-        let listener = listen(settings.http.listen).map_err(|source| NodeError::Listen {
-            address: settings.http.listen,
-            source,
-        })?;
-        let http_address = listener.local_addr().map_err(NodeError::Runtime)?;
+        let (listener, http_address) = bind(settings.http.listen)?;
         let roster = Arc::new(members::roster(&settings)?);
         let members = members::connect(&settings, &journal, &roster)?;
         let ground = Ground {
-            types: self.types,
+            types,
             journal: journal.clone(),
             clock: Arc::clone(&clock),
             peers: members.peers(),
@@ -154,8 +158,8 @@ impl NodeBuilder {
         let core = Core::start(&settings, ground).await?;
         let missing_shards = Arc::<AtomicUsize>::default();
         let feed = read_side::feed(&core, &journal);
-        let definitions = read_side::described(&settings, &self.projections);
-        let projections = {
+        let definitions = read_side::described(&settings, &projections);
+        let running = {
             let missing = Arc::clone(&missing_shards);
             let ground = ProjectionGround {
                 feed: Arc::clone(&feed),
@@ -163,13 +167,13 @@ impl NodeBuilder {
                 streams: Arc::new(core.streams.clone()),
                 clock,
             };
-            read_side::start(&settings, &self.projections, &journal, missing, ground).await?
+            read_side::start(&settings, &projections, &journal, missing, ground).await?
         };
         let services = core.services();
         let mut background = core.background;
         background.extend(members.listen(services));
         background.push(tokio::spawn(metrics::upkeep(prometheus.clone())));
-        if projections.is_some() {
+        if running.is_some() {
             let watch = read_side::watch_copies(Arc::clone(&feed), missing_shards);
             background.push(tokio::spawn(watch));
         }
@@ -177,26 +181,15 @@ impl NodeBuilder {
         if core.router.has_peers() && streams {
             background.push(tokio::spawn(core.feed.clone().run()));
         }
-        let (stop_http, mut stopping) = watch::channel(false);
+        let (stop_http, stopping) = watch::channel(false);
         let mut app = HttpApp::new(core.router.clone(), Arc::clone(&core.steward), prometheus);
-        app.views = projections.as_ref().map(|running| running.views().clone());
+        app.views = running.as_ref().map(|running| running.views().clone());
         app.definitions = definitions;
         app.queries = Some(core.queries.clone());
         app.feed = streams.then_some(feed);
-        app.roles = settings.node.roles.iter().copied().collect();
-        app.callers = Callers::from(&settings.http);
-        // Loaded settings have a usable one, or none.
-        app.public_url = PublicUrl::parse(&settings.http.public_url).unwrap_or_default();
-        app.max_wait = Duration::from_millis(settings.projections.max_wait_ms);
-        let http = tokio::spawn(http::serve(
-            listener,
-            app,
-            HttpLimits::from(&settings.http),
-            async move {
-                // An error means that the node is gone, which is a reason to stop as well.
-                let _stopped = stopping.wait_for(|stop| *stop).await;
-            },
-        ));
+        tell(&mut app, &settings);
+        let limits = HttpLimits::from(&settings.http);
+        let http = tokio::spawn(http::serve(listener, app, limits, stopped(stopping)));
         tracing::info!(
             node = settings.node.id,
             shards = settings.cluster.shards,
@@ -213,12 +206,34 @@ impl NodeBuilder {
             background,
             shards: core.shards,
             groups: core.groups,
-            projections,
+            projections: running,
             journal,
             grace: Duration::from_millis(settings.node.shutdown_grace_ms),
             linger: Duration::from_millis(settings.http.shutdown_linger_ms),
         })
     }
+}
+
+/// What the interface needs to know of the settings.
+fn tell(app: &mut HttpApp, settings: &Settings) {
+    app.roles = settings.node.roles.iter().copied().collect();
+    app.callers = Callers::from(&settings.http);
+    // Loaded settings have a usable one, or none.
+    app.public_url = PublicUrl::parse(&settings.http.public_url).unwrap_or_default();
+    app.max_wait = Duration::from_millis(settings.projections.max_wait_ms);
+}
+
+/// Where clients connect.
+fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), NodeError> {
+    let listener = listen(address).map_err(|source| NodeError::Listen { address, source })?;
+    let address = listener.local_addr().map_err(NodeError::Runtime)?;
+    Ok((listener, address))
+}
+
+/// Returns when the interface is to stop.
+async fn stopped(mut stopping: watch::Receiver<bool>) {
+    // An error means that the node is gone, which is a reason to stop as well.
+    let _stopped = stopping.wait_for(|stop| *stop).await;
 }
 
 /// Connections that the system may hold until they are accepted. A shorter line drops the first

@@ -125,25 +125,11 @@ impl Core {
             settings.node.id,
             peers,
             Arc::clone(&routing.steward) as Arc<dyn Roles>,
-            QueryLimits {
-                // The other half of the calls is for whoever else takes the same lane.
-                at_once: settings.transport.max_calls_in_flight / 2,
-                // The rest is for what surrounds a message.
-                answer_bytes: settings.transport.max_message_bytes.saturating_sub(1024),
-            },
+            query_limits(settings),
         );
         let mut background = started.background;
         if routing.router.has_peers() {
-            let steward = Arc::clone(&routing.steward);
-            let follow = steward.follow(routing.router.clone(), MEMBERS_ROUND);
-            background.push(tokio::spawn(follow));
-            let steward = Arc::clone(&routing.steward);
-            background.push(tokio::spawn(steward.make_room(SPACE_ROUND)));
-        }
-        let balance_interval = Duration::from_millis(settings.cluster.balance_interval_ms);
-        if !balance_interval.is_zero() && routing.router.has_peers() {
-            let steward = Arc::clone(&routing.steward);
-            background.push(tokio::spawn(steward.balance(balance_interval)));
+            background.extend(keep_house(settings, &routing));
         }
         background.push(tokio::spawn(heartbeat::beat(
             started.groups.clone(),
@@ -186,6 +172,30 @@ impl Core {
                 self.queries.clone(),
             )),
         }
+    }
+}
+
+/// What a member does for the others, until the tasks are aborted.
+fn keep_house(settings: &Settings, routing: &Routing) -> Vec<JoinHandle<()>> {
+    let steward = || Arc::clone(&routing.steward);
+    let follow = steward().follow(routing.router.clone(), MEMBERS_ROUND);
+    let mut tasks = vec![
+        tokio::spawn(follow),
+        tokio::spawn(steward().make_room(SPACE_ROUND)),
+    ];
+    let balance_interval = Duration::from_millis(settings.cluster.balance_interval_ms);
+    if !balance_interval.is_zero() {
+        tasks.push(tokio::spawn(steward().balance(balance_interval)));
+    }
+    tasks
+}
+
+fn query_limits(settings: &Settings) -> QueryLimits {
+    QueryLimits {
+        // The other half of the calls is for whoever else takes the same lane.
+        at_once: settings.transport.max_calls_in_flight / 2,
+        // The rest is for what surrounds a message.
+        answer_bytes: settings.transport.max_message_bytes.saturating_sub(1024),
     }
 }
 

@@ -21,6 +21,26 @@ use super::warden::Alarm;
 /// Version of the tables in a file: with sums of rows, and seals.
 const FORMAT: &str = "2";
 
+/// What lies beside a file, by the end of its name. Its write-ahead log.
+const LOG: &str = "-wal";
+/// Where things are in that.
+const LOG_INDEX: &str = "-shm";
+/// What SQLite goes by until a new file has a write-ahead log.
+const ROLLBACK: &str = "-journal";
+/// Our note that the file must be thrown away when it is opened next.
+const NOTE: &str = ".damaged";
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// The write-ahead log of a file.
+pub(super) fn log_of(path: &Path) -> PathBuf {
+    beside(path, LOG)
+}
+
 /// A file, and where its damage is reported.
 #[derive(Debug, Clone)]
 pub(super) struct FilePlace {
@@ -56,7 +76,7 @@ impl Store {
             owner: format!("{FORMAT} {journal} {shards}"),
             alarm: Alarm::new(path),
         };
-        if damage_note(path).exists() {
+        if beside(path, NOTE).exists() {
             tracing::error!(
                 path = %path.display(),
                 "the read models were found damaged; building them again"
@@ -163,7 +183,7 @@ pub(super) fn check_header(path: &Path) -> Result<(), StoreError> {
 
 /// Notes that the file is no good, so that the next start builds everything again.
 pub(super) fn condemn(path: &Path) {
-    if let Err(error) = std::fs::write(damage_note(path), []) {
+    if let Err(error) = std::fs::write(beside(path, NOTE), []) {
         tracing::error!(%error, "failed to note that the read models are damaged");
     }
 }
@@ -211,10 +231,8 @@ pub(super) type Files = [Option<(u64, u64)>; 3];
 /// When it cannot be found out.
 pub(super) fn files_at(path: &Path) -> std::io::Result<Files> {
     let mut files = Files::default();
-    for (file, suffix) in files.iter_mut().zip(["", "-wal", "-shm"]) {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        *file = match std::fs::metadata(&name) {
+    for (file, suffix) in files.iter_mut().zip(["", LOG, LOG_INDEX]) {
+        *file = match std::fs::metadata(beside(path, suffix)) {
             Ok(found) => Some((found.dev(), found.ino())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
@@ -223,24 +241,16 @@ pub(super) fn files_at(path: &Path) -> std::io::Result<Files> {
     Ok(files)
 }
 
-/// Where it is noted that the file must be thrown away when it is opened next.
-fn damage_note(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".damaged");
-    name.into()
-}
-
 fn discard(path: &Path) -> Result<(), StoreError> {
     remove(path).map_err(|error| StoreError::Sql(sqlx::Error::Io(error)))
 }
 
 /// Removes the file and what belongs to it.
 pub(crate) fn remove(path: &Path) -> std::io::Result<()> {
-    // The note goes last: as long as anything is left, the file is to be thrown away.
-    for suffix in ["-wal", "-shm", "", ".damaged"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        match std::fs::remove_file(&name) {
+    // What SQLite would take for a part of the next file goes before the file. The note goes last: as
+    // long as anything is left, the file is to be thrown away.
+    for suffix in [ROLLBACK, LOG, LOG_INDEX, "", NOTE] {
+        match std::fs::remove_file(beside(path, suffix)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }

@@ -14,6 +14,7 @@ use super::build::{Build, BuildId};
 use super::entry::{Entry, Rebuild};
 use super::error::{OperationError, StoreError};
 use super::letters::{self, Letter};
+use super::plan::Planned;
 use super::retry::Retried;
 use super::standing::Part;
 use super::status::sum;
@@ -181,6 +182,18 @@ impl Views {
 }
 
 impl Shared {
+    /// Has all builds filled that are to answer now or next.
+    pub(super) fn fill_all(self: &Arc<Self>, planned: Vec<Planned>) {
+        for planned in planned {
+            if let Some(entry) = self.entries.get(planned.definition.name) {
+                self.fill(entry, &planned.live);
+                if let Some(next) = planned.next {
+                    self.raise(entry, next);
+                }
+            }
+        }
+    }
+
     /// Has a build filled until it can answer; `false` when there is one already.
     pub(super) fn raise(self: &Arc<Self>, entry: &Arc<Entry>, build: Arc<Build>) -> bool {
         if let Some(other) = Self::reserve(entry, &build) {

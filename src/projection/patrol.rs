@@ -17,7 +17,7 @@ use super::check::{check_build, check_trees};
 use super::database::{Connection, Database};
 use super::error::StoreError;
 use super::fields::Fields;
-use super::file::{check_header, connect_options};
+use super::file::{check_header, connect_options, log_of};
 use super::store::{BuildState, list};
 
 /// How long the file's log may be. It keeps its length, so one that is longer already may be used.
@@ -39,10 +39,8 @@ struct Limits {
 
 impl Limits {
     fn of(path: &Path, log_bytes: u64) -> Self {
-        let mut log = path.as_os_str().to_owned();
-        log.push("-wal");
         let mut limits = Self {
-            log: log.into(),
+            log: log_of(path),
             log_bytes,
             left: AtomicBool::new(false),
             outgrown: AtomicBool::new(false),

@@ -44,6 +44,14 @@ struct Attempt {
     handled: u64,
 }
 
+impl Attempt {
+    /// The letter of an event that could not be handled this time.
+    fn letter_of(&self, event: &DecodedEvent, reason: &str) -> Letter {
+        let attempts = self.letter.attempts.saturating_add(1);
+        Letter::new(event, reason.to_owned(), attempts, self.letter.parked_us)
+    }
+}
+
 /// What is handled in one transaction.
 struct Gathered {
     records: Vec<Record>,
@@ -164,32 +172,31 @@ impl Writer {
         let parked = space.parked.remove(&attempt.stream).unwrap_or(0);
         let refused = space.run(&mut self.store, &events).await?;
         let done = refused.as_ref().map_or(events.len(), |(at, _)| *at);
-        let step = match refused {
+        // Whether the stream is still set aside, by which letter, and what came of this step.
+        let (letter, step) = match refused {
             None if complete => {
                 self.store.delete_letter(attempt.letter.id).await?;
-                Step::Resolved
+                (None, Step::Resolved)
             }
             None => {
                 attempt.sequence = behind;
-                attempt.letter.sequence_number = attempt.sequence;
-                let sum = attempt.letter.sum();
-                space.parked.insert(attempt.stream.clone(), sum);
-                self.store.put_letter(build.id, &attempt.letter).await?;
-                Step::More
+                attempt.letter.sequence_number = behind;
+                (Some(attempt.letter.clone()), Step::More)
             }
             Some((at, reason)) => {
-                let mut sum = parked;
-                if let Some(event) = events.get(at) {
-                    let attempts = attempt.letter.attempts.saturating_add(1);
-                    let parked_us = attempt.letter.parked_us;
-                    let letter = Letter::new(event, reason.clone(), attempts, parked_us);
-                    self.store.put_letter(build.id, &letter).await?;
-                    sum = letter.sum();
+                let letter = events
+                    .get(at)
+                    .map(|event| attempt.letter_of(event, &reason));
+                if letter.is_none() {
+                    space.parked.insert(attempt.stream.clone(), parked);
                 }
-                space.parked.insert(attempt.stream.clone(), sum);
-                Step::Refused(reason)
+                (letter, Step::Refused(reason))
             }
         };
+        if let Some(letter) = letter {
+            space.parked.insert(attempt.stream.clone(), letter.sum());
+            self.store.put_letter(build.id, &letter).await?;
+        }
         if let Some(space) = self.spaces.get_mut(&build.id) {
             space.flush(&mut self.store).await?;
         }
@@ -200,6 +207,12 @@ impl Writer {
         self.seal(std::iter::once(build.id)).await?;
         self.store.commit().await?;
         attempt.handled += done as u64;
+        self.stored_step(build, done);
+        Ok(step)
+    }
+
+    /// After a step was committed in which so many events were handled.
+    fn stored_step(&mut self, build: &Build, done: usize) {
         if done > 0 {
             build.changes.attempted();
         }
@@ -210,6 +223,5 @@ impl Writer {
                 .letters
                 .store(parked, std::sync::atomic::Ordering::Relaxed);
         }
-        Ok(step)
     }
 }

@@ -7,12 +7,15 @@
 use std::collections::HashMap;
 
 use phalanx_actors::names::{ShardId, StreamName};
-use phalanx_actors::projection::{Change, DecodedEvent, Dialect, Key, Loaded, Run, Workspace};
+use phalanx_actors::projection::{
+    Change, DecodedEvent, Dialect, Key, KeyLimit, Loaded, Run, Workspace,
+};
 
 use super::build::Build;
 use super::error::StoreError;
 use super::indexes::MAX_BYTES;
 use super::letters::sum_of;
+use super::postgres::kept_bytes;
 use super::seal::Sealed;
 use super::sql::TableSql;
 use super::store::Store;
@@ -51,7 +54,10 @@ impl Space {
         Ok(Self {
             workspace: match dialect {
                 Dialect::Sqlite => workspace,
-                Dialect::Postgres => workspace.with_longest_key(MAX_BYTES),
+                Dialect::Postgres => workspace.with_key_limit(KeyLimit {
+                    most_bytes: MAX_BYTES,
+                    stored_bytes: kept_bytes,
+                }),
             },
             sql: build.tables.iter().map(table).collect(),
             parked: letters

@@ -51,78 +51,68 @@ impl Layer {
         wrap: Wrap<'_>,
     ) -> Dict {
         let mut accepted = Dict::new();
-        for (name, Tree { origin, node }) in entries {
+        for (name, tree) in entries {
             let key = join(path, &name);
-            let value = match (known.get(&name), node) {
-                (None, node) => {
-                    let sort = if matches!(node, Node::Leaf(_)) {
-                        Sort::Value
-                    } else {
-                        Sort::Section
-                    };
-                    let nearest = schema.nearest(&key, sort);
-                    self.refuse(&key, origin, ProblemKind::UnknownKey { nearest });
-                    continue;
-                }
-                (Some(Value::Dict(_, known)), Node::Section(entries)) => {
-                    let wrap_section =
-                        |inner: Dict| wrap(Dict::from([(name.clone(), inner.into())]));
-                    Value::from(self.section(&key, entries, known, schema, &wrap_section))
-                }
-                (Some(Value::Array(_, known)), Node::List(trees)) if !of_blocks(known) => {
-                    let whole = |list: Value| wrap(Dict::from([(name.clone(), list)]));
-                    match self.plain_list(&key, &origin, trees, schema, &whole) {
-                        Some(list) => self.accept(key, origin, list),
-                        None => continue,
-                    }
-                }
-                (Some(Value::Array(_, known)), Node::Leaf(_) | Node::Section(_))
-                    if !of_blocks(known) =>
-                {
-                    let expected = "a list of values in brackets, with commas between";
-                    self.refuse(&key, origin, ProblemKind::WrongShape { expected });
-                    continue;
-                }
-                (Some(Value::Array(_, known)), Node::List(trees)) => {
-                    let wrap_list =
-                        |list: Vec<Value>| wrap(Dict::from([(name.clone(), list.into())]));
-                    match self.list(&key, trees, known.first(), schema, &wrap_list) {
-                        Some(list) => self.accept(key, origin, list.into()),
-                        None => continue,
-                    }
-                }
-                (Some(Value::Dict(..)), Node::Leaf(_) | Node::List(_)) => {
-                    self.refuse(
-                        &key,
-                        origin,
-                        ProblemKind::WrongShape {
-                            expected: "a section",
-                        },
-                    );
-                    continue;
-                }
-                (Some(Value::Array(..)), Node::Leaf(_) | Node::Section(_)) => {
-                    let expected = "a list of blocks, each headed by its name in double brackets";
-                    self.refuse(&key, origin, ProblemKind::WrongShape { expected });
-                    continue;
-                }
-                (Some(_), Node::Leaf(value)) => {
-                    let whole = wrap(Dict::from([(name.clone(), value.clone())]));
-                    if let Err(error) = Value::from(whole).deserialize::<Settings>() {
-                        self.refuse(&key, origin, bad_value(&key, &value, &error, schema));
-                        continue;
-                    }
-                    self.accept(key, origin, value)
-                }
-                (Some(_), Node::Section(_) | Node::List(_)) => {
-                    let expected = "a single value";
-                    self.refuse(&key, origin, ProblemKind::WrongShape { expected });
-                    continue;
-                }
+            let Some(known) = known.get(&name) else {
+                let sort = if matches!(tree.node, Node::Leaf(_)) {
+                    Sort::Value
+                } else {
+                    Sort::Section
+                };
+                let nearest = schema.nearest(&key, sort);
+                self.refuse(&key, tree.origin, ProblemKind::UnknownKey { nearest });
+                continue;
             };
-            accepted.insert(name, value);
+            let wrap_value = |value: Value| wrap(Dict::from([(name.clone(), value)]));
+            if let Some(value) = self.value(key, tree, known, schema, &wrap_value) {
+                accepted.insert(name, value);
+            }
         }
         accepted
+    }
+
+    /// Checks what stands under a known key; `None` when it was refused.
+    fn value(
+        &mut self,
+        key: String,
+        Tree { origin, node }: Tree,
+        known: &Value,
+        schema: &Schema,
+        wrap: &dyn Fn(Value) -> Dict,
+    ) -> Option<Value> {
+        let expected = match (known, node) {
+            (Value::Dict(_, known), Node::Section(entries)) => {
+                let wrap_section = |inner: Dict| wrap(inner.into());
+                let inner = self.section(&key, entries, known, schema, &wrap_section);
+                return Some(inner.into());
+            }
+            (Value::Array(_, known), Node::List(trees)) if !of_blocks(known) => {
+                let list = self.plain_list(&key, &origin, trees, schema, wrap)?;
+                return Some(self.accept(key, origin, list));
+            }
+            (Value::Array(_, known), Node::List(trees)) => {
+                let wrap_list = |list: Vec<Value>| wrap(list.into());
+                let list = self.list(&key, trees, known.first(), schema, &wrap_list)?;
+                return Some(self.accept(key, origin, list.into()));
+            }
+            (Value::Array(_, known), Node::Leaf(_) | Node::Section(_)) if !of_blocks(known) => {
+                "a list of values in brackets, with commas between"
+            }
+            (Value::Array(..), Node::Leaf(_) | Node::Section(_)) => {
+                "a list of blocks, each headed by its name in double brackets"
+            }
+            (Value::Dict(..), Node::Leaf(_) | Node::List(_)) => "a section",
+            (_, Node::Leaf(value)) => {
+                if let Err(error) = Value::from(wrap(value.clone())).deserialize::<Settings>() {
+                    self.refuse(&key, origin, bad_value(&key, &value, &error, schema));
+                    return None;
+                }
+                return Some(self.accept(key, origin, value));
+            }
+            (_, Node::Section(_) | Node::List(_)) => "a single value",
+        };
+        self.refuse(&key, origin, ProblemKind::WrongShape { expected });
+        None
     }
 
     /// Checks a list of single values, each on its own, so that the one that does not fit is named.

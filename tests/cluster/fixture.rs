@@ -6,12 +6,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::support::client;
-use super::support::http::{Http, Response};
+use super::support::http::{Http, Request, Response};
 use super::support::node::{Node, NodeSetup};
 use super::support::{ports, wait};
 
 /// For an election, with room for a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
+/// For a node that has to catch up, with room for a busy machine.
+const READY_WITHIN: Duration = Duration::from_secs(90);
 
 /// Three nodes, each with a directory of its own.
 #[derive(Debug)]
@@ -85,22 +87,24 @@ impl Cluster {
         (0..count)
             .map(|n| {
                 let id = format!("a-{n}");
-                let position = self.store(&mut http, &client::open(&id));
+                let position = client::store(&mut http, &client::open(&id));
                 (id, position)
             })
             .collect()
     }
 
-    /// Sends a command until it is stored, and gives its position.
-    pub(crate) fn store(&self, http: &mut Http, request: &super::support::http::Request) -> String {
-        wait::until("a command is stored", SOON, || {
-            let response = http.try_send(request).ok()?;
-            match response.status {
-                200 | 201 => Some(response.header("Phalanx-Position")?.to_owned()),
-                503 | 504 => None,
-                status => panic!("{request:?}: {status} {}", response.text()),
-            }
-        })
+    /// Waits until a node that runs says that it is ready.
+    pub(crate) fn wait_ready(&self, node: u64) {
+        let ready = wait::poll(READY_WITHIN, || {
+            let mut http = Http::new(self.address(node));
+            let answer = http.try_send(&Request::get("/readyz")).ok()?;
+            (answer.status == 200).then_some(())
+        });
+        assert!(
+            ready.is_some(),
+            "node {node} does not become ready:\n{}",
+            self.node(node).log()
+        );
     }
 
     /// Who serves an account, found out by a fresh read.

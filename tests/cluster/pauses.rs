@@ -35,7 +35,7 @@ fn a_leader_that_slept_past_its_lease_gives_no_stale_answer() {
             .collect();
         let mut http = Http::anywhere(&others).patient_for(Duration::from_secs(2));
         let deposit = client::deposit(id, 100).key(&format!("while-{round}"));
-        *position = cluster.store(&mut http, &deposit);
+        *position = client::store(&mut http, &deposit);
         // Only now: what was asked before the deposit was acknowledged may be answered without it.
         for (number, reader) in readers.iter_mut().enumerate() {
             let request = if number % 2 == 0 { &read } else { &overdraw };

@@ -87,15 +87,7 @@ impl Site {
 
     /// Stores through a node, as soon as it can; gives the position.
     fn store(&self, node: u64, request: &Request) -> String {
-        let mut http = self.http(node);
-        wait::until("a command is stored", SOON, || {
-            let response = http.try_send(request).ok()?;
-            match response.status {
-                200 | 201 => Some(response.header("Phalanx-Position")?.to_owned()),
-                503 | 504 => None,
-                status => panic!("{request:?}: {status} {}", response.text()),
-            }
-        })
+        client::store(&mut self.http(node), request)
     }
 
     /// Who answers for read models at a node.

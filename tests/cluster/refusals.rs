@@ -38,7 +38,7 @@ fn a_node_with_an_emptied_disk_is_refused_under_its_old_id_and_told_what_to_do()
     // The others go on, and the refused node leads nothing.
     let mut http = cluster.anywhere();
     for (id, _) in &accounts {
-        let position = cluster.store(&mut http, &client::deposit(id, 5).key("after"));
+        let position = client::store(&mut http, &client::deposit(id, 5).key("after"));
         assert_ne!(cluster.served_by(&mut http, id, &position).node, 3);
     }
 }
@@ -62,7 +62,7 @@ fn a_node_of_another_cluster_or_with_other_shards_is_refused_by_name() {
         let mut http = Http::anywhere(&[cluster.address(1), cluster.address(2)]);
         for number in 0..8 {
             let request = client::open(&format!("a-{number}"));
-            cluster.store(&mut http, &request);
+            client::store(&mut http, &request);
             let alone = cluster.ask(3, &request);
             assert_eq!(alone.status, 503, "{}", alone.text());
         }

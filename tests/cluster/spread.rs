@@ -37,7 +37,7 @@ fn leaders_are_spread_and_commands_are_on_every_disk() {
             });
             assert_eq!(state["sequence_number"].as_u64(), Some(victim), "{id}");
             let request = client::deposit(id, number).key(&format!("after-{victim}"));
-            *position = cluster.store(&mut http, &request);
+            *position = client::store(&mut http, &request);
         }
         cluster.start(victim);
     }

@@ -101,12 +101,6 @@ fn expiry(node: &Node) -> Option<Duration> {
     Some(Duration::from_secs_f64(seconds))
 }
 
-fn wait_ready(cluster: &mut Cluster, node: u64) {
-    let at = usize::try_from(node - 1).expect("fits");
-    let running = cluster.nodes[at].as_mut().expect("the node runs");
-    running.wait_ready(SOON).expect("the node is ready");
-}
-
 #[test]
 fn three_nodes_with_certificates_serve_and_survive_a_killed_leader() {
     let directory = temp_dir();
@@ -126,7 +120,7 @@ fn three_nodes_with_certificates_serve_and_survive_a_killed_leader() {
         cluster.start(node);
     }
     for node in 1..=3 {
-        wait_ready(&mut cluster, node);
+        cluster.wait_ready(node);
     }
     for (node, other) in [(1, 2), (1, 3), (2, 1), (2, 3), (3, 1), (3, 2)] {
         wait_connected(&cluster, node, other);
@@ -149,10 +143,10 @@ fn three_nodes_with_certificates_serve_and_survive_a_killed_leader() {
         .node;
     cluster.kill(victim);
     let mut http = cluster.anywhere();
-    *position = cluster.store(&mut http, &client::deposit(id, 7).key("after"));
+    *position = client::store(&mut http, &client::deposit(id, 7).key("after"));
     assert_ne!(cluster.served_by(&mut http, id, position).node, victim);
     cluster.start(victim);
-    wait_ready(&mut cluster, victim);
+    cluster.wait_ready(victim);
     wait_connected(&cluster, if victim == 1 { 2 } else { 1 }, victim);
 
     let log = cluster.node(3).log();
@@ -211,7 +205,7 @@ fn third_is_refused(
     let mut http = Http::anywhere(&[cluster.address(1), cluster.address(2)]);
     for number in 0..8 {
         let request = client::open(&format!("a-{number}"));
-        cluster.store(&mut http, &request);
+        client::store(&mut http, &request);
         let alone = cluster.ask(3, &request);
         assert_eq!(alone.status, 503, "{}", alone.text());
     }
@@ -285,7 +279,7 @@ fn the_commands_of_the_manual_make_certificates_that_members_accept() {
         cluster.start(node);
     }
     for node in 1..=3 {
-        wait_ready(&mut cluster, node);
+        cluster.wait_ready(node);
     }
     for (node, other) in [(1, 2), (1, 3), (2, 1), (2, 3), (3, 1), (3, 2)] {
         wait_connected(&cluster, node, other);
@@ -411,7 +405,7 @@ fn changed_files_are_used_by_new_connections_and_broken_ones_are_not() {
         cluster.start(node);
     }
     for node in 1..=3 {
-        wait_ready(&mut cluster, node);
+        cluster.wait_ready(node);
     }
     let (own, other) = (files_of(directory.path(), 1), files_of(directory.path(), 2));
     let address = cluster.setups[0].cluster_address;
@@ -460,7 +454,7 @@ fn changed_files_are_used_by_new_connections_and_broken_ones_are_not() {
     }
     cluster.kill(2);
     cluster.start(2);
-    wait_ready(&mut cluster, 2);
+    cluster.wait_ready(2);
     wait_connected(&cluster, 2, 1);
     wait_connected(&cluster, 1, 2);
 }

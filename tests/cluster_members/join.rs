@@ -13,7 +13,6 @@ use crate::support::node::NodeSetup;
 use crate::support::{client, measured, ports, seeded, temp_dir, wait};
 use crate::{
     ACCOUNTS, CLIENTS, SHARDS, accounts, assert_spread, cli, finish, members, newcomer, three,
-    wait_ready,
 };
 
 #[test]
@@ -44,7 +43,7 @@ fn a_fourth_node_joins_under_load_and_takes_its_share() {
         assert_spread(&cluster, node, &[1, 2, 3, 4], 3);
         assert_eq!(members(&cluster, node).len(), 4);
     }
-    wait_ready(&cluster, id);
+    cluster.wait_ready(id);
     wait::let_pass(Duration::from_millis(500));
     let deposits = load.stop_after(200);
     measured("join under load", summary(&deposits));
@@ -53,7 +52,7 @@ fn a_fourth_node_joins_under_load_and_takes_its_share() {
     audit(Http::new(cluster.address(id)), &deposits);
     cluster.kill(id);
     cluster.start(id);
-    wait_ready(&cluster, id);
+    cluster.wait_ready(id);
     audit(Http::new(cluster.address(id)), &deposits);
     // Asked once more, nothing happens.
     let told = finish(&cluster, cli(&cluster, 1, &join));
@@ -83,7 +82,7 @@ fn leaders_that_die_in_the_midst_of_a_join_hold_it_up_and_lose_nothing() {
         kills += 1;
         wait::let_pass(Duration::from_millis(rng.random_range(100..1500)));
         cluster.start(victim);
-        wait_ready(&cluster, victim);
+        cluster.wait_ready(victim);
         // So that the next one leaves a majority of every shard.
         wait::let_pass(Duration::from_millis(1500));
     }
@@ -208,7 +207,7 @@ fn a_cluster_of_one_says_what_it_needs_to_grow_and_then_grows() {
         nodes: vec![None, None],
     };
     cluster.start(1);
-    wait_ready(&cluster, 1);
+    cluster.wait_ready(1);
     let accounts = accounts(&cluster);
     cluster.start(2);
     cluster.wait_log(2, "waits to be added to the cluster");
@@ -244,15 +243,15 @@ fn a_cluster_of_one_says_what_it_needs_to_grow_and_then_grows() {
     cluster.kill(1);
     cluster.setups[0] = setup(1, &both);
     cluster.start(1);
-    wait_ready(&cluster, 1);
+    cluster.wait_ready(1);
     let told = finish(&cluster, cli(&cluster, 1, &join));
     assert!(told.contains("node 2 has joined the cluster"), "{told}");
-    wait_ready(&cluster, 2);
+    cluster.wait_ready(2);
     for node in [1, 2] {
         assert_spread(&cluster, node, &[1, 2], 2);
         for id in &accounts {
             let deposit = client::deposit(id, 5).key(&format!("at-{node}"));
-            cluster.store(&mut Http::new(cluster.address(node)), &deposit);
+            client::store(&mut Http::new(cluster.address(node)), &deposit);
         }
     }
 }

@@ -8,9 +8,7 @@ use crate::fixture::{Cluster, SOON};
 use crate::load::{Load, assert_unharmed, audit, summary};
 use crate::support::http::{Http, Request};
 use crate::support::{measured, temp_dir, wait};
-use crate::{
-    CLIENTS, accounts, assert_spread, cli, finish, members, newcomer, shards, three, wait_ready,
-};
+use crate::{CLIENTS, accounts, assert_spread, cli, finish, members, newcomer, shards, three};
 
 fn join(cluster: &Cluster, at: u64, id: u64, address: std::net::SocketAddr) {
     let (id, address) = (id.to_string(), address.to_string());
@@ -42,7 +40,7 @@ fn a_member_leaves_under_load_its_copies_are_rebuilt_and_it_disturbs_nobody() {
     let (id, address) = newcomer(&mut cluster, directory.path());
     join(&cluster, 1, id, address);
     assert_spread(&cluster, 1, &[1, 2, 3, 4], 3);
-    wait_ready(&cluster, id);
+    cluster.wait_ready(id);
     // Nobody sends to the node that leaves: in the end it answers no more.
     let others = [2_u64, 3, 4].map(|node| cluster.address(node));
     let load = Load::start(CLIENTS, &others, &accounts);
@@ -122,7 +120,7 @@ fn a_dead_node_is_replaced_by_a_new_one_that_joined_before() {
         (before == terms(&cluster, 1)).then_some(())
     });
     // With the new one, another node may die.
-    wait_ready(&cluster, id);
+    cluster.wait_ready(id);
     cluster.kill(1);
     audit(
         Http::anywhere(&[cluster.address(2), cluster.address(4)]),

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use crate::fixture::SOON;
 use crate::load::{Load, assert_unharmed, audit, summary};
+use crate::ready_cluster;
 use crate::support::http::{Http, Request};
 use crate::support::{client, measured, temp_dir, wait};
-use crate::{ready_cluster, wait_ready};
 
 #[test]
 fn a_killed_leader_costs_clients_of_other_nodes_time_and_nothing_else() {
@@ -36,7 +36,7 @@ fn a_killed_leader_costs_clients_of_other_nodes_time_and_nothing_else() {
         audit(Http::anywhere(&others), &deposits);
         all.extend(deposits);
         cluster.start(victim);
-        wait_ready(&cluster, victim);
+        cluster.wait_ready(victim);
         // The next victim may go only when this one is back in every group.
         wait::until("the node that came back has caught up", SOON, || {
             let shards = crate::shards(&cluster, victim);
@@ -98,6 +98,6 @@ fn a_node_that_is_left_alone_says_so_at_once() {
     cluster.start(2);
     cluster.start(3);
     for (id, _) in &opened {
-        cluster.store(&mut http, &client::deposit(id, 2));
+        client::store(&mut http, &client::deposit(id, 2));
     }
 }

@@ -8,7 +8,7 @@ use crate::fixture::{Cluster, SOON};
 use crate::load::{Load, assert_unharmed, audit, summary};
 use crate::support::http::{Http, Request, Response};
 use crate::support::{measured, temp_dir, wait};
-use crate::{leaders, ready_cluster, wait_ready};
+use crate::{leaders, ready_cluster};
 
 const CLIENTS: i64 = 6;
 const ACCOUNTS: usize = 12;
@@ -133,7 +133,7 @@ fn a_drained_node_leads_nothing_and_still_answers() {
     // A restart takes it back.
     stop(&mut cluster, 2);
     cluster.start(2);
-    wait_ready(&cluster, 2);
+    cluster.wait_ready(2);
     let back = wait::until("the node may lead again", SOON, || {
         let answer = transfer(&cluster, 1, 0, 2);
         (answer.status == 200).then_some(answer)
@@ -158,7 +158,7 @@ fn a_rolling_restart_shows_no_client_an_error() {
         stop(&mut cluster, node);
         wait::let_pass(Duration::from_millis(300));
         cluster.start(node);
-        wait_ready(&cluster, node);
+        cluster.wait_ready(node);
     }
     wait::let_pass(Duration::from_millis(300));
     let deposits = load.stop_after(300);
@@ -182,7 +182,7 @@ fn a_rolling_upgrade_from_an_older_build_shows_no_client_an_error() {
         cluster.start(node);
     }
     for node in 1..=3 {
-        wait_ready(&cluster, node);
+        cluster.wait_ready(node);
     }
     let accounts = accounts(&cluster);
     let load = Load::start(CLIENTS, &cluster.addresses(), &accounts);
@@ -192,7 +192,7 @@ fn a_rolling_upgrade_from_an_older_build_shows_no_client_an_error() {
         let at = usize::try_from(node - 1).expect("fits");
         cluster.setups[at] = today;
         cluster.start(node);
-        wait_ready(&cluster, node);
+        cluster.wait_ready(node);
     }
     wait::let_pass(Duration::from_secs(2));
     let deposits = load.stop_after(300);

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::fixture::{Cluster, SOON};
+use crate::leaders;
 use crate::support::http::Http;
 use crate::support::{client, measured, number_from_env, temp_dir, wait};
-use crate::{leaders, wait_ready};
 
 /// Clients that prepare and read back, as many as there may be.
 const CROWD: usize = 64;
@@ -118,9 +118,9 @@ fn anywhere(addresses: &[SocketAddr], turn: usize) -> Http {
     Http::anywhere(&mine).patient_for(Duration::from_secs(12))
 }
 
-fn open(cluster: &Cluster, http: &mut Http, n: usize) -> Account {
+fn open(http: &mut Http, n: usize) -> Account {
     let id = format!("r-{n}");
-    let position = cluster.store(http, &client::open(&id));
+    let position = client::store(http, &client::open(&id));
     let (shard, _) = position.split_once(':').expect("shard:number");
     Account {
         id,
@@ -246,7 +246,7 @@ fn start(directory: &std::path::Path, slots: Option<u32>) -> Cluster {
         cluster.start(node);
     }
     for node in 1..=3 {
-        wait_ready(&cluster, node);
+        cluster.wait_ready(node);
     }
     cluster
 }
@@ -460,9 +460,7 @@ fn heirs_of_many_aggregates_load_those_that_are_asked_for() {
     let directory = temp_dir();
     let mut cluster = start(directory.path(), slots);
     let count = usize::try_from(count).expect("fits");
-    let accounts = each(count, &cluster.addresses(), |http, n| {
-        open(&cluster, http, n)
-    });
+    let accounts = each(count, &cluster.addresses(), open);
     let resident = sum(&cluster, &[1, 2, 3], "phalanx_actors_resident");
     assert!(
         resident >= count as f64,

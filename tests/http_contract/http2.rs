@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::node::{Listener, eventually, fresh_id};
+use crate::node::{BODY_MS, HEADER_MS, IDLE_MS, Listener, eventually, fresh_id, impatient};
 use phalanx::http::HttpLimits;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -152,19 +152,11 @@ const STATUS_200: u8 = 0x88;
 /// `:status 400` in the static table.
 const STATUS_400: u8 = 0x8c;
 
-/// Limits that run out soon, and not before a client on a busy machine has said its first word.
-const HEADER_MS: u64 = 1_000;
-const BODY_MS: u64 = 1_000;
-const IDLE_MS: u64 = 2_000;
-
 fn strict() -> Listener {
     Listener::start(HttpLimits {
-        header_timeout_ms: HEADER_MS,
-        body_timeout_ms: BODY_MS,
-        idle_timeout_ms: IDLE_MS,
         // An answer may take its time, so a silent client is given twice that.
         request_timeout_ms: IDLE_MS / 2,
-        ..HttpLimits::default()
+        ..impatient()
     })
 }
 

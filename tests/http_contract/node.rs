@@ -16,6 +16,21 @@ use tokio::runtime::Runtime;
 
 use crate::client::Client;
 
+/// Limits that run out soon, and not before a client on a busy machine has said its first word.
+pub(crate) const HEADER_MS: u64 = 1_000;
+pub(crate) const BODY_MS: u64 = 1_000;
+pub(crate) const IDLE_MS: u64 = 2_000;
+
+/// These limits, and others as they are.
+pub(crate) fn impatient() -> HttpLimits {
+    HttpLimits {
+        header_timeout_ms: HEADER_MS,
+        body_timeout_ms: BODY_MS,
+        idle_timeout_ms: IDLE_MS,
+        ..HttpLimits::default()
+    }
+}
+
 /// An aggregate that does what tests need.
 #[derive(Debug)]
 pub(crate) struct Probe;

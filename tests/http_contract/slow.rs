@@ -3,21 +3,13 @@
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, request};
-use crate::node::{Listener, eventually, fresh_id, wait_until_it_thinks};
+use crate::node::{
+    BODY_MS, HEADER_MS, IDLE_MS, Listener, eventually, fresh_id, impatient, wait_until_it_thinks,
+};
 use phalanx::http::HttpLimits;
 
-/// Limits that run out soon, and not before a client on a busy machine has said its first word.
-const HEADER_MS: u64 = 1_000;
-const BODY_MS: u64 = 1_000;
-const IDLE_MS: u64 = 2_000;
-
 fn strict() -> Listener {
-    Listener::start(HttpLimits {
-        header_timeout_ms: HEADER_MS,
-        body_timeout_ms: BODY_MS,
-        idle_timeout_ms: IDLE_MS,
-        ..HttpLimits::default()
-    })
+    Listener::start(impatient())
 }
 
 /// The limit and what a busy machine may add. `started` lies before whatever the limit counts from.

@@ -3,6 +3,8 @@
 //!
 //! Refuses to know how a node runs.
 
+use std::marker::PhantomData;
+
 use phalanx_actors::evolution::{Retired, Upcast, Upcasters, first};
 use phalanx_actors::projection::{Projection, Row, Subscriptions, Table};
 use phalanx_actors::{Aggregate, Context, Justification};
@@ -91,31 +93,49 @@ pub(crate) mod old {
         }
     }
 
-    #[derive(Debug)]
-    pub(crate) struct Ledger;
+    impl Booked for Release {
+        const LEDGER: &'static str = "old_ledger";
 
-    impl Projection for Ledger {
-        const NAME: &'static str = "old_ledger";
-        const VERSION: u32 = 1;
-        const DESCRIPTION: &'static str = "What is in the books.";
-
-        fn tables() -> Vec<Table> {
-            ledger(Self::NAME)
-        }
-
-        fn subscriptions() -> Subscriptions {
-            Subscriptions::default().on::<Release>(|event, meta, rows| {
-                let (total, fees) = match event {
-                    Event::Paid { amount, fee } => (amount - fee, *fee),
-                    Event::Opened { .. } | Event::NoteAdded { .. } => (0, 0),
-                };
-                book("old_ledger", meta.aggregate_id, total, fees, rows)
-            })
+        fn booked(event: &Event) -> (i64, i64) {
+            match event {
+                Event::Paid { amount, fee } => (amount - fee, *fee),
+                Event::Opened { .. } | Event::NoteAdded { .. } => (0, 0),
+            }
         }
     }
 }
 
-pub(crate) fn book(
+/// A release of which a ledger is kept.
+pub(crate) trait Booked: Aggregate {
+    /// The ledger's name.
+    const LEDGER: &'static str;
+
+    /// What an event adds to the total and to the fees.
+    fn booked(event: &Self::Event) -> (i64, i64);
+}
+
+/// What is in the books.
+#[derive(Debug)]
+pub(crate) struct Ledger<R>(PhantomData<R>);
+
+impl<R: Booked> Projection for Ledger<R> {
+    const NAME: &'static str = R::LEDGER;
+    const VERSION: u32 = 1;
+    const DESCRIPTION: &'static str = "What is in the books.";
+
+    fn tables() -> Vec<Table> {
+        ledger(Self::NAME)
+    }
+
+    fn subscriptions() -> Subscriptions {
+        Subscriptions::default().on::<R>(|event, meta, rows| {
+            let (total, fees) = R::booked(event);
+            book(R::LEDGER, meta.aggregate_id, total, fees, rows)
+        })
+    }
+}
+
+fn book(
     table: &'static str,
     id: &str,
     total: i64,
@@ -234,28 +254,16 @@ pub(crate) mod new {
         }
     }
 
-    #[derive(Debug)]
-    pub(crate) struct Ledger;
+    impl Booked for Release {
+        const LEDGER: &'static str = "ledger";
 
-    impl Projection for Ledger {
-        const NAME: &'static str = "ledger";
-        const VERSION: u32 = 1;
-        const DESCRIPTION: &'static str = "What is in the books.";
-
-        fn tables() -> Vec<Table> {
-            ledger(Self::NAME)
-        }
-
-        fn subscriptions() -> Subscriptions {
-            Subscriptions::default().on::<Release>(|event, meta, rows| {
-                let (total, fees) = match event {
-                    Event::Deposited { amount } => (*amount, 0),
-                    Event::FeeTaken { fee } => (-fee, *fee),
-                    Event::Opened { .. } => (0, 0),
-                    Event::Paid(never) | Event::NoteAdded(never) => match *never {},
-                };
-                book("ledger", meta.aggregate_id, total, fees, rows)
-            })
+        fn booked(event: &Event) -> (i64, i64) {
+            match event {
+                Event::Deposited { amount } => (*amount, 0),
+                Event::FeeTaken { fee } => (-fee, *fee),
+                Event::Opened { .. } => (0, 0),
+                Event::Paid(never) | Event::NoteAdded(never) => match *never {},
+            }
         }
     }
 }

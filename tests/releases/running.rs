@@ -11,7 +11,7 @@ use phalanx::settings::Settings;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::builds::{new, old};
+use crate::builds::{Ledger, new, old};
 use crate::support::http::{Http, Request, Response};
 use crate::support::wait;
 
@@ -55,12 +55,12 @@ impl Running {
 
     pub(crate) fn old(data_dir: &Path) -> Self {
         let build = Node::builder().aggregate::<old::Release>();
-        Self::start(data_dir, build.projection::<old::Ledger>())
+        Self::start(data_dir, build.projection::<Ledger<old::Release>>())
     }
 
     pub(crate) fn new(data_dir: &Path) -> Self {
         let build = Node::builder().aggregate::<new::Release>();
-        Self::start(data_dir, build.projection::<new::Ledger>())
+        Self::start(data_dir, build.projection::<Ledger<new::Release>>())
     }
 
     pub(crate) fn stop(mut self) {

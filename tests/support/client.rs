@@ -3,10 +3,15 @@
 //! Invariant: a history that is returned is complete, from the first event to the last.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::http::{Http, Request, Response};
+use super::wait;
+
+/// For an election, with room for a busy machine.
+const STORED_WITHIN: Duration = Duration::from_secs(60);
 
 /// One event of an account's history, in the order in which it was listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,6 +127,21 @@ pub(crate) fn expect_success(http: &mut Http, request: &Request) -> Response {
         response.text()
     );
     response
+}
+
+/// Sends a request until it is carried out, to whichever node the client knows; gives its position.
+///
+/// # Panics
+/// When the answer is another one than "later", or it takes too long.
+pub(crate) fn store(http: &mut Http, request: &Request) -> String {
+    wait::until("a command is stored", STORED_WITHIN, || {
+        let response = http.try_send(request).ok()?;
+        match response.status {
+            200 | 201 => Some(response.header("Phalanx-Position")?.to_owned()),
+            503 | 504 => None,
+            status => panic!("{request:?}: {status} {}", response.text()),
+        }
+    })
 }
 
 /// Whether this is one of the answers by which a node tells a client to come again, complete as the

@@ -2,6 +2,7 @@
 //! move.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use super::reading::{check_accounts, histories};
@@ -13,30 +14,23 @@ use super::support::{ports, temp_dir, wait};
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// Sends a command to any node until it is stored; gives its position.
-fn store(http: &mut Http, request: &Request) -> String {
-    wait::until("a command is stored", SOON, || {
-        let response = http.try_send(request).ok()?;
-        match response.status {
-            200 | 201 => Some(response.header("Phalanx-Position")?.to_owned()),
-            503 | 504 => None,
-            status => panic!("{request:?}: {status} {}", response.text()),
-        }
-    })
+/// Three members that are being started.
+fn three(directory: &Path) -> ([NodeSetup; 3], Vec<Node>) {
+    let members: Vec<(u64, SocketAddr)> = (1..=3).map(|id| (id, ports::free_address())).collect();
+    let setups = [1, 2, 3].map(|id| NodeSetup::member(directory, id, &members));
+    let nodes = setups.iter().map(NodeSetup::spawn).collect();
+    (setups, nodes)
 }
 
 #[test]
 fn every_node_answers_alike_and_a_position_holds_at_all_of_them() {
     let directory = temp_dir();
-    let members: Vec<(u64, SocketAddr)> = (1..=3).map(|id| (id, ports::free_address())).collect();
-    let setup = |id: u64| NodeSetup::member(directory.path(), id, &members);
-    let setups = [setup(1), setup(2), setup(3)];
-    let mut nodes: Vec<Node> = setups.iter().map(NodeSetup::spawn).collect();
+    let (setups, mut nodes) = three(directory.path());
     let addresses: Vec<SocketAddr> = setups.iter().map(|setup| setup.address).collect();
     let mut anywhere = Http::anywhere(&addresses).patient_for(Duration::from_secs(5));
     let accounts: Vec<String> = (0..12).map(|n| format!("e-{n}")).collect();
     for id in &accounts {
-        store(&mut anywhere, &client::open(id));
+        client::store(&mut anywhere, &client::open(id));
     }
     // A token from whichever node stored it, read at each of them in turns, while one dies.
     let mut balance = 0;
@@ -49,7 +43,7 @@ fn every_node_answers_alike_and_a_position_holds_at_all_of_them() {
         }
         let id = &accounts[round % accounts.len()];
         let key = format!("round {round}").replace(' ', "-");
-        let position = store(&mut anywhere, &client::deposit(id, 1).key(&key));
+        let position = client::store(&mut anywhere, &client::deposit(id, 1).key(&key));
         balance += 1;
         let alive = if (40..70).contains(&round) { 2 } else { 3 };
         let mut http = Http::new(addresses[round % alive]);
@@ -105,13 +99,10 @@ fn watched(address: SocketAddr, target: &str, mut seen: u64, last: u64) -> Vec<u
 #[test]
 fn a_watch_at_any_node_misses_and_repeats_nothing_while_leaders_die() {
     let directory = temp_dir();
-    let members: Vec<(u64, SocketAddr)> = (1..=3).map(|id| (id, ports::free_address())).collect();
-    let setup = |id: u64| NodeSetup::member(directory.path(), id, &members);
-    let setups = [setup(1), setup(2), setup(3)];
-    let mut nodes: Vec<Node> = setups.iter().map(NodeSetup::spawn).collect();
+    let (setups, mut nodes) = three(directory.path());
     let addresses: Vec<SocketAddr> = setups.iter().map(|setup| setup.address).collect();
     let mut anywhere = Http::anywhere(&addresses).patient_for(Duration::from_secs(5));
-    store(&mut anywhere, &client::open("w-1"));
+    client::store(&mut anywhere, &client::open("w-1"));
     let target = format!("{}/watch", client::account_target("w-1"));
     let deposits = 90;
     // One watcher at each of two nodes; the third dies, whatever it leads, and then the second.
@@ -130,7 +121,7 @@ fn a_watch_at_any_node_misses_and_repeats_nothing_while_leaders_die() {
                 _ => {}
             }
             let key = format!("round-{round}");
-            store(&mut anywhere, &client::deposit("w-1", 1).key(&key));
+            client::store(&mut anywhere, &client::deposit("w-1", 1).key(&key));
         }
         let no_panic = "no panic";
         (

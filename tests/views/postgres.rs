@@ -66,18 +66,6 @@ fn while_postgres_is_away_commands_go_on_views_say_503_and_nothing_shows_the_pas
     assert!((1..=3).contains(&told), "told {told} times:\n{log}");
 }
 
-/// Sends a command to any node until it is stored.
-fn store(http: &mut Http, request: &Request) {
-    wait::until("a command is stored", SOON, || {
-        let response = http.try_send(request).ok()?;
-        match response.status {
-            200 | 201 => Some(()),
-            503 | 504 => None,
-            status => panic!("{request:?}: {status} {}", response.text()),
-        }
-    });
-}
-
 #[test]
 fn nodes_of_a_cluster_share_a_database_and_take_over_from_one_that_dies() {
     let name = "a cluster on PostgreSQL";
@@ -96,14 +84,14 @@ fn nodes_of_a_cluster_share_a_database_and_take_over_from_one_that_dies() {
     let mut anywhere = Http::anywhere(&addresses).patient_for(Duration::from_secs(5));
     let accounts: Vec<String> = (0..12).map(|n| format!("p-{n}")).collect();
     for id in &accounts {
-        store(&mut anywhere, &client::open(id));
+        client::store(&mut anywhere, &client::open(id));
     }
     let mut deposited = 0;
     for round in 0..4 {
         for n in 0..60 {
             let id = &accounts[n % accounts.len()];
             let key = format!("round-{round}-{n}");
-            store(&mut anywhere, &client::deposit(id, 1).key(&key));
+            client::store(&mut anywhere, &client::deposit(id, 1).key(&key));
             deposited += 1;
         }
         // Whoever writes dies in the midst of it, and somebody else goes on.
@@ -121,7 +109,7 @@ fn nodes_of_a_cluster_share_a_database_and_take_over_from_one_that_dies() {
         for n in 0..60 {
             let id = &accounts[n % accounts.len()];
             let key = format!("again-{round}-{n}");
-            store(&mut anywhere, &client::deposit(id, 1).key(&key));
+            client::store(&mut anywhere, &client::deposit(id, 1).key(&key));
             deposited += 1;
         }
         nodes[writer - 1] = setups[writer - 1].spawn();

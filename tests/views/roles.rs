@@ -90,14 +90,7 @@ impl Site {
     }
 
     fn store(&mut self, request: &Request) -> String {
-        wait::until("a command is stored", SOON, || {
-            let response = self.anywhere.try_send(request).ok()?;
-            match response.status {
-                200 | 201 => Some(response.header("Phalanx-Position")?.to_owned()),
-                503 | 504 => None,
-                status => panic!("{request:?}: {status} {}", response.text()),
-            }
-        })
+        client::store(&mut self.anywhere, request)
     }
 
     /// Asks for the leader of a shard to be another one; it may be refused.

@@ -108,6 +108,16 @@ struct Changed {
     columns: Option<Columns>,
 }
 
+/// How long a key may be that is a text. How long one is, the store says: it may keep a text otherwise
+/// than it came.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyLimit {
+    /// The bytes of the longest key that the store finds again.
+    pub most_bytes: usize,
+    /// The bytes of a text once it is stored.
+    pub stored_bytes: fn(&str) -> usize,
+}
+
 /// See the file's description.
 #[derive(Debug)]
 pub struct Workspace {
@@ -117,7 +127,7 @@ pub struct Workspace {
     undo: Vec<Undo>,
     wanted: Vec<(usize, Key)>,
     capacity: usize,
-    longest_key: usize,
+    key_limit: Option<KeyLimit>,
     /// The event that is at work.
     event: Position,
     generation: u64,
@@ -155,7 +165,7 @@ impl Workspace {
             undo: Vec::new(),
             wanted: Vec::new(),
             capacity,
-            longest_key: usize::MAX,
+            key_limit: None,
             event: Position {
                 shard: 0,
                 number: 0,
@@ -165,25 +175,22 @@ impl Workspace {
         }
     }
 
-    /// Has events refused that make a row with a key of more bytes than the store can find again.
+    /// Has events refused that make a row with a key which the store could not find again.
     #[must_use]
-    pub fn with_longest_key(mut self, bytes: usize) -> Self {
-        self.longest_key = bytes;
+    pub fn with_key_limit(mut self, limit: KeyLimit) -> Self {
+        self.key_limit = Some(limit);
         self
     }
 
     /// An error for a key that the store could not find again.
     pub(super) fn check_key(&self, key: &Key) -> Handled {
-        let Value::Text(text) = key else {
+        let (Some(limit), Value::Text(text)) = (self.key_limit, key) else {
             return Ok(());
         };
-        let most = self.longest_key;
-        // There U+0000 is kept as U+FFFD, of three bytes.
-        let bytes = || text.len() + 2 * text.bytes().filter(|byte| *byte == 0).count();
-        if most == usize::MAX || bytes() <= most {
+        let (bytes, most) = ((limit.stored_bytes)(text), limit.most_bytes);
+        if bytes <= most {
             return Ok(());
         }
-        let bytes = bytes();
         Err(HandlerError::refused(format!(
             "a row would have a key of {bytes} bytes, and the store has room for {most}"
         )))

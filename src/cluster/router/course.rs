@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use phalanx_actors::admission::Permit;
 use phalanx_actors::model::shutting_down;
 use phalanx_actors::names::{ShardId, StreamName};
@@ -36,9 +37,7 @@ pub(super) struct Course<'a> {
     question: Question<'a>,
     deadline: Instant,
     permit: Option<Permit>,
-    /// An attempt may have stored something, and nobody said whether it did.
-    tainted: bool,
-    /// The attempts that did.
+    /// The attempts that may have stored something; nobody said whether they did.
     unresolved: Unresolved,
     /// Where the last attempt went.
     sent: Sent,
@@ -80,6 +79,12 @@ impl Unresolved {
         *newest = (*newest).max(Some(sent.term));
     }
 
+    /// Whether there is one. From then on the client is told what a later attempt found, or that the
+    /// outcome is unknown.
+    fn any(&self) -> bool {
+        self.direct.is_some() || self.indirect.is_some()
+    }
+
     /// Whether one of them may take effect after an attempt that came back.
     fn may_follow(&self, sent: Sent) -> bool {
         self.indirect >= Some(sent.term) || (sent.indirect && self.direct >= Some(sent.term))
@@ -115,7 +120,6 @@ impl<'a> Course<'a> {
             question,
             deadline,
             permit: None,
-            tainted: false,
             unresolved: Unresolved::default(),
             sent: Sent::default(),
             last: no_leader(shard),
@@ -126,10 +130,18 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// Asks until there is an answer or no hope; gives the node that answered as well. `tainted`
-    /// says that an attempt before these may have stored something.
-    pub(super) async fn run(mut self, tainted: bool) -> (Said, NodeId) {
-        self.tainted = tainted;
+    /// Follows an attempt at this node in this term, whose outcome is unknown.
+    pub(super) fn after(mut self, term: u64) -> Self {
+        self.sent = Sent {
+            term,
+            indirect: false,
+        };
+        self.unknown_outcome();
+        self
+    }
+
+    /// Asks until there is an answer or no hope; gives the node that answered as well.
+    pub(super) async fn run(mut self) -> (Said, NodeId) {
         let me = self.router.node_id();
         let Some(mut news) = self.cluster.leaders.watch(self.shard) else {
             let failed = Said::failed(FailureKind::Internal, "there is no such shard");
@@ -154,7 +166,7 @@ impl<'a> Course<'a> {
                     self.last = Failure::new(FailureKind::NoLeader, reason);
                 }
                 Step::Unknown(reason) => {
-                    self.taint();
+                    self.unknown_outcome();
                     self.last = Failure::new(FailureKind::NoLeader, reason);
                 }
             }
@@ -180,7 +192,7 @@ impl<'a> Course<'a> {
             let said = self.router.here(self.stream, self.question, None).await;
             return Step::Said(said, me);
         }
-        if self.attempts == 1 && !self.tainted && model.is_stopping() {
+        if self.attempts == 1 && !self.unresolved.any() && model.is_stopping() {
             return Step::Said(Said::Answer(Answer::Failed(shutting_down())), me);
         }
         if self.permit.is_none() {
@@ -240,13 +252,11 @@ impl<'a> Course<'a> {
         if let Some(reason) = too_old(self.cluster, to, self.question) {
             return Step::Nobody(reason);
         }
-        let metrics = &self.cluster.metrics;
-        let left = self.left();
         let heading = Heading {
             stream: self.stream.clone(),
             term,
             hops,
-            time_left: left,
+            time_left: self.left(),
         };
         let message = match wire::question(&heading, self.question) {
             Ok(message) => message,
@@ -255,33 +265,12 @@ impl<'a> Course<'a> {
                 return Step::Said(failed, self.router.node_id());
             }
         };
-        let (lane, kind) = (self.question.lane(), self.question.kind());
-        let started = Instant::now();
-        let answered = tokio::select! {
-            answered = self.cluster.peers.call(to, lane, kind, message, left) => answered,
-            // Whoever leads now can say what became of it.
-            () = superseded(term, news) => Err(CallError::Unknown {
-                to,
-                reason: "the shard has a new leader".to_owned(),
-            }),
-        };
-        let counter = match &answered {
-            Ok(_) => &metrics.answered,
-            Err(CallError::NotSent { .. }) => &metrics.not_sent,
-            Err(CallError::Unknown { .. }) => &metrics.unknown,
-            Err(CallError::Refused(_)) => &metrics.refused,
-        };
-        // What nodes ask for themselves is no client's request.
-        let of_client = !self.stream.aggregate_type().starts_with('_');
-        if of_client {
-            counter.increment(1);
-            metrics.seconds.record(started.elapsed());
-        }
+        let answered = self.send(to, term, message, news).await;
         match answered {
             Ok(bytes) => match wire::read_said(self.stream, &bytes) {
                 Ok((_, Said::NotHere { leader, reason })) => {
-                    if of_client {
-                        metrics.not_here.increment(1);
+                    if self.is_clients() {
+                        self.cluster.metrics.not_here.increment(1);
                     }
                     match leader {
                         Some(led) if self.cluster.leaders.hear(self.shard, led) => Step::News,
@@ -306,9 +295,46 @@ impl<'a> Course<'a> {
         }
     }
 
-    fn taint(&mut self) {
+    /// Puts a question to a node and counts what became of it.
+    async fn send(
+        &self,
+        to: NodeId,
+        term: u64,
+        message: Bytes,
+        news: &mut watch::Receiver<Known>,
+    ) -> Result<Bytes, CallError> {
+        let (lane, kind) = (self.question.lane(), self.question.kind());
+        let started = Instant::now();
+        let answered = tokio::select! {
+            answered = self.cluster.peers.call(to, lane, kind, message, self.left()) => answered,
+            // Whoever leads now can say what became of it.
+            () = superseded(term, news) => Err(CallError::Unknown {
+                to,
+                reason: "the shard has a new leader".to_owned(),
+            }),
+        };
+        let metrics = &self.cluster.metrics;
+        let counter = match &answered {
+            Ok(_) => &metrics.answered,
+            Err(CallError::NotSent { .. }) => &metrics.not_sent,
+            Err(CallError::Unknown { .. }) => &metrics.unknown,
+            Err(CallError::Refused(_)) => &metrics.refused,
+        };
+        if self.is_clients() {
+            counter.increment(1);
+            metrics.seconds.record(started.elapsed());
+        }
+        answered
+    }
+
+    /// Whether it is a client's request; nodes ask some things for themselves.
+    fn is_clients(&self) -> bool {
+        !self.stream.aggregate_type().starts_with('_')
+    }
+
+    /// Nobody knows what became of the last attempt.
+    fn unknown_outcome(&mut self) {
         if self.question.stores() {
-            self.tainted = true;
             self.unresolved.add(self.sent);
         }
     }
@@ -329,15 +355,15 @@ impl<'a> Course<'a> {
             // this node can tell, and the client has seen none before.
             Said::Answer(Answer::Accepted(accepted)) => {
                 Some(Said::Answer(Answer::Accepted(Accepted {
-                    replayed: accepted.replayed && !self.tainted,
+                    replayed: accepted.replayed && !self.unresolved.any(),
                     ..accepted
                 })))
             }
             Said::Answer(Answer::Failed(failure)) => match failure.kind {
-                FailureKind::ShuttingDown if here && !self.tainted => {
+                FailureKind::ShuttingDown if here && !self.unresolved.any() => {
                     Some(Said::Answer(Answer::Failed(failure)))
                 }
-                FailureKind::Overloaded if !self.tainted => {
+                FailureKind::Overloaded if !self.unresolved.any() => {
                     Some(Said::Answer(Answer::Failed(failure)))
                 }
                 FailureKind::NoLeader
@@ -348,7 +374,7 @@ impl<'a> Course<'a> {
                     None
                 }
                 FailureKind::OutcomeUnknown => {
-                    self.taint();
+                    self.unknown_outcome();
                     self.last = failure;
                     None
                 }
@@ -359,7 +385,7 @@ impl<'a> Course<'a> {
                 | FailureKind::MalformedBody
                 | FailureKind::UnknownAggregateType
                 | FailureKind::UnknownCommand
-                    if self.tainted =>
+                    if self.unresolved.any() =>
                 {
                     Some(Said::Answer(Answer::Failed(unknown(&failure))))
                 }
@@ -392,13 +418,13 @@ impl<'a> Course<'a> {
         }
         let limits = &self.cluster.limits;
         let lasts = |since: Option<Instant>, bound| since.is_some_and(|since| now - since >= bound);
-        let hopeless = !self.tainted
+        let hopeless = !self.unresolved.any()
             && (lasts(self.isolated_since, limits.isolated_wait)
                 || lasts(self.leaderless_since, limits.leader_wait));
         if now < self.deadline && !hopeless {
             return None;
         }
-        Some(if self.tainted {
+        Some(if self.unresolved.any() {
             unknown(&self.last)
         } else if let Some(reason) = self.router.0.model.refusal(self.shard) {
             Failure::new(FailureKind::NotReady, reason)

@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 use phalanx_actors::ports::{BoxFuture, Proposed};
 use phalanx_actors::request::Precondition;
 
+mod order;
+
 use self::support::{MemoryJournal, Options, World};
 use super::*;
 use crate::cluster::leaders::Known;
@@ -332,34 +334,6 @@ async fn the_leaders_own_client_is_answered_by_the_next_leader() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_command_takes_effect_in_its_own_term_or_never() {
-    let cell = Cell::new().await;
-    cell.elect(1, 3).await;
-    let request = support::with_key("late", support::add(1));
-    let ask = |term, hops| {
-        let heading = Heading {
-            stream: tally(),
-            term,
-            hops,
-            time_left: WITHIN,
-        };
-        wire::question(&heading, Question::Command(&request)).unwrap()
-    };
-    for (node, term) in [(1, 1), (1, 2), (1, 4), (2, 1), (2, 4)] {
-        let answer = cell.router(node).receive(3, ask(term, 1)).await.unwrap();
-        let (_, said) = wire::read_said(&tally(), &answer).unwrap();
-        let Said::NotHere { leader, .. } = said else {
-            panic!("{node} {term}: {said:?}");
-        };
-        assert_eq!(leader.unwrap().term, 3);
-    }
-    assert_eq!(cell.journal.last_position(), 0);
-    let answer = cell.router(1).receive(3, ask(3, 0)).await.unwrap();
-    let (by, said) = wire::read_said(&tally(), &answer).unwrap();
-    assert!(matches!(said, Said::Answer(Answer::Accepted(_))) && by == 1);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_node_that_cannot_reach_the_leader_goes_through_another_one() {
     let cell = Cell::new().await;
     cell.net(2).cut.lock().push(1);
@@ -463,38 +437,6 @@ async fn what_may_be_stored_is_never_called_not_applied() {
     let dry = support::dry_run(support::add(1));
     let told = failure(router.command(&tally(), &dry, within).await);
     assert_eq!(told.kind, FailureKind::NoLeader);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_rejection_is_not_the_last_word_while_an_attempt_before_may_follow() {
-    let cell = Cell::new().await;
-    // The first attempt goes through node 3, on whose line it may wait for long.
-    cell.net(2).cut.lock().push(1);
-    cell.expect(2, &[Fate::Lost]);
-    let router = cell.router(2);
-    let ask = move || {
-        let router = router.clone();
-        tokio::spawn(async move { router.command(&tally(), &support::take(5), WITHIN).await })
-    };
-    let sent = ask();
-    support::eventually(|| !cell.net(2).calls.lock().is_empty()).await;
-    cell.net(2).cut.lock().clear();
-    let unknown = failure(sent.await.unwrap());
-    assert_eq!(unknown.kind, FailureKind::OutcomeUnknown);
-    assert_eq!(cell.net(2).calls.lock()[..2], [3, 1]);
-
-    // Nothing of an older term follows.
-    cell.net(2).calls.lock().clear();
-    cell.net(2).cut.lock().push(1);
-    cell.expect(2, &[Fate::Lost]);
-    let sent = ask();
-    support::eventually(|| !cell.net(2).calls.lock().is_empty()).await;
-    cell.elect(3, 2).await;
-    assert!(matches!(sent.await.unwrap(), Answer::Rejected { .. }));
-
-    // Nor does what was lost on the line that the next attempt takes.
-    cell.expect(2, &[Fate::Lost]);
-    assert!(matches!(ask().await.unwrap(), Answer::Rejected { .. }));
 }
 
 #[tokio::test(start_paused = true)]

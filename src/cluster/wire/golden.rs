@@ -66,6 +66,15 @@ impl Golden {
     }
 }
 
+/// How many forms a message has, by what reading one says: the first place at which nothing can stand.
+pub(super) fn forms(read: impl Fn(&[u8]) -> Result<(), CodecError>) -> u32 {
+    let unknown = |place: &u8| {
+        let read = read(std::slice::from_ref(place));
+        read.is_err_and(|error| error.to_string().contains("expected variant index"))
+    };
+    (0..250).find(unknown).unwrap().into()
+}
+
 fn raw(json: &str) -> Box<RawValue> {
     RawValue::from_string(json.to_owned()).unwrap()
 }
