@@ -26,6 +26,7 @@ pub mod router;
 mod server;
 pub mod status;
 pub mod steward;
+mod strangers;
 pub mod streams;
 pub mod tls;
 pub mod transport;

@@ -156,10 +156,10 @@ fn decode(from: &mut impl Buf) -> Result<Frame, Status> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn encoded(frame: &Frame) -> Vec<u8> {
+    pub(crate) fn encoded(frame: &Frame) -> Vec<u8> {
         let mut bytes = vec![frame.tag as u8];
         bytes.extend_from_slice(&frame.checksum().to_le_bytes());
         bytes.extend_from_slice(&frame.covered());

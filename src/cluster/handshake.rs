@@ -407,7 +407,7 @@ impl Identity {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::cluster::wire::golden::Golden;
 
@@ -431,6 +431,12 @@ mod tests {
         *identity.members.write() = BTreeMap::from([(2, "b:1".to_owned()), (3, "c:1".to_owned())]);
         identity.removed.write().insert(5);
         identity
+    }
+
+    /// What a node of the cluster `phalanx` with 8 shards says on the lane for commands.
+    pub(crate) fn hello_of(from: NodeId, to: NodeId) -> Vec<u8> {
+        let from = introduction(from);
+        codec::to_bytes(&Hello { from, to, lane: 2 }).unwrap()
     }
 
     fn hello(change: impl FnOnce(&mut Hello)) -> Vec<u8> {

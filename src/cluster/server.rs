@@ -7,14 +7,14 @@
 //! - The calls of one connection reach their service in the order in which they were begun, and those
 //!   of a peer's newer connection of the same lane after them: an older one is not listened to any more.
 //!   A service is polled once before the next call, so its order can be the order of arrival.
-//! - A connection without a peer is closed soon.
+//! - A connection without a peer is closed soon, and occupies little until then (`strangers.rs`).
 
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -36,8 +36,9 @@ use tonic::{Status, Streaming};
 use super::NodeId;
 use super::calls::text;
 use super::frame::{Frame, FrameDecoder, FrameEncoder, Tag};
-use super::handshake::Identity;
+use super::handshake::{Identity, Refusal};
 use super::lanes::{PIECE_BYTES, WINDOW_BYTES};
+use super::strangers::{Eviction, Guarded, Place, Strangers};
 use super::tls::{Proof, SecurityError, Socket, refused_from};
 use super::transport::{CallKind, PATH, Services, TransportOptions};
 
@@ -47,6 +48,9 @@ type Body = http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, Status>;
 const TOLD_FOR: Duration = Duration::from_secs(60);
 /// Different refusals that are logged within that time.
 const MOST_TOLD: usize = 64;
+/// What is logged when strangers come faster than they are seen off.
+const CROWD: &str = "connections that no member has opened are closed early, so many are they: \
+     only members should reach cluster.listen";
 /// Characters of a refusal that are logged: whoever is not a peer may have written most of it.
 const MOST_SAID: usize = 1000;
 
@@ -58,6 +62,7 @@ pub(crate) struct Server {
     pub(crate) services: Services,
     pub(crate) told: Told,
     pub(crate) lines: Lines,
+    pub(crate) strangers: Arc<Strangers>,
 }
 
 /// How many connections each peer has opened for each lane; the last one counts.
@@ -124,7 +129,12 @@ impl Server {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((socket, address)) => {
-                        connections.spawn(Arc::clone(&this).connection(socket, address));
+                        let (place, eviction, evicted) = this.strangers.enter();
+                        if evicted && this.told.is_news(CROWD) {
+                            tracing::warn!("{CROWD}");
+                        }
+                        let this = Arc::clone(&this);
+                        connections.spawn(this.connection(socket, address, place, eviction));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "a peer's connection could not be accepted");
@@ -137,13 +147,27 @@ impl Server {
         }
     }
 
-    async fn connection(self: Arc<Self>, socket: TcpStream, address: SocketAddr) {
+    async fn connection(
+        self: Arc<Self>,
+        socket: TcpStream,
+        address: SocketAddr,
+        place: Arc<Place>,
+        eviction: Eviction,
+    ) {
+        tokio::select! {
+            () = self.secure(socket, address, &place) => {}
+            Ok(()) = eviction => tracing::debug!(%address, "made room for a newer stranger"),
+        }
+        place.leave();
+    }
+
+    async fn secure(self: Arc<Self>, socket: TcpStream, address: SocketAddr, place: &Arc<Place>) {
         let secured = tokio::time::timeout(self.options.connect_timeout, async {
             socket.set_nodelay(true)?;
             self.identity.security.accept(socket).await
         });
         match secured.await {
-            Ok(Ok(socket)) => self.serve(socket).await,
+            Ok(Ok(socket)) => self.serve(socket, place).await,
             Ok(Err(SecurityError::Refused(clause))) => {
                 let refusal = refused_from(address, &clause);
                 if self.told.is_news(&refusal) {
@@ -157,7 +181,7 @@ impl Server {
         }
     }
 
-    async fn serve(self: Arc<Self>, socket: Socket) {
+    async fn serve(self: Arc<Self>, socket: Socket, place: &Arc<Place>) {
         let proof = socket.proof();
         let options = &self.options;
         let builder = {
@@ -174,17 +198,16 @@ impl Server {
             builder
         };
         let this = Arc::clone(&self);
-        let welcomed = Arc::<AtomicBool>::default();
-        let known = Arc::clone(&welcomed);
+        let opened = Arc::clone(place);
         let service = service_fn(move |request| {
             let (this, proof) = (Arc::clone(&this), proof.clone());
-            let welcomed = Arc::clone(&welcomed);
-            async move { Ok::<_, Infallible>(this.open(request, proof, welcomed)) }
+            let place = Arc::clone(&opened);
+            async move { Ok::<_, Infallible>(this.open(request, proof, place)) }
         });
         // Half a greeting, or a connection on which nobody asks for anything, would stay for ever.
         let strange = async {
             tokio::time::sleep(options.connect_timeout * 2).await;
-            if known.load(Ordering::Acquire) {
+            if place.is_known() {
                 std::future::pending::<()>().await;
             }
         };
@@ -198,12 +221,12 @@ impl Server {
         }
     }
 
-    /// Starts the exchange of a connection; says when a peer is `welcomed` on it.
+    /// Starts the exchange of a connection.
     fn open(
         self: Arc<Self>,
         request: Request<Incoming>,
         proof: Proof,
-        welcomed: Arc<AtomicBool>,
+        place: Arc<Place>,
     ) -> Response<Body> {
         if request.uri().path() != PATH {
             let mut response = Response::new(Empty::new().map_err(|no| match no {}).boxed_unsync());
@@ -211,9 +234,10 @@ impl Server {
             return response;
         }
         let limit = Some(self.options.max_message_bytes);
-        let frames = Streaming::new_request(FrameDecoder, request.into_body(), None, limit);
+        let body = Guarded::new(request.into_body(), Arc::clone(&place));
+        let frames = Streaming::new_request(FrameDecoder, body, None, limit);
         let (out, queue) = mpsc::channel(self.options.calls_in_flight + 2);
-        tokio::spawn(self.exchange(frames, proof, out, welcomed));
+        tokio::spawn(self.exchange(frames, proof, out, place));
         let answers = futures_util::stream::unfold(queue, |mut queue| async move {
             queue.recv().await.map(|frame| (Ok(frame), queue))
         });
@@ -230,16 +254,18 @@ impl Server {
         mut frames: Streaming<Frame>,
         proof: Proof,
         out: mpsc::Sender<Frame>,
-        welcomed: Arc<AtomicBool>,
+        place: Arc<Place>,
     ) {
         let first = tokio::time::timeout(self.options.connect_timeout, frames.message()).await;
-        let Ok(Ok(Some(hello))) = first else {
-            return;
-        };
-        let received = match hello.tag {
-            Tag::Hello => self.identity.receive(&hello.payload, &proof),
-            Tag::Refusal => return self.refused_by(&hello.payload),
-            _ => self.identity.receive(&[], &proof),
+        let received = match first {
+            Ok(Ok(Some(hello))) => match hello.tag {
+                Tag::Hello => self.identity.receive(&hello.payload, &proof),
+                Tag::Refusal => return self.refused_by(&hello.payload),
+                _ => self.identity.receive(&[], &proof),
+            },
+            Ok(Err(status)) => Err(Refusal::Unreadable(status.message().to_owned())),
+            // It ended, or says nothing.
+            Ok(Ok(None)) | Err(_) => return,
         };
         let (hello, welcome) = match received {
             Ok(both) => both,
@@ -253,7 +279,7 @@ impl Server {
                 return;
             }
         };
-        welcomed.store(true, Ordering::Release);
+        place.welcome();
         let (from, lane) = (hello.from.node, hello.lane);
         let welcome = match phalanx_actors::codec::to_bytes(&welcome) {
             Ok(welcome) => Frame::plain(Tag::Welcome, 0, welcome),
@@ -353,11 +379,12 @@ impl Server {
         let timeout = Duration::from_millis(u64::from(frame.timeout_ms));
         tokio::spawn(async move {
             let answer = tokio::time::timeout(timeout, answer).await;
-            in_flight.fetch_sub(1, Ordering::AcqRel);
             // Otherwise nobody waits any more.
             if let Ok(said) = answer {
                 let _gone = out.send(answered(id, said)).await;
             }
+            // Only now: a peer that does not read its answers must not pile them up here.
+            in_flight.fetch_sub(1, Ordering::AcqRel);
         });
         true
     }

@@ -22,6 +22,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -41,6 +42,8 @@ const NOT_IN_PLAINTEXT: [u8; 7] = [TLS_ALERT, 3, 3, 0, 2, 2, 10];
 const NOT_IN_TLS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 /// How long a refused connection is kept, so that its other side can read why.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// Connections that are kept so at the same time; others are closed over what they sent.
+static FAREWELLS: Semaphore = Semaphore::const_new(64);
 /// Bytes that are read from it meanwhile, and thrown away.
 const FAREWELL_BYTES: u64 = 64 * 1024;
 
@@ -135,6 +138,9 @@ impl Security {
 /// Sends last words and waits for the other side to have read them: a socket that is closed over
 /// unread bytes is reset, and takes the words with it.
 async fn farewell(mut socket: TcpStream, last: &'static [u8]) {
+    let Ok(_permit) = FAREWELLS.try_acquire() else {
+        return;
+    };
     let _cut = tokio::time::timeout(FAREWELL, async {
         socket.write_all(last).await?;
         socket.shutdown().await?;

@@ -439,6 +439,7 @@ impl Transport {
             services,
             told: Told::default(),
             lines: Lines::default(),
+            strangers: Arc::default(),
         };
         server.run(listener).await;
     }

@@ -16,7 +16,8 @@ use tokio::sync::watch;
 
 use super::core::{Core, Ground};
 use super::members;
-use super::{Node, NodeError, read_side, shutdown};
+use super::shutdown::Signals;
+use super::{Node, NodeError, read_side};
 use crate::cluster::members::Members;
 use crate::cluster::roles::Role;
 use crate::domain::views::{AccountTotals, Accounts, MaintenanceJobs, Orders, Prescriptions};
@@ -104,13 +105,31 @@ impl NodeBuilder {
     }
 
     async fn run_until_stopped(self, settings: Settings) -> Result<(), NodeError> {
-        let node = Box::pin(self.start(settings)).await?;
-        let signal = shutdown::requested().await.map_err(NodeError::Runtime)?;
-        tracing::info!(signal, "asked to stop");
+        // First of all: what has begun to start may be serving before it is there as a whole.
+        let mut signals = Signals::listen().map_err(NodeError::Runtime)?;
+        let mut starting = Box::pin(self.start(settings));
+        let started = tokio::select! {
+            node = &mut starting => Some(node?),
+            signal = signals.next() => {
+                tracing::info!(signal, "asked to stop while starting, and stops once it has started");
+                None
+            }
+        };
+        if started.is_some() {
+            let signal = signals.next().await;
+            tracing::info!(signal, "asked to stop");
+        }
+        let stopping = async {
+            let node = match started {
+                Some(node) => node,
+                None => starting.await?,
+            };
+            node.shutdown().await
+        };
         tokio::select! {
-            stopped = node.shutdown() => stopped,
+            stopped = stopping => stopped,
             // Asked twice: somebody does not want to wait.
-            _ = shutdown::requested() => {
+            _ = signals.next() => {
                 tracing::warn!("asked again; stopping at once");
                 Ok(())
             }

@@ -1,5 +1,6 @@
 //! One node with a disk that is slow or full.
 
+use std::cell::OnceCell;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::net::NODES;
 use super::sentries::{Said, Seen};
 use super::site::{Load, Moment, SHARDS, Site, assert_short, assert_within, spread};
+use crate::support::fault::run;
 use crate::support::http::{Http, Request};
 use crate::support::scratch_disk::{LoopDisk, MemoryDisk};
 use crate::support::{measured, skipped, temp_dir, wait};
@@ -152,6 +154,70 @@ fn a_slow_disk_of_one_node_does_not_stop_the_others() {
         site.transfer(shard, ILL);
     }
     slow_down("slow disk of a leader", &mut site, &mut load, &brake);
+    site.finish(load);
+}
+
+/// The sync of the ill node's writer that fails: long after the start, soon under load.
+const FAILING_SYNC: u32 = 500;
+const FAILS_WITHIN: Duration = Duration::from_secs(90);
+
+#[test]
+fn a_leader_whose_sync_fails_ends_is_replaced_and_rejoins() {
+    let test = "sync error of a leader";
+    let inject = format!("inject=fdatasync,fsync:error=EIO:when={FAILING_SYNC}");
+    let tried = ["-f", "-o", "/dev/null", "-e", &inject, "true"];
+    if let Err(why) = run("strace", &tried) {
+        return skipped(test, &why);
+    }
+    // -D keeps the node itself as the child that is waited for.
+    let tracer = [
+        "strace",
+        "-D",
+        "-f",
+        "--seccomp-bpf",
+        "-qqq",
+        "-o",
+        "/dev/null",
+    ];
+    let filter = ["-e", "trace=fdatasync,fsync", "-e", &inject];
+    let tracer: Vec<String> = tracer
+        .iter()
+        .chain(&filter)
+        .map(|s| (*s).to_owned())
+        .collect();
+    let healthy = OnceCell::new();
+    let site = Site::start_with(test, |node, setup| {
+        // Who leads is the test's to say.
+        let setup = setup.set("CLUSTER__BALANCE_INTERVAL_MS", 0);
+        if node != ILL {
+            return setup;
+        }
+        healthy.get_or_init(|| setup.clone());
+        setup.also_wrapped_by(&tracer)
+    });
+    let Some(mut site) = site else {
+        return;
+    };
+    for shard in 0..SHARDS {
+        site.transfer(shard, ILL);
+    }
+    let mut load = site.load();
+    let at = usize::try_from(ILL - 1).expect("fits");
+    let mut ill = site.cluster.nodes[at].take().expect("it runs");
+    let status = ill.wait_end(FAILS_WITHIN);
+    let ended = Moment::now();
+    let log = ill.log();
+    assert_eq!(status.and_then(|status| status.code()), Some(70), "{log}");
+    assert!(log.contains("Input/output error"), "{log}");
+    let all: Vec<usize> = (0..SHARDS).collect();
+    let outages = site.outages(&load, &all, &Site::others(ILL), ended);
+    assert_short(test, &outages);
+    load.check();
+    site.cluster.setups[at] = healthy.into_inner().expect("it was set up");
+    site.cluster.start(ILL);
+    site.wait_whole();
+    load.check();
+    wait::let_pass(Duration::from_millis(500));
     site.finish(load);
 }
 

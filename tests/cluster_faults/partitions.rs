@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use super::net::{Harm, NODES};
 use super::sentries::{Said, Seen};
 use super::site::{Load, Moment, SHARDS, Site, assert_short, assert_within, percentile, spread};
-use crate::support::{measured, wait};
+use crate::support::{measured, skipped, wait};
 
 /// Until a node that is cut off knows it and says so to everybody.
-const KNOWN_WITHIN: Duration = Duration::from_secs(6);
+const KNOWN_WITHIN: Duration = Duration::from_secs(2);
 /// From then on it refuses each request this soon, as a rule and at most.
 const REFUSED_WITHIN: Duration = Duration::from_secs(1);
 const REFUSED_AT_MOST: Duration = Duration::from_secs(3);
@@ -27,7 +27,7 @@ fn a_node_that_is_cut_off_is_replaced_and_says_so() {
     let cut = Moment::of(|| site.net.harm(&Site::ways_of(victim), Harm::Cut));
     let outages = site.outages(&load, &led, &Site::others(victim), cut);
     assert_short("two-way cut of a leader", &outages);
-    wait::let_pass((KNOWN_WITHIN + Duration::from_secs(2)).saturating_sub(cut.done.elapsed()));
+    wait::let_pass((KNOWN_WITHIN + Duration::from_secs(5)).saturating_sub(cut.done.elapsed()));
     let asked: Vec<Seen> = load.sentries.since(cut.done);
     let asked: Vec<Seen> = asked.into_iter().filter(|s| s.node == victim).collect();
     assert_refused(&site, &asked, cut.done);
@@ -55,10 +55,12 @@ fn assert_refused(site: &Site, asked: &[Seen], cut: Instant) {
         format!("{known:?}"),
     );
     measured("and then answers 503 within", spread(&times));
-    if site.calm.held(cut, Instant::now()) {
+    if !site.calm.held(cut, Instant::now()) {
+        skipped("how soon a cut off node refuses", "the machine stood still");
+    } else {
         assert!(known < KNOWN_WITHIN, "{asked:?}");
         assert!(times.len() >= SHARDS, "{asked:?}");
-        assert!(percentile(&times, 50) < REFUSED_WITHIN, "{times:?}");
+        assert!(percentile(&times, 90) < REFUSED_WITHIN, "{times:?}");
         assert!(percentile(&times, 100) < REFUSED_AT_MOST, "{times:?}");
     }
 }

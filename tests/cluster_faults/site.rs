@@ -21,7 +21,7 @@ use crate::support::books::Tellers;
 use crate::support::client;
 use crate::support::http::{Http, Request};
 use crate::support::node::NodeSetup;
-use crate::support::{measured, seeded, temp_dir, wait};
+use crate::support::{measured, seeded, skipped, temp_dir, wait};
 
 pub(crate) const SHARDS: usize = 4;
 const TELLERS: i64 = 4;
@@ -450,6 +450,10 @@ pub(crate) fn assert_within(what: &str, outages: &[Outage], limit: Duration) {
             outages.len() - times.len()
         ),
     );
+    if times.is_empty() {
+        // A limit that nothing is held against has not been kept.
+        return skipped(what, "the machine stood still during each measurement");
+    }
     if times.len() < 100 {
         assert!(percentile(&times, 50) < limit, "{what}: {times:?}");
         assert!(percentile(&times, 100) < limit * 2, "{what}: {times:?}");

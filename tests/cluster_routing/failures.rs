@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::fixture::SOON;
-use crate::load::{Load, assert_unharmed, audit, summary};
+use crate::load::{Load, assert_unharmed, assert_went_on, audit, summary};
 use crate::ready_cluster;
 use crate::support::http::{Http, Request};
 use crate::support::{client, measured, temp_dir, wait};
@@ -24,11 +24,14 @@ fn a_killed_leader_costs_clients_of_other_nodes_time_and_nothing_else() {
         let mine = &accounts[usize::try_from(victim - 1).expect("fits") * 4..][..4];
         let load = Load::start(6, &others, mine);
         wait::let_pass(Duration::from_millis(400));
+        let killed = Instant::now();
         cluster.kill(victim);
         wait::let_pass(Duration::from_millis(2_500));
+        let replaced = Instant::now();
         let deposits = load.stop_after(100);
         measured("kill -9 of a leader", summary(&deposits));
         assert_unharmed(&deposits, 100);
+        assert_went_on(&deposits, killed, replaced);
         // Whatever the routers retried was for their clients the first attempt.
         let marked = deposits.iter().filter(|d| d.replayed && !d.retried).count();
         assert_eq!(marked, 0);

@@ -14,6 +14,8 @@ use crate::support::http::{Http, Request};
 use crate::support::wait;
 
 const ENOUGH_WITHIN: Duration = Duration::from_secs(120);
+/// Acknowledged deposits in a second, of all clients together, below which a cluster stood still.
+const LEAST_RATE: f64 = 20.0;
 
 /// One deposit and what became of it.
 #[derive(Debug)]
@@ -208,4 +210,18 @@ pub(crate) fn assert_unharmed(deposits: &[Deposit], least: usize) {
         harmed.first()
     );
     assert!(deposits.len() >= least, "only {} deposits", deposits.len());
+}
+
+/// Asserts that deposits went on being acknowledged between these moments: what is acknowledged before
+/// and afterwards says nothing about a time in which something is done to the cluster.
+pub(crate) fn assert_went_on(deposits: &[Deposit], from: Instant, to: Instant) {
+    let acknowledged = deposits.iter().filter(|deposit| deposit.outcome.is_ok());
+    let ended = acknowledged.map(|deposit| deposit.began + deposit.took);
+    let count = ended.filter(|ended| (from..to).contains(ended)).count();
+    let rate = count as f64 / (to - from).as_secs_f64();
+    assert!(
+        rate >= LEAST_RATE,
+        "too little happened meanwhile to mean anything: {count} in {:?}, {rate:.1}/s",
+        to - from
+    );
 }

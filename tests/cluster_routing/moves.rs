@@ -1,11 +1,11 @@
 //! Leaders that are moved on purpose, under load.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::fixture::{Cluster, SOON};
-use crate::load::{Load, assert_unharmed, audit, summary};
+use crate::load::{Load, assert_unharmed, assert_went_on, audit, summary};
 use crate::support::http::{Http, Request, Response};
 use crate::support::{measured, temp_dir, wait};
 use crate::{leaders, ready_cluster};
@@ -30,6 +30,7 @@ fn shards_move_under_load_and_nobody_notices() {
     let cluster = ready_cluster(directory.path());
     let accounts = accounts(&cluster);
     let load = Load::start(CLIENTS, &cluster.addresses(), &accounts);
+    let began = Instant::now();
     for round in 0..12_u64 {
         wait::let_pass(Duration::from_millis(150));
         let shard = usize::try_from(round % 4).expect("fits");
@@ -50,9 +51,11 @@ fn shards_move_under_load_and_nobody_notices() {
             (moved["from"] == json!(before)).then_some(())
         });
     }
+    let moved = Instant::now();
     let deposits = load.stop_after(200);
     measured("12 transfers", summary(&deposits));
     assert_unharmed(&deposits, 200);
+    assert_went_on(&deposits, began, moved);
     audit(cluster.anywhere(), &deposits);
 }
 
@@ -100,6 +103,7 @@ fn a_drained_node_leads_nothing_and_still_answers() {
     let accounts = accounts(&cluster);
     let load = Load::start(CLIENTS, &cluster.addresses(), &accounts);
     wait::let_pass(Duration::from_millis(300));
+    let began = Instant::now();
     // Asked at another node. A copy may lag for a moment under load and be kept; who drains twice
     // drains the rest.
     let mut moved = 0;
@@ -126,9 +130,11 @@ fn a_drained_node_leads_nothing_and_still_answers() {
     let view = Http::new(cluster.address(3)).get("/v1/cluster").json();
     assert_eq!(view["members"][1]["role"], "draining");
     wait::let_pass(Duration::from_millis(300));
+    let drained = Instant::now();
     let deposits = load.stop_after(100);
     measured("drain", summary(&deposits));
     assert_unharmed(&deposits, 100);
+    assert_went_on(&deposits, began, drained);
     audit(Http::new(cluster.address(2)), &deposits);
     // A restart takes it back.
     stop(&mut cluster, 2);
@@ -153,6 +159,7 @@ fn a_rolling_restart_shows_no_client_an_error() {
     let mut cluster = ready_cluster(directory.path());
     let accounts = accounts(&cluster);
     let load = Load::start(CLIENTS, &cluster.addresses(), &accounts);
+    let began = Instant::now();
     for node in 1..=3 {
         wait::let_pass(Duration::from_millis(300));
         stop(&mut cluster, node);
@@ -161,9 +168,11 @@ fn a_rolling_restart_shows_no_client_an_error() {
         cluster.wait_ready(node);
     }
     wait::let_pass(Duration::from_millis(300));
+    let restarted = Instant::now();
     let deposits = load.stop_after(300);
     measured("rolling restart", summary(&deposits));
     assert_unharmed(&deposits, 300);
+    assert_went_on(&deposits, began, restarted);
     audit(cluster.anywhere(), &deposits);
 }
 
@@ -186,6 +195,7 @@ fn a_rolling_upgrade_from_an_older_build_shows_no_client_an_error() {
     }
     let accounts = accounts(&cluster);
     let load = Load::start(CLIENTS, &cluster.addresses(), &accounts);
+    let began = Instant::now();
     for (node, today) in (1..=3).zip(todays) {
         wait::let_pass(Duration::from_secs(2));
         stop(&mut cluster, node);
@@ -195,8 +205,10 @@ fn a_rolling_upgrade_from_an_older_build_shows_no_client_an_error() {
         cluster.wait_ready(node);
     }
     wait::let_pass(Duration::from_secs(2));
+    let replaced = Instant::now();
     let deposits = load.stop_after(300);
     measured("rolling upgrade", summary(&deposits));
     assert_unharmed(&deposits, 300);
+    assert_went_on(&deposits, began, replaced);
     audit(cluster.anywhere(), &deposits);
 }

@@ -1,7 +1,9 @@
-//! SIGTERM: stop admitting, finish what was begun, end with code 0.
+//! SIGTERM and SIGINT: stop admitting, finish what was begun, end with code 0.
 
 use std::sync::Arc;
 use std::time::Duration;
+
+use rustix::process::Signal;
 
 use crate::cases::Fixture;
 use crate::support::audit::audit;
@@ -25,6 +27,33 @@ fn a_node_that_is_told_to_stop_under_load_ends_with_code_0_and_loses_nothing() {
     let books = tellers.stop();
     let checked = audit(fixture.node.address, &accounts, &books);
     assert!(checked.promises > 50, "too little happened: {checked:?}");
+}
+
+#[test]
+fn a_node_that_is_told_to_stop_while_it_starts_ends_with_code_0() {
+    let mut fixture = Fixture::new();
+    for signal in [Signal::TERM, Signal::INT] {
+        fixture.node.terminate();
+        let status = fixture.node.wait_end(GRACE);
+        assert!(status.is_some_and(|status| status.success()), "{status:?}");
+        let lock = fixture.setup.data_dir.join("lock");
+        std::fs::remove_file(&lock).expect("nobody holds the directory");
+        fixture.node = fixture.setup.spawn();
+        // From here on it opens its journal, which takes longer than the signal.
+        wait::poll(GRACE, || lock.exists().then_some(())).expect("it starts");
+        fixture.node.signal(signal);
+        let status = fixture.node.wait_end(GRACE);
+        assert!(
+            status.is_some_and(|status| status.success()),
+            "{signal:?}: {status:?}\n{}",
+            fixture.node.log()
+        );
+        let log = fixture.node.log();
+        assert!(log.contains("asked to stop"), "{log}");
+        // What it says last: everything is flushed and closed.
+        assert!(log.contains("\"stopped\""), "{log}");
+        fixture.node = fixture.setup.start();
+    }
 }
 
 #[test]

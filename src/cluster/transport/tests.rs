@@ -10,6 +10,7 @@ use super::*;
 use crate::cluster::roster::Contact;
 use crate::test_ports as ports;
 
+mod abuse;
 mod secured;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -27,7 +28,8 @@ fn options() -> TransportOptions {
     }
 }
 
-/// Answers with what it was asked, in the order of calls; `Past` never answers, `Status` refuses.
+/// Answers with what it was asked, in the order of calls; `Past` never answers, `Status` refuses, and
+/// `History` takes a moment.
 #[derive(Debug, Default)]
 struct Echo {
     seen: Mutex<Vec<u8>>,
@@ -48,6 +50,10 @@ impl Service for Echo {
         match kind {
             CallKind::Past => Box::pin(std::future::pending()),
             CallKind::Status => Box::pin(async move { Err(format!("node {from} may not")) }),
+            CallKind::History => Box::pin(async move {
+                tokio::task::yield_now().await;
+                Ok(request)
+            }),
             _ => Box::pin(async move { Ok(request) }),
         }
     }

@@ -319,7 +319,9 @@ fn tls_has_all_its_files_or_none_and_a_name_for_certificates() {
             "transport.tls.private_key_file"
         ]
     );
-    for name in ["-a", "a-", &"a".repeat(64)] {
+    assert!(broken(["", "", ""], "9").is_empty());
+    assert!(broken(["a", "b", "c"], "9a").is_empty());
+    for name in ["-a", "a-", "2026", &"a".repeat(64)] {
         assert_eq!(broken(["a", "b", "c"], name), ["cluster.name"], "{name:?}");
     }
 }

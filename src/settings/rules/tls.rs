@@ -26,10 +26,12 @@ pub(super) fn check(settings: &Settings, found: &mut Vec<Violation>) {
         found.push(Violation::new(&[key, with], rule));
     }
     let name = &settings.cluster.name;
-    if name.len() > 63 || name.starts_with('-') || name.ends_with('-') {
+    // The last label of a DNS name is no number: it would be an address.
+    let is_number = name.chars().all(|letter| letter.is_ascii_digit());
+    if name.len() > 63 || name.starts_with('-') || name.ends_with('-') || is_number {
         let rule = format!(
-            "`cluster.name` = {name:?} must have at most 63 characters and neither begin nor end \
-             with -, as it is part of the names in certificates (`{with}` is set)"
+            "`cluster.name` = {name:?} must have at most 63 characters, neither begin nor end with \
+             - and not be a number, as it is part of the names in certificates (`{with}` is set)"
         );
         found.push(Violation::new(&["cluster.name", with], rule));
     }
