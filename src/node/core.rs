@@ -139,6 +139,11 @@ impl Core {
             background.push(tokio::spawn(follow));
             let steward = Arc::clone(&routing.steward);
             background.push(tokio::spawn(steward.make_room(SPACE_ROUND)));
+            let steward = Arc::clone(&routing.steward);
+            // As long as the others take for an election among themselves: a lease, and the wait of
+            // the slowest.
+            let patience = Duration::from_millis(settings.raft.election_timeout_max_ms) * 2;
+            background.push(tokio::spawn(steward.stand_by(patience)));
         }
         let balance_interval = Duration::from_millis(settings.cluster.balance_interval_ms);
         if !balance_interval.is_zero() && routing.router.has_peers() {
