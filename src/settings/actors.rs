@@ -14,7 +14,8 @@ pub struct ActorSettings {
     /// Default 100000, range 1 to 100000000. Larger answers more aggregates without a replay;
     /// smaller saves memory.
     pub max_resident: usize,
-    /// Time without a message after which an aggregate leaves memory, in seconds.
+    /// Time without a message after which an aggregate leaves memory, in seconds; it leaves at most an
+    /// eighth of it later.
     ///
     /// Default 120, range 1 to 86400. Larger saves replays; smaller frees memory sooner.
     pub idle_timeout_s: u64,
