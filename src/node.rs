@@ -104,7 +104,7 @@ impl Node {
         tracing::info!(in_flight = self.model.in_flight(), "shutting down");
         if self.router.has_peers() {
             // Still admitting: until another node leads, nobody else can answer.
-            let drained = tokio::time::timeout_at(deadline, self.steward.drain_this()).await;
+            let drained = tokio::time::timeout_at(deadline, self.steward.drain_to_stop()).await;
             match drained {
                 Ok(drained) => {
                     for kept in &drained.kept {

@@ -39,6 +39,9 @@ mod site;
 #[path = "cluster_faults/partitions.rs"]
 mod partitions;
 
+#[path = "cluster_faults/readiness.rs"]
+mod readiness;
+
 #[path = "cluster_faults/links.rs"]
 mod links;
 

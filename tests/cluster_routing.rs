@@ -16,6 +16,9 @@ mod fixture;
 #[path = "cluster_routing/load.rs"]
 mod load;
 
+#[path = "cluster_routing/drains.rs"]
+mod drains;
+
 #[path = "cluster_routing/moves.rs"]
 mod moves;
 

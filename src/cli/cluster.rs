@@ -1,9 +1,12 @@
-//! `phalanx cluster ...`: asks a running node about the cluster, or to change its members.
+//! `phalanx cluster ...`: asks a running node about the cluster, to move leaders, or to change its
+//! members.
 //!
 //! Refuses to know more than the node says: it renders the answers of `GET /v1/cluster` and
 //! `GET /v1/shards`. Invariant: `--json` prints both as they were received.
 
+mod leaders;
 mod members;
+mod refusal;
 mod tour;
 
 use std::fmt::Write as _;
@@ -36,6 +39,12 @@ enum Command {
     Join(members::Join),
     /// Let a member leave, also a dead one: its copies are rebuilt elsewhere first
     Leave(members::Leave),
+    /// Let other members lead all that this one leads; it goes on to take requests
+    Drain(leaders::Drain),
+    /// Take a drain back
+    Undrain(leaders::Undrain),
+    /// Let another member lead a shard
+    Transfer(leaders::Transfer),
     /// Start three nodes here, use them, kill one, go on, and stop them again
     Tour(tour::Arguments),
 }
@@ -61,6 +70,9 @@ impl Arguments {
             Command::Status(arguments) => arguments.run(),
             Command::Join(arguments) => arguments.run(),
             Command::Leave(arguments) => arguments.run(),
+            Command::Drain(arguments) => arguments.run(),
+            Command::Undrain(arguments) => arguments.run(),
+            Command::Transfer(arguments) => arguments.run(),
             Command::Tour(arguments) => arguments.run(),
         }
     }
@@ -72,7 +84,7 @@ impl StatusArguments {
             .and_then(|cluster| Ok((cluster, get(&self.url, "/v1/shards", PATIENCE)?)));
         let (cluster, shards) = match asked {
             Ok(answers) => answers,
-            Err(error) => return output::failed(&error),
+            Err(error) => return refusal::show(&error, &self.url, self.json),
         };
         match show(&cluster, &shards, self.json) {
             Ok(text) => output::result(text.as_bytes()),

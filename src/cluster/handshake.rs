@@ -28,6 +28,9 @@ pub const PROTOCOL_WITH_SPACE: u32 = 2;
 /// ([`CallKind::Copies`](super::transport::CallKind::Copies) and
 /// [`CallKind::Records`](super::transport::CallKind::Records)).
 pub const PROTOCOL_WITH_FEEDS: u32 = 2;
+/// The first version in which a drain can be taken back
+/// ([`CallKind::Undrain`](super::transport::CallKind::Undrain)).
+pub const PROTOCOL_WITH_UNDRAIN: u32 = 2;
 
 /// The oldest and the newest version that this process speaks. Tests make it an older or a newer
 /// release: `FAILPOINTS='cluster::protocol=return(1-2)'`.

@@ -18,6 +18,7 @@
 //! ```
 
 mod course;
+mod readiness;
 mod receive;
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use phalanx_actors::types::TypeRegistry;
 use tokio::time::Instant;
 
 use self::course::Course;
+use self::readiness::Readiness;
 pub use self::receive::Receiver;
 use super::NodeId;
 use super::leaders::Leaders;
@@ -47,6 +49,9 @@ pub struct RouterLimits {
     pub isolated_wait: Duration,
     /// The longest answer in bytes that goes to another node.
     pub answer_bytes: usize,
+    /// How long a shard may be without a leader that can be alive before this node is not ready; as
+    /// long as an election takes.
+    pub lapse: Duration,
 }
 
 /// See the file's description. Cheap to clone.
@@ -66,6 +71,7 @@ struct Cluster {
     leaders: Arc<Leaders>,
     limits: RouterLimits,
     metrics: ForwardMetrics,
+    readiness: Readiness,
 }
 
 impl Router {
@@ -84,11 +90,13 @@ impl Router {
         leaders: Arc<Leaders>,
         limits: RouterLimits,
     ) -> Self {
+        let readiness = Readiness::new(model.shards(), limits.lapse);
         let cluster = Some(Cluster {
             peers,
             leaders,
             limits,
             metrics: ForwardMetrics::default(),
+            readiness,
         });
         Self(Arc::new(Inner { model, cluster }))
     }
@@ -124,7 +132,7 @@ impl Router {
     }
 
     /// Each part that must work before this node should get traffic, and why it does not yet. A
-    /// shard is ready when it is served here or its leader is known.
+    /// shard is ready when it is served here, or its leader is known and can be alive.
     #[must_use]
     pub fn readiness(&self) -> Vec<(String, Result<(), String>)> {
         let Some(cluster) = &self.0.cluster else {
@@ -137,19 +145,25 @@ impl Router {
             Ok(())
         };
         let mut checks = vec![("admission".to_owned(), admitting)];
-        for shard in 0..self.shards() {
-            let state = match (model.refusal(shard), cluster.leaders.known(shard).leader) {
-                (Some(reason), _) => Err(reason),
-                (None, None) => Err("no leader known yet".to_owned()),
-                (None, Some(leader)) if leader == model.node_id() => {
-                    let serving = model.serving_term(shard).map(drop);
-                    serving.ok_or_else(|| "no leader yet".to_owned())
-                }
-                (None, Some(_)) => Ok(()),
-            };
-            checks.push((format!("shard {shard}"), state));
-        }
+        let shards = cluster.readiness.look(model, cluster);
+        let named = shards
+            .into_iter()
+            .map(|(shard, state)| (format!("shard {shard}"), state));
+        checks.extend(named);
         checks
+    }
+
+    /// Keeps in mind how long the shards have been ready, until it is dropped: whoever asks for
+    /// [`Self::readiness`] need not have asked before.
+    pub async fn watch_readiness(self) {
+        let Some(cluster) = &self.0.cluster else {
+            return;
+        };
+        let mut rounds = tokio::time::interval(readiness::ROUND);
+        loop {
+            rounds.tick().await;
+            cluster.readiness.look(&self.0.model, cluster);
+        }
     }
 
     /// Decides a command wherever its shard is led, within this time. Dropping the future does not

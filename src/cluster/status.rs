@@ -164,7 +164,7 @@ pub enum MemberRole {
     Joining,
     /// Its copies are being rebuilt elsewhere; it is no member after that.
     Leaving,
-    /// It hands over what it leads and takes nothing new until it is restarted.
+    /// It hands over what it leads and takes nothing new until that is taken back or it is restarted.
     Draining,
     /// It cannot be asked.
     Unknown,
@@ -188,12 +188,40 @@ pub struct Moved {
 pub struct Drained {
     /// The node.
     pub node: NodeId,
-    /// It takes no leadership until it is restarted.
+    /// It takes no leadership that somebody else can have, until this is taken back or it is restarted.
     pub draining: bool,
     /// What it handed over.
     pub moved: Vec<Moved>,
     /// What it still leads, and why.
     pub kept: Vec<Kept>,
+}
+
+/// A drain was taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undrained {
+    /// The node.
+    pub node: NodeId,
+    /// It may lead again.
+    pub draining: bool,
+    /// Whether it was draining before.
+    pub was_draining: bool,
+}
+
+/// Why a node leads nothing though nobody asks for it any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum StaysDrained {
+    /// It is on its way out.
+    #[error("node {node} leaves the cluster, and there is no way back for a leave")]
+    Leaving {
+        /// The node.
+        node: NodeId,
+    },
+    /// Its process is about to end.
+    #[error("node {node} is shutting down; it leads again when it is back")]
+    Stopping {
+        /// The node.
+        node: NodeId,
+    },
 }
 
 /// A shard that could not be handed over.

@@ -1,17 +1,17 @@
 //! The cluster's housekeeping on one node: how it sees members and shards, moving leaders, and
 //! moving copies.
 //!
-//! It owns the node's resolve to take no more leaderships (draining). It refuses to touch data, and
-//! to remember how far a change of the members is: it looks. Invariant: a leader is moved only to a
-//! connected voter that is not draining and has nearly all of the log, so a move never waits for
-//! somebody to catch up.
+//! It owns what the parts below share. It refuses to touch data, and to remember how far a change of
+//! the members is: it looks. Invariant: a leader is moved only to a connected voter that is not
+//! draining and has nearly all of the log, so a move never waits for somebody to catch up.
 //!
-//! `moves`, `balance` and `space` move leaders; `follow` learns who the members are, `conduct` moves
+//! `moves`, `drain`, `balance` and `space` move leaders; `follow` learns who the members are, `conduct` moves
 //! copies accordingly, `change` is asked to add and remove members.
 
 mod balance;
 mod change;
 mod conduct;
+mod drain;
 mod follow;
 mod moves;
 mod space;
@@ -20,7 +20,6 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,6 +29,7 @@ use phalanx_actors::names::ShardId;
 use phalanx_actors::ports::BoxFuture;
 
 pub use self::change::ChangeError;
+pub use self::drain::UndrainError;
 pub(crate) use self::moves::MOST_LAG;
 use self::moves::as_asked;
 use super::NodeId;
@@ -111,7 +111,10 @@ pub struct Steward {
     peers: Arc<dyn Peers>,
     leaders: Arc<Leaders>,
     groups: Arc<dyn Groups>,
-    draining: AtomicBool,
+    /// Why this node leads nothing, if there is a reason. Held while the groups are told.
+    away: Mutex<drain::Reasons>,
+    /// Held while everything is handed over, once.
+    handing: tokio::sync::Mutex<()>,
     /// Shards in which this node stands for no election; see [`Groups::retire`].
     retired: Mutex<BTreeSet<ShardId>>,
     /// Held from taking news of the members until the transport goes by them.
@@ -134,7 +137,8 @@ impl Steward {
             peers,
             leaders,
             groups,
-            draining: AtomicBool::new(false),
+            away: Mutex::default(),
+            handing: tokio::sync::Mutex::default(),
             retired: Mutex::default(),
             hearing: Mutex::default(),
             nudge: tokio::sync::Notify::new(),
@@ -147,7 +151,7 @@ impl Steward {
         NodeView {
             node: self.membership.me,
             incarnation: self.membership.incarnation.clone(),
-            draining: self.draining.load(Ordering::Acquire),
+            draining: self.is_draining(),
             shards: self.groups.shards(),
             full: self.groups.is_full(),
         }
@@ -320,6 +324,7 @@ impl Steward {
                 wire::housekeeping(&outcome)
             }
             CallKind::Drain => wire::housekeeping(&self.drain_this().await),
+            CallKind::Undrain => wire::housekeeping(&self.undrain_this()),
             CallKind::Reshape => {
                 let (shard, voters): (ShardId, BTreeSet<NodeId>) =
                     wire::read_housekeeping(request).map_err(|error| error.to_string())?;

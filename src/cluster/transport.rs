@@ -71,6 +71,8 @@ pub enum CallKind {
     Query = 11,
     /// Read an aggregate's records from any copy.
     Stream = 12,
+    /// Ask a node to lead again after a drain.
+    Undrain = 13,
     /// Raft: a vote.
     Vote = 32,
     /// Raft: whether a vote would be given.
@@ -98,6 +100,7 @@ impl CallKind {
             Self::Records,
             Self::Query,
             Self::Stream,
+            Self::Undrain,
             Self::Vote,
             Self::PreVote,
             Self::Append,

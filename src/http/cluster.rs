@@ -18,8 +18,8 @@ use super::service::{Answered, decode};
 use super::{body, headers, query};
 use crate::cluster::NodeId;
 use crate::cluster::members::Standing;
-use crate::cluster::status::{MemberChange, MoveError};
-use crate::cluster::steward::ChangeError;
+use crate::cluster::status::{MemberChange, MoveError, StaysDrained};
+use crate::cluster::steward::{ChangeError, UndrainError};
 use crate::settings::is_host_port;
 
 /// Answers with the members.
@@ -49,14 +49,16 @@ pub(crate) async fn transfer(
     body: &mut Body,
 ) -> Answered {
     let shard = number(shard).and_then(|shard| u32::try_from(shard).ok());
-    let shard =
-        shard.ok_or_else(|| not_found("a shard is a whole number; /v1/shards lists them"))?;
+    let shard = shard.ok_or_else(|| unknown_shard(app, "a shard is a whole number"))?;
     let [] = query::parse(parts.uri.query(), [])?;
     let expected = "{\"to\": <id of a member>}";
     let TransferBody { to } = fields(app, connection, parts, body, expected).await?;
     match app.steward.transfer(shard, to).await {
         Ok(moved) => rendered(&moved),
-        Err(error) => Err(Box::new(error.into())),
+        Err(error @ MoveError::NoMember { .. }) => {
+            Err(Box::new(not_moved(app, error).with("pointer", "/to")))
+        }
+        Err(error) => Err(Box::new(not_moved(app, error))),
     }
 }
 
@@ -88,20 +90,19 @@ pub(crate) async fn add_node(
         let detail = "an address is host:port, an IPv6 address in brackets";
         return Err(malformed("/address", detail));
     }
-    changed(app.steward.add_node(&app.router, id, address).await)
+    changed(app, app.steward.add_node(&app.router, id, address).await)
 }
 
 /// Lets a member leave.
 pub(crate) async fn remove_node(app: &App, parts: &request::Parts, node: &str) -> Answered {
-    let node = number(node)
-        .ok_or_else(|| not_found("a member is a whole number; /v1/cluster lists them"))?;
+    let node = node_id(app, node)?;
     let [] = query::parse(parts.uri.query(), [])?;
-    changed(app.steward.remove_node(&app.router, node).await)
+    changed(app, app.steward.remove_node(&app.router, node).await)
 }
 
 /// 202 while copies are still to be moved.
-fn changed(outcome: Result<MemberChange, ChangeError>) -> Answered {
-    let change = outcome.map_err(|error| Box::new(Problem::from(error)))?;
+fn changed(app: &App, outcome: Result<MemberChange, ChangeError>) -> Answered {
+    let change = outcome.map_err(|error| Box::new(not_changed(app, error)))?;
     let mut reply = rendered(&change)?;
     if matches!(change.standing, Standing::Joining | Standing::Leaving) {
         *reply.status_mut() = StatusCode::ACCEPTED;
@@ -129,13 +130,40 @@ async fn fields<T: serde::de::DeserializeOwned>(
 
 /// Hands over everything that a member leads.
 pub(crate) async fn drain(app: &App, parts: &request::Parts, node: &str) -> Answered {
-    let node = number(node)
-        .ok_or_else(|| not_found("a member is a whole number; /v1/cluster lists them"))?;
+    let node = node_id(app, node)?;
     let [] = query::parse(parts.uri.query(), [])?;
     match app.steward.drain(node).await {
         Ok(drained) => rendered(&drained),
-        Err(error) => Err(Box::new(error.into())),
+        Err(error) => Err(Box::new(not_moved(app, error))),
     }
+}
+
+/// Lets a member that was drained lead again.
+pub(crate) async fn undrain(app: &App, parts: &request::Parts, node: &str) -> Answered {
+    let node = node_id(app, node)?;
+    let [] = query::parse(parts.uri.query(), [])?;
+    let error = match app.steward.undrain(node).await {
+        Ok(undrained) => return rendered(&undrained),
+        Err(error) => error,
+    };
+    let detail = error.to_string();
+    let refused = |rejection: &str| {
+        Problem::new(Code::MembershipRefused, detail.clone()).with("rejection", rejection)
+    };
+    Err(Box::new(match error {
+        UndrainError::Move(error) => not_moved(app, error),
+        UndrainError::StaysDrained(StaysDrained::Leaving { .. }) => refused("leaving"),
+        UndrainError::StaysDrained(StaysDrained::Stopping { .. }) => {
+            Problem::new(Code::ShuttingDown, detail)
+        }
+        UndrainError::Older { .. } => refused("older-release"),
+    }))
+}
+
+/// The member that a path names.
+fn node_id(app: &App, segment: &str) -> Result<NodeId, Box<Problem>> {
+    let none = || Box::new(unknown_node(app, "the id of a member is a whole number"));
+    number(segment).ok_or_else(none)
 }
 
 fn number(segment: &str) -> Option<u64> {
@@ -144,8 +172,28 @@ fn number(segment: &str) -> Option<u64> {
     text.parse().ok().filter(|_| digits)
 }
 
-fn not_found(detail: &'static str) -> Box<Problem> {
-    Box::new(Problem::new(Code::NotFound, detail))
+/// Says what is wrong with a member that was named, and which members there are.
+fn unknown_node(app: &App, wrong: &str) -> Problem {
+    let members = app.steward.member_ids();
+    let detail = match members.as_slice() {
+        [] => format!("{wrong}; this node knows no members yet"),
+        [one] => format!("{wrong}; the only member is {one}"),
+        [others @ .., last] => {
+            let others: Vec<String> = others.iter().map(NodeId::to_string).collect();
+            format!("{wrong}; the members are {} and {last}", others.join(", "))
+        }
+    };
+    Problem::new(Code::UnknownNode, detail).with("members", members)
+}
+
+/// The same of a shard.
+fn unknown_shard(app: &App, wrong: &str) -> Problem {
+    let shards = app.router.shards();
+    let detail = match shards {
+        1 => format!("{wrong}; the only one is 0"),
+        _ => format!("{wrong}; there are 0 to {}", shards.saturating_sub(1)),
+    };
+    Problem::new(Code::UnknownShard, detail).with("shards", shards)
 }
 
 fn rendered(value: &impl serde::Serialize) -> Answered {
@@ -155,38 +203,39 @@ fn rendered(value: &impl serde::Serialize) -> Answered {
         .map_err(|error| Box::new(Problem::new(Code::Internal, error.to_string())))
 }
 
-impl From<ChangeError> for Problem {
-    fn from(error: ChangeError) -> Self {
-        let detail = error.to_string();
-        match error {
-            ChangeError::Failed(failure) => failure.into(),
-            ChangeError::Alone => {
-                Self::new(Code::MembershipRefused, detail).with("rejection", "cluster-of-one")
-            }
-            ChangeError::Rejected { code, fields, .. } => match code.as_str() {
-                "not-member" => Self::new(Code::NotFound, detail),
-                "not-founded" => Self::new(Code::NotReady, detail),
-                _ => {
-                    let problem = Self::new(Code::MembershipRefused, detail);
-                    let with =
-                        |problem: Self, (name, value): (String, _)| problem.with(&name, value);
-                    let problem = fields.into_iter().fold(problem, with);
-                    problem.with("rejection", code)
-                }
-            },
+fn not_changed(app: &App, error: ChangeError) -> Problem {
+    let detail = error.to_string();
+    match error {
+        ChangeError::Failed(failure) => failure.into(),
+        ChangeError::Alone => {
+            Problem::new(Code::MembershipRefused, detail).with("rejection", "cluster-of-one")
         }
+        ChangeError::Rejected { code, fields, .. } => match code.as_str() {
+            "not-member" => unknown_node(app, &detail),
+            "not-founded" => Problem::new(Code::NotReady, detail),
+            _ => {
+                let problem = Problem::new(Code::MembershipRefused, detail);
+                let with =
+                    |problem: Problem, (name, value): (String, _)| problem.with(&name, value);
+                let problem = fields.into_iter().fold(problem, with);
+                problem.with("rejection", code)
+            }
+        },
     }
 }
 
-impl From<MoveError> for Problem {
-    fn from(error: MoveError) -> Self {
-        let code = match error {
-            MoveError::NoShard { .. } | MoveError::NoMember { .. } => Code::NotFound,
-            MoveError::NoLeader { .. } => Code::NoLeader,
-            MoveError::Unreachable { .. } => Code::MemberUnreachable,
-            MoveError::Refused { .. } | MoveError::Elsewhere { .. } => Code::TransferRefused,
-            MoveError::TooSlow { .. } => Code::TransferTimeout,
-        };
-        Self::new(code, error.to_string())
-    }
+fn not_moved(app: &App, error: MoveError) -> Problem {
+    let code = match error {
+        MoveError::NoShard { shard, .. } => {
+            return unknown_shard(app, &format!("there is no shard {shard}"));
+        }
+        MoveError::NoMember { node } => {
+            return unknown_node(app, &format!("there is no member {node}"));
+        }
+        MoveError::NoLeader { .. } => Code::NoLeader,
+        MoveError::Unreachable { .. } => Code::MemberUnreachable,
+        MoveError::Refused { .. } | MoveError::Elsewhere { .. } => Code::TransferRefused,
+        MoveError::TooSlow { .. } => Code::TransferTimeout,
+    };
+    Problem::new(code, error.to_string())
 }

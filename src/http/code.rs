@@ -143,6 +143,18 @@ codes! {
          `lag` says how far the view is behind."
         "Check the key. After a write, send its position as `after=`, so that the view is asked \
          when it has taken the write in.";
+    UnknownNode "unknown-node" NOT_FOUND false NotApplied
+        "There is no such member of the cluster"
+        "The id in the path, or in the field to which `pointer` points, is not that of a member: it \
+         never was one, has left, or is no number at all. `members` lists the ids of those that the \
+         node knows."
+        "Use the id of a member; /v1/cluster shows more of each. A node that has just joined is known \
+         to every member within about a second.";
+    UnknownShard "unknown-shard" NOT_FOUND false NotApplied
+        "There is no such shard"
+        "Shards are numbered from 0; how many there are was settled when the cluster was founded. \
+         `shards` says it."
+        "Use a smaller number. /v1/shards lists the shards.";
     SequenceNotReached "sequence-not-reached" NOT_FOUND true NotApplied
         "The aggregate has not reached this sequence number"
         "`at_sequence` is larger than the number of the aggregate's last event. \
@@ -166,7 +178,7 @@ codes! {
          code to nobody, but other nodes of a cluster may."
         "Send the request again with the same key after a moment.";
     TransferRefused "transfer-refused" CONFLICT true NotApplied
-        "The member does not lead the shard"
+        "The shard cannot be handed to this member now"
         "The member in `to` cannot lead the shard now: it is not one of its voters, is draining, \
          has a full disk, cannot be asked, or lacks too much of the log; or another member was quicker to be \
          elected. `detail` says which."
@@ -184,7 +196,8 @@ codes! {
          id is never used again, because what a node confirmed under it must not be taken for \
          another's. `address-taken`: another member is reached there. `last-member`: nobody would \
          be left. `cluster-of-one`: the node that was asked was started without [[cluster.peers]] \
-         and listens to no other node."
+         and listens to no other node. `leaving`: the member is on its way out, which cannot be \
+         taken back. `older-release`: the member does not know what was asked."
         "Choose an id that was never used and the address of the new node itself; /v1/cluster \
          lists the members. For a cluster of one, name the new node in [[cluster.peers]] of the \
          running one, restart that, and ask again.";

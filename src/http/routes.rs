@@ -44,7 +44,7 @@ pub(crate) enum Route {
     Nodes,
     /// Lets a member leave.
     Node,
-    /// Hands over all that a member leads.
+    /// Hands over all that a member leads, or lets it lead again.
     Drain,
     /// Reads a page of rows.
     View,
@@ -98,6 +98,8 @@ const GET: &str = "GET, HEAD, OPTIONS";
 const POST: &str = "POST, OPTIONS";
 /// Methods of routes that take something away.
 const DELETE: &str = "DELETE, OPTIONS";
+/// Methods of routes that begin something and end it.
+const POST_DELETE: &str = "POST, DELETE, OPTIONS";
 
 impl Route {
     /// Every route, in the order of the variants.
@@ -210,13 +212,13 @@ impl Route {
             | Self::WhatIf
             | Self::Transfer
             | Self::Nodes
-            | Self::Drain
             | Self::PauseProjection
             | Self::ResumeProjection
             | Self::RebuildProjection
             | Self::RetryLetter
             | Self::SkipLetter => POST,
             Self::Node => DELETE,
+            Self::Drain => POST_DELETE,
             Self::State
             | Self::History
             | Self::Watch

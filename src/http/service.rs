@@ -274,6 +274,7 @@ async fn other(
     match route {
         Route::Transfer if posts => cluster::transfer(app, connection, parts, first, body).await,
         Route::Drain if posts => cluster::drain(app, parts, first).await,
+        Route::Drain if parts.method == Method::DELETE => cluster::undrain(app, parts, first).await,
         Route::Nodes if posts => cluster::add_node(app, connection, parts, body).await,
         Route::Node if parts.method == Method::DELETE => {
             cluster::remove_node(app, parts, first).await

@@ -179,9 +179,13 @@ impl Core {
 fn keep_house(settings: &Settings, routing: &Routing) -> Vec<JoinHandle<()>> {
     let steward = || Arc::clone(&routing.steward);
     let follow = steward().follow(routing.router.clone(), MEMBERS_ROUND);
+    // As long as the others take for an election among themselves: a lease, and the wait of the
+    // slowest.
+    let patience = Duration::from_millis(settings.raft.election_timeout_max_ms) * 2;
     let mut tasks = vec![
         tokio::spawn(follow),
         tokio::spawn(steward().make_room(SPACE_ROUND)),
+        tokio::spawn(steward().stand_by(patience)),
     ];
     let balance_interval = Duration::from_millis(settings.cluster.balance_interval_ms);
     if !balance_interval.is_zero() {

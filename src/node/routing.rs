@@ -54,9 +54,11 @@ impl Routing {
                 isolated_wait: Duration::from_millis(settings.cluster.isolated_wait_ms),
                 // The rest is for what surrounds a message.
                 answer_bytes: settings.transport.max_message_bytes.saturating_sub(1024),
+                lapse: silence * 2,
             };
             Router::new(model, Arc::clone(&peers), Arc::clone(&leaders), limits)
         };
+        background.push(tokio::spawn(router.clone().watch_readiness()));
         let steward = Arc::new(Steward::new(
             membership(settings, journal, roster),
             peers,

@@ -71,11 +71,11 @@ fn transfers_that_make_no_sense_are_refused() {
     let code = |response: Response| (response.status, response.code());
     assert_eq!(
         code(transfer(&cluster, 2, 0, 9)),
-        (409, "transfer-refused".to_owned())
+        (404, "unknown-node".to_owned())
     );
     assert_eq!(
         code(transfer(&cluster, 2, 99, 1)),
-        (404, "not-found".to_owned())
+        (404, "unknown-shard".to_owned())
     );
     let mut http = Http::new(cluster.address(1));
     let malformed = Request::post("/v1/shards/0/transfer", "{\"too\":1}");
@@ -84,7 +84,7 @@ fn transfers_that_make_no_sense_are_refused() {
         (400, "malformed-body".to_owned())
     );
     let nobody = Request::new("POST", "/v1/nodes/9/drain");
-    assert_eq!(code(http.send(&nobody)), (404, "not-found".to_owned()));
+    assert_eq!(code(http.send(&nobody)), (404, "unknown-node".to_owned()));
     let other = leader % 3 + 1;
     cluster.kill(other);
     let third = other % 3 + 1;

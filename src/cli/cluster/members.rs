@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::super::ask::{AskError, delete, get, post};
 use super::super::output;
-use super::{PATIENCE, role};
+use super::{PATIENCE, refusal, role};
 use crate::cluster::NodeId;
 use crate::cluster::members::Standing;
 use crate::cluster::status::{ClusterView, MemberChange, MemberRole, MemberState};
@@ -55,6 +55,9 @@ struct Whom {
     /// Do not wait until copies of shards have moved
     #[arg(long)]
     no_wait: bool,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// Why waiting ended.
@@ -74,7 +77,8 @@ impl Join {
     pub(super) fn run(self) -> ExitCode {
         let body = json!({ "id": self.id, "address": self.address }).to_string();
         let asked = post(&self.whom.url, "/v1/nodes", &body, CHANGE_PATIENCE);
-        self.whom.end(self.id, asked, "has joined the cluster")
+        self.whom
+            .end(self.id, asked, Standing::Member, "has joined the cluster")
     }
 }
 
@@ -82,26 +86,41 @@ impl Leave {
     pub(super) fn run(self) -> ExitCode {
         let path = format!("/v1/nodes/{}", self.id);
         let asked = delete(&self.whom.url, &path, CHANGE_PATIENCE);
-        self.whom.end(self.id, asked, "has left the cluster")
+        self.whom
+            .end(self.id, asked, Standing::Removed, "has left the cluster")
     }
 }
 
 impl Whom {
-    fn end(&self, id: NodeId, asked: Result<Vec<u8>, AskError>, done: &str) -> ExitCode {
+    fn end(
+        &self,
+        id: NodeId,
+        asked: Result<Vec<u8>, AskError>,
+        goal: Standing,
+        done: &str,
+    ) -> ExitCode {
         let waited = asked.map_err(WaitError::from).and_then(|answer| {
-            let change: MemberChange = self.read(&answer)?;
-            match change.standing {
-                Standing::Joining | Standing::Leaving if !self.no_wait => self.wait(id),
-                Standing::Joining | Standing::Leaving => Ok(false),
-                Standing::Member | Standing::Removed => Ok(true),
+            let mut change: MemberChange = self.read(&answer)?;
+            let complete = match change.standing {
+                Standing::Joining | Standing::Leaving if !self.no_wait => self.wait(id)?,
+                Standing::Joining | Standing::Leaving => false,
+                Standing::Member | Standing::Removed => true,
+            };
+            if complete {
+                change.standing = goal;
             }
+            Ok((complete, change))
         });
         match waited {
-            Ok(true) => output::result(format!("node {id} {done}\n").as_bytes()),
-            Ok(false) => output::result(
+            Ok((_, change)) if self.json => {
+                output::result(format!("{:#}\n", json!(change)).as_bytes())
+            }
+            Ok((true, _)) => output::result(format!("node {id} {done}\n").as_bytes()),
+            Ok((false, _)) => output::result(
                 format!("noted; `phalanx cluster status` shows how far node {id} is\n").as_bytes(),
             ),
-            Err(error) => output::failed(&error),
+            Err(WaitError::Ask(error)) => refusal::show(&error, &self.url, self.json),
+            Err(error @ WaitError::Form { .. }) => output::failed(&error),
         }
     }
 

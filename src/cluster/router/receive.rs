@@ -66,7 +66,11 @@ impl Service for Receiver {
                 let router = self.router.clone();
                 Box::pin(async move { router.receive(from, request).await })
             }
-            CallKind::Status | CallKind::Transfer | CallKind::Drain | CallKind::Reshape => {
+            CallKind::Status
+            | CallKind::Transfer
+            | CallKind::Drain
+            | CallKind::Undrain
+            | CallKind::Reshape => {
                 let steward = Arc::clone(&self.steward);
                 Box::pin(async move { steward.receive(from, kind, &request).await })
             }

@@ -107,6 +107,7 @@ const LIMITS: RouterLimits = RouterLimits {
     leader_wait: Duration::from_millis(200),
     isolated_wait: Duration::from_millis(40),
     answer_bytes: 2 * 1024 * 1024,
+    lapse: Duration::from_millis(1_200),
 };
 const WITHIN: Duration = Duration::from_secs(5);
 
@@ -525,3 +526,5 @@ async fn an_answer_that_is_too_long_to_travel_goes_without_its_data() {
     let here = accepted(cell.send(1, many(120_000)).await);
     assert!(here.events.iter().all(|event| event.data.is_some()));
 }
+
+mod readiness;

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use phalanx_actors::names::ShardId;
@@ -55,7 +54,7 @@ impl Steward {
                 .collect();
             let candidates: BTreeSet<NodeId> = connected.intersection(&settled).copied().collect();
             settled = connected;
-            if !self.draining.load(Ordering::Acquire) {
+            if !self.is_draining() {
                 self.move_some(candidates).await;
             }
         }

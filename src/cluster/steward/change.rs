@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::Steward;
 use crate::cluster::NodeId;
-use crate::cluster::members::{Members, MembersCommand, MembersState, Standing};
+use crate::cluster::members::{Members, MembersCommand, MembersRejection, MembersState, Standing};
 use crate::cluster::roster::Heard;
 use crate::cluster::router::Router;
 use crate::cluster::status::MemberChange;
@@ -67,6 +67,20 @@ impl Steward {
         router: &Router,
         id: NodeId,
     ) -> Result<MemberChange, ChangeError> {
+        if !router.has_peers() {
+            // Nobody has written down who the members of a cluster of one are.
+            let me = self.membership.me;
+            let (code, rejection) = if id == me {
+                ("last-member", MembersRejection::LastMember { id })
+            } else {
+                ("not-member", MembersRejection::NotMember { id })
+            };
+            return Err(ChangeError::Rejected {
+                code: code.to_owned(),
+                detail: rejection.to_string(),
+                fields: Map::from_iter([("id".to_owned(), json!(id))]),
+            });
+        }
         self.change(router, id, &MembersCommand::RemoveNode { id })
             .await
     }

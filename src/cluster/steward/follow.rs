@@ -7,7 +7,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -191,25 +190,6 @@ impl Steward {
         match self.command(router, &command).await {
             Ok(()) => self.nudge.notify_one(),
             Err(error) => tracing::warn!(%error, "what this node is like could not be noted"),
-        }
-    }
-
-    /// Hands over what this node leads, for it is to leave.
-    pub(super) async fn leave(&self) {
-        let before = self.draining.swap(true, Ordering::AcqRel);
-        if !before {
-            tracing::info!("leaves the cluster: hands over and takes nothing new");
-        }
-        if !self.leaders.led_by(self.membership.me).is_empty() {
-            // What cannot be handed over stays, and is tried again with the next look.
-            drop(self.drain_this().await);
-        }
-        // The copies of those who stay may not be enough for a majority, or not be the newest. Rather
-        // than let a shard stand still, this node leads it once more and hands it over then.
-        let views = self.views().await;
-        for shard in self.every_shard() {
-            let is_led = leader_view(&views, shard).is_some();
-            self.groups.stand_aside(shard, is_led);
         }
     }
 

@@ -1,24 +1,20 @@
 //! Moving leaders: one shard to a chosen voter, or all of a node's to whoever is fit.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use phalanx_actors::names::ShardId;
-use tokio::time::Instant;
 
 use super::Steward;
 use crate::cluster::NodeId;
-use crate::cluster::status::{Drained, Kept, MoveError, Moved, NodeView};
+use crate::cluster::status::{Kept, MoveError, Moved, NodeView};
 use crate::cluster::transport::{CallKind, Lane};
 use crate::cluster::wire::{self, Led};
 
 /// How long a new leader may take to be known.
-const MOVE_WAIT: Duration = Duration::from_secs(2);
-/// How long a whole drain may take.
-const DRAIN_WAIT: Duration = Duration::from_secs(8);
+pub(super) const MOVE_WAIT: Duration = Duration::from_secs(2);
 /// Leaders that move at the same time.
 pub(super) const MOVES_AT_ONCE: usize = 3;
 /// The most entries that a new leader may lack when it is told to take over.
@@ -34,6 +30,7 @@ impl Steward {
         if shard >= shards {
             return Err(MoveError::NoShard { shard, shards });
         }
+        self.known(to)?;
         let known = self.leaders.known(shard);
         let Some(led) = known.led() else {
             return Err(MoveError::NoLeader { shard });
@@ -50,28 +47,22 @@ impl Steward {
         moved
     }
 
-    /// Hands over everything that a member leads, and lets it take nothing new until it is
-    /// restarted.
-    ///
-    /// # Errors
-    /// See [`MoveError`]; what could not be handed over is in the answer.
-    pub async fn drain(&self, node: NodeId) -> Result<Drained, MoveError> {
-        if node == self.membership.me {
-            return Ok(self.drain_this().await);
-        }
-        let members = self.membership.roster.members();
-        if !members.iter().any(|(id, _)| *id == node) {
-            return Err(MoveError::NoMember { node });
-        }
-        let asked = self.ask(node, CallKind::Drain, Bytes::new(), DRAIN_WAIT);
-        let drained: Drained = asked.await?;
-        drained.moved.iter().for_each(|moved| self.note(moved));
-        Ok(drained)
+    /// Whether a node is a member, as far as this node has heard.
+    pub(super) fn known(&self, node: NodeId) -> Result<(), MoveError> {
+        let is_member = self.member_ids().contains(&node);
+        is_member.then_some(()).ok_or(MoveError::NoMember { node })
+    }
+
+    /// The members that this node knows of, itself included.
+    #[must_use]
+    pub fn member_ids(&self) -> Vec<NodeId> {
+        let members = self.membership.roster.members().into_iter();
+        members.map(|(id, _)| id).collect()
     }
 
     /// Whoever asked here for a move finds its outcome here, though this node's raft group may hear
     /// of it later.
-    fn note(&self, moved: &Moved) {
+    pub(super) fn note(&self, moved: &Moved) {
         let (node, term) = (moved.to, moved.term);
         self.leaders.hear(moved.shard, Led { node, term });
     }
@@ -87,45 +78,6 @@ impl Steward {
         let call = self.peers.call(node, Lane::Command, kind, request, within);
         let answer = call.await.map_err(|error| unreachable(error.to_string()))?;
         wire::read_housekeeping(&answer).map_err(|error| unreachable(error.to_string()))
-    }
-
-    /// Hands over everything that this node leads.
-    pub async fn drain_this(&self) -> Drained {
-        let me = self.membership.me;
-        self.draining.store(true, Ordering::Release);
-        if self.peers.peers().is_empty() {
-            // A cluster of one has nobody to hand anything to.
-            let kept = |shard| Kept {
-                shard,
-                reason: "there is no other member".to_owned(),
-            };
-            let kept = self.leaders.led_by(me).into_iter().map(kept).collect();
-            return Drained {
-                node: me,
-                draining: true,
-                moved: Vec::new(),
-                kept,
-            };
-        }
-        self.every_shard()
-            .for_each(|shard| self.groups.stand_aside(shard, true));
-        let deadline = Instant::now() + DRAIN_WAIT - MOVE_WAIT;
-        let mut moved = Vec::new();
-        loop {
-            let (done, kept) = self.hand_over_all(true).await;
-            moved.extend(done);
-            if kept.is_empty() && self.leaders.led_by(me).is_empty() || Instant::now() >= deadline {
-                tracing::info!(moved = moved.len(), kept = kept.len(), "drained");
-                return Drained {
-                    node: me,
-                    draining: true,
-                    moved,
-                    kept,
-                };
-            }
-            // Whatever kept them, a copy that lags or an election, takes a moment to pass.
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
     }
 
     /// Hands over everything that this node leads, once: what was moved and what was not. Whether it
@@ -199,7 +151,7 @@ impl Steward {
         };
         let led = self.leaders.known(shard).led();
         let led = led.ok_or_else(|| kept("it has no leader at the moment"))?;
-        let to = to.ok_or_else(|| kept("no other voter can be asked"))?;
+        let to = to.ok_or_else(|| kept("no other voter can be asked and is not draining"))?;
         self.move_away(led, shard, to, must)
             .await
             .map_err(|error| kept(&error.to_string()))
@@ -260,8 +212,10 @@ impl Steward {
         };
         let shards = self.groups.shards();
         let view = shards.iter().find(|view| view.shard == shard);
-        if !view.is_some_and(|view| view.voters.contains(&to)) {
-            return Err(refused(format!("node {to} is not one of its voters")));
+        let voters = view.map(|view| view.voters.as_slice()).unwrap_or_default();
+        if !voters.contains(&to) {
+            let reason = format!("node {to} is not one of its voters, which are {voters:?}");
+            return Err(refused(reason));
         }
         let Some(there) = self.ask_view(to).await else {
             return Err(refused(format!("node {to} cannot be asked")));

@@ -111,6 +111,7 @@ fn pins(kind: CallKind) -> &'static [&'static str] {
         CallKind::Transfer => &["transfer.ask", "transfer.moved"],
         // Asked without a word.
         CallKind::Drain => &["drain.answer"],
+        CallKind::Undrain => &["undrain.answer"],
         CallKind::Reshape => &["reshape.ask", "reshape.answer.0"],
         CallKind::Copies => &["copies.ask", "copies.answer"],
         CallKind::Records => &["records.ask", "records.answer.1"],

@@ -5,7 +5,7 @@ use phalanx_actors::types::TypeDescription;
 use serde_json::{Map, Value, json};
 
 use super::schemas::{
-    cloud_event, command_reply, drained, json_patch, member_change, moved, problem,
+    cloud_event, command_reply, drained, json_patch, member_change, moved, problem, undrained,
 };
 use crate::http::callers::{Callers, MAX_BYTES};
 use crate::http::code::Code;
@@ -18,6 +18,7 @@ pub(super) fn components(mut schemas: Map<String, Value>) -> Value {
     schemas.insert("JsonPatch".to_owned(), json_patch());
     schemas.insert("Moved".to_owned(), moved());
     schemas.insert("Drained".to_owned(), drained());
+    schemas.insert("Undrained".to_owned(), undrained());
     super::views::components(&mut schemas);
     schemas.insert("Cluster".to_owned(), super::cluster::schema());
     schemas.insert("MemberChange".to_owned(), member_change());

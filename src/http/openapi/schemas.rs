@@ -100,6 +100,18 @@ pub(super) fn drained() -> Value {
     })
 }
 
+pub(super) fn undrained() -> Value {
+    json!({
+        "type": "object",
+        "required": ["node", "draining", "was_draining"],
+        "properties": {
+            "node": {"type": "integer"},
+            "draining": {"const": false},
+            "was_draining": {"type": "boolean", "description": "Whether there was a drain to take back."},
+        },
+    })
+}
+
 pub(super) fn member_change() -> Value {
     json!({
         "type": "object",

@@ -13,6 +13,7 @@ use phalanx_actors::request::{
 
 use super::super::*;
 use super::{Golden, raw, recorded};
+use crate::cluster::status::{StaysDrained, Undrained};
 
 /// The questions that came with version 2.
 fn questions_of_version_2() -> Vec<Asked> {
@@ -41,6 +42,27 @@ fn questions_of_version_2() -> Vec<Asked> {
         told(None, Some(-5)),
         told(Some("ada"), None),
     ]
+}
+
+#[test]
+fn how_a_drain_is_taken_back() {
+    let mut golden = Golden::version(2);
+    let undrained = Undrained {
+        node: 2,
+        draining: false,
+        was_draining: true,
+    };
+    let node = 2;
+    let answers: [Result<Undrained, StaysDrained>; 3] = [
+        Ok(undrained),
+        Err(StaysDrained::Leaving { node }),
+        Err(StaysDrained::Stopping { node }),
+    ];
+    golden.housekeeping("undrain.answer", &answers[0]);
+    for (at, refused) in answers[1..].iter().enumerate() {
+        golden.housekeeping(&format!("undrain.error.{at}"), refused);
+    }
+    golden.end();
 }
 
 #[test]

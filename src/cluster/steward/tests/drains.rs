@@ -1,0 +1,145 @@
+//! Leading nothing, leading all the same, and leading again.
+
+use super::super::drain::Leaderless;
+use super::*;
+use crate::cluster::status::{StaysDrained, Undrained};
+use crate::cluster::steward::UndrainError;
+
+const NOW: Duration = Duration::ZERO;
+const LATER: Duration = Duration::from_secs(3_600);
+
+/// A node that drains while node 3, which led shard 0, cannot be reached any more.
+async fn needed() -> House {
+    let others = Others {
+        away: vec![3],
+        ..ALL_THERE
+    };
+    let house = house(others, &[(2, 0), (3, 0)], None);
+    let leader = Some(3);
+    house.groups.leaders.report(0, Known { term: 6, leader });
+    house
+}
+
+fn aside(house: &House) -> Vec<ShardId> {
+    house.groups.aside.lock().iter().copied().collect()
+}
+
+#[tokio::test]
+async fn a_drained_node_stands_for_election_where_nobody_has_led_for_long() {
+    let house = needed().await;
+    house.steward.drain_this().await;
+    assert_eq!(house.groups.leaders.led_by(2), [1, 2, 3]);
+    assert_eq!(aside(&house), [0, 1, 2, 3]);
+    let mut leaderless = Leaderless::default();
+    // The others come first.
+    house.steward.help_out(&mut leaderless, LATER).await;
+    assert_eq!(aside(&house), [0, 1, 2, 3]);
+    house.steward.help_out(&mut leaderless, NOW).await;
+    assert_eq!(aside(&house), [1, 2, 3]);
+    // Somebody asks once more for the drain: the shard needs this node all the same.
+    house.steward.drain_this().await;
+    assert_eq!(aside(&house), [1, 2, 3]);
+    // The others have come to it.
+    let leader = Some(2);
+    house.groups.leaders.report(0, Known { term: 7, leader });
+    house.steward.help_out(&mut leaderless, NOW).await;
+    assert_eq!(aside(&house), [0, 1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_member_that_leaves_stands_for_election_where_nobody_leads() {
+    let house = needed().await;
+    house.steward.leave().await;
+    assert_eq!(house.groups.leaders.led_by(2), [1, 2, 3]);
+    let mut leaderless = Leaderless::default();
+    house.steward.help_out(&mut leaderless, NOW).await;
+    assert_eq!(aside(&house), [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn what_a_drained_node_came_to_lead_it_hands_over_once_somebody_can() {
+    let house = needed().await;
+    house.steward.drain_this().await;
+    let leader = Some(1);
+    house.groups.leaders.report(0, Known { term: 7, leader });
+    let steward = Arc::new(house.steward);
+    let standing_by = tokio::spawn(Arc::clone(&steward).stand_by(LATER));
+    let mut news = house.groups.leaders.watch(0).unwrap();
+    let moved = news.wait_for(|known| known.leader == Some(2));
+    let moved = tokio::time::timeout(Duration::from_secs(30), moved).await;
+    assert_eq!(moved.unwrap().unwrap().term, 8);
+    standing_by.abort();
+}
+
+#[tokio::test]
+async fn a_drain_can_be_taken_back_as_often_as_one_likes() {
+    let house = house(ALL_THERE, &[(2, 0), (3, 0)], None);
+    house.steward.drain(1).await.unwrap();
+    assert_eq!(aside(&house).len(), 4);
+    for was_draining in [true, false] {
+        let back = house.steward.undrain(1).await.unwrap();
+        let expected = Undrained {
+            node: 1,
+            draining: false,
+            was_draining,
+        };
+        assert_eq!(back, expected);
+        assert!(aside(&house).is_empty());
+        assert!(!house.steward.node_view().draining);
+    }
+    // What somebody saw while it drained moves nothing any more.
+    let mut leaderless = Leaderless::default();
+    house.steward.help_out(&mut leaderless, LATER).await;
+    assert!(aside(&house).is_empty());
+    let unknown = house.steward.undrain(7).await.unwrap_err();
+    assert!(matches!(
+        unknown,
+        UndrainError::Move(MoveError::NoMember { node: 7 })
+    ));
+}
+
+#[tokio::test]
+async fn who_leaves_or_stops_is_not_brought_back() {
+    let leaving = house(ALL_THERE, &[(2, 0), (3, 0)], None);
+    leaving.steward.drain_this().await;
+    leaving.steward.leave().await;
+    let refused = leaving.steward.undrain_this();
+    assert_eq!(refused, Err(StaysDrained::Leaving { node: 1 }));
+    let stopping = house(ALL_THERE, &[(2, 0), (3, 0)], None);
+    stopping.steward.drain_to_stop().await;
+    let refused = stopping.steward.undrain_this();
+    assert_eq!(refused, Err(StaysDrained::Stopping { node: 1 }));
+    assert_eq!(aside(&stopping).len(), 4);
+}
+
+#[tokio::test]
+async fn a_member_of_an_older_release_is_not_asked_what_it_does_not_know() {
+    let others = Others {
+        older: vec![2],
+        ..ALL_THERE
+    };
+    let house = house(others, &[(2, 0), (3, 0)], None);
+    // The call would fail the test: the others answer nothing but how they are.
+    let refused = house.steward.undrain(2).await.unwrap_err();
+    assert!(matches!(refused, UndrainError::Older { node: 2 }));
+    assert!(refused.to_string().contains("restart it"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_drain_that_is_taken_back_meanwhile_ends() {
+    let others = Others {
+        away: vec![2, 3],
+        ..ALL_THERE
+    };
+    let house = house(others, &[(2, 0), (3, 0)], None);
+    let began = Instant::now();
+    let (drained, back) = tokio::join!(house.steward.drain_this(), async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        house.steward.undrain_this()
+    });
+    assert!(back.unwrap().was_draining);
+    // Nobody could be asked, so it would have gone on for seconds.
+    assert!(began.elapsed() < Duration::from_secs(3));
+    assert!(!drained.draining && drained.kept.len() == 4);
+    assert!(aside(&house).is_empty());
+}
