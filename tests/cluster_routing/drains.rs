@@ -13,7 +13,7 @@ use crate::support::client;
 use crate::support::http::{Http, Request, Response};
 use crate::support::node::{BINARY, NodeSetup};
 use crate::support::{measured, temp_dir, wait};
-use crate::{leaders, shards, wait_ready};
+use crate::{leaders, shards};
 
 const ACCOUNTS: usize = 12;
 /// An election among the others, which comes first, and one more; and what a busy machine takes.
@@ -29,7 +29,7 @@ fn unbalanced(directory: &Path) -> Cluster {
         cluster.start(node);
     }
     for node in 1..=3 {
-        wait_ready(&cluster, node);
+        cluster.wait_ready(node);
     }
     cluster
 }
@@ -66,7 +66,7 @@ fn pay(cluster: &Cluster, nodes: &[u64], accounts: &[(String, String)], key: &st
     let mut http = Http::anywhere(&addresses).patient_for(Duration::from_secs(2));
     let began = Instant::now();
     for (id, _) in accounts {
-        cluster.store(&mut http, &client::deposit(id, 5).key(key));
+        client::store(&mut http, &client::deposit(id, 5).key(key));
     }
     began.elapsed()
 }
@@ -94,7 +94,7 @@ fn drained_nodes_lead_when_the_last_that_is_not_drained_dies() {
     // They drain as before, and hand over once somebody can take it.
     assert_eq!(role(&cluster, 2, 3), "draining");
     cluster.start(1);
-    wait_ready(&cluster, 1);
+    cluster.wait_ready(1);
     wait_led_by(&cluster, 1, &[1]);
     pay(&cluster, &[1, 2, 3], &accounts, "with-1");
 }
@@ -138,7 +138,7 @@ fn a_drain_is_taken_back_and_the_node_gets_its_share() {
         cluster.start(node);
     }
     for node in 1..=3 {
-        wait_ready(&cluster, node);
+        cluster.wait_ready(node);
     }
     cluster.open_accounts(ACCOUNTS);
     drain(&cluster, 1, 2);
