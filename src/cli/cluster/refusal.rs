@@ -60,7 +60,7 @@ fn advice(code: &str, rejection: &str, url: &str) -> String {
         ("unknown-shard", _) => format!("{status} shows the shards."),
         ("transfer-refused", _) => format!(
             "{status} shows who votes in the shard, who drains and how far each copy lags; one that \
-             lags catches up by itself."
+             lags catches up by itself, and `phalanx cluster undrain ID` brings one that drains back."
         ),
         ("membership-refused", "id-taken" | "id-used") => format!(
             "give the new node a node.id that was never used, in its config file as well; {status} \
