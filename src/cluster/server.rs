@@ -129,7 +129,8 @@ impl Server {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((socket, address)) => {
-                        let (place, eviction, evicted) = this.strangers.enter();
+                        let room = this.strangers.room().await;
+                        let (place, eviction, evicted) = this.strangers.enter(room);
                         if evicted && this.told.is_news(CROWD) {
                             tracing::warn!("{CROWD}");
                         }

@@ -15,10 +15,12 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// Strangers at the same time.
 pub(crate) const MOST: usize = 256;
+/// Those of them that have to go and are not gone yet; until one is, no newcomer is taken.
+const MOST_LEAVING: usize = 64;
 /// Bytes that each may send; a Hello has less than 200.
 const MOST_BYTES: usize = 16 * 1024;
 
@@ -30,8 +32,20 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 struct TooLong;
 
 /// Everybody who is a stranger now, in the order in which they came.
-#[derive(Debug, Default)]
-pub(crate) struct Strangers(Mutex<Waiting>);
+#[derive(Debug)]
+pub(crate) struct Strangers {
+    waiting: Mutex<Waiting>,
+    room: Arc<Semaphore>,
+}
+
+impl Default for Strangers {
+    fn default() -> Self {
+        Self {
+            waiting: Mutex::default(),
+            room: Arc::new(Semaphore::new(MOST + MOST_LEAVING)),
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Waiting {
@@ -43,10 +57,19 @@ struct Waiting {
 pub(crate) type Eviction = oneshot::Receiver<()>;
 
 impl Strangers {
-    /// Takes a newcomer. Says besides whether another one had to go for it.
-    pub(crate) fn enter(self: &Arc<Self>) -> (Arc<Place>, Eviction, bool) {
+    /// Waits until there is room for one more.
+    pub(crate) async fn room(&self) -> Option<OwnedSemaphorePermit> {
+        // It is never closed.
+        Arc::clone(&self.room).acquire_owned().await.ok()
+    }
+
+    /// Takes a newcomer into this room. Says besides whether another one had to go for it.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> (Arc<Place>, Eviction, bool) {
         let (sender, eviction) = oneshot::channel();
-        let mut waiting = self.0.lock();
+        let mut waiting = self.waiting.lock();
         waiting.last += 1;
         let number = waiting.last;
         waiting.places.insert(number, sender);
@@ -59,6 +82,7 @@ impl Strangers {
             number,
             strangers: Arc::clone(self),
             known: AtomicBool::new(false),
+            room: Mutex::new(room),
         };
         (Arc::new(place), eviction, evicted)
     }
@@ -70,6 +94,7 @@ pub(crate) struct Place {
     number: u64,
     strangers: Arc<Strangers>,
     known: AtomicBool,
+    room: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl Place {
@@ -86,7 +111,8 @@ impl Place {
 
     /// The connection has ended.
     pub(crate) fn leave(&self) {
-        self.strangers.0.lock().places.remove(&self.number);
+        self.strangers.waiting.lock().places.remove(&self.number);
+        drop(self.room.lock().take());
     }
 }
 
