@@ -20,6 +20,9 @@ mod support;
 #[path = "cluster/fixture.rs"]
 mod fixture;
 
+#[path = "cluster/copies.rs"]
+mod copies;
+
 #[expect(dead_code, reason = "other tests of clusters use the rest")]
 #[path = "cluster_routing/load.rs"]
 mod load;

@@ -1,13 +1,24 @@
-//! The power fails while tellers pay money in: the file system keeps what was synced and forgets the
-//! rest. Nothing acknowledged is lost, nothing happens twice, and the node opens by itself.
+//! The power fails while tellers pay money in, of one node here and of a whole cluster in
+//! `power_cut/all_at_once.rs`: the file system keeps what was synced and forgets the rest. Nothing
+//! acknowledged is lost, nothing happens twice, and the nodes open by themselves.
 //!
-//! Needs root, a loop device, `mkfs.ext4` and `perl`; says `SKIPPED` otherwise. `PHALANX_CUTS`
-//! changes the number of power cuts (default 50).
+//! Needs root, loop devices, `mkfs.ext4` and `perl`; says `SKIPPED` otherwise. `PHALANX_CUTS` changes
+//! the number of power cuts of the one node (default 50), `PHALANX_CLUSTER_CUTS` that of the cluster (8).
 
 #![expect(clippy::panic, reason = "a test fails by panicking")]
 
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod support;
+
+#[expect(dead_code, reason = "other tests of clusters use the rest")]
+#[path = "cluster/fixture.rs"]
+mod fixture;
+
+#[path = "cluster/copies.rs"]
+mod copies;
+
+#[path = "power_cut/all_at_once.rs"]
+mod all_at_once;
 
 use std::time::Duration;
 
@@ -37,6 +48,18 @@ fn disk(directory: &std::path::Path) -> Result<LoopDisk, String> {
     LoopDisk::create(directory, DISK_BYTES)
 }
 
+/// A node on this disk whose small limits let it take snapshots and write tables within a short run.
+fn on(disk: &LoopDisk, setup: NodeSetup) -> NodeSetup {
+    setup
+        .data_in(&disk.path().join("data"))
+        .set("ACTORS__SNAPSHOT_EVERY_EVENTS", 16)
+        .set("ACTORS__MAX_RESIDENT", 8)
+        .set("ACTORS__MAX_CONCURRENT_ACTIVATIONS", 8)
+        .set("JOURNAL__WRITE_BUFFER_BYTES", 1024 * 1024)
+        .set("JOURNAL__INDEX_WRITE_BUFFER_BYTES", 1024 * 1024)
+        .set("JOURNAL__RESERVE_FREE_BYTES", 8 * 1024 * 1024)
+}
+
 #[test]
 fn after_a_power_cut_everything_acknowledged_is_there_once() {
     let directory = temp_dir();
@@ -46,14 +69,7 @@ fn after_a_power_cut_everything_acknowledged_is_there_once() {
     };
     let cuts = number_from_env("PHALANX_CUTS", 50);
     let mut rng = seeded(TEST);
-    let setup = NodeSetup::new(directory.path())
-        .data_in(&disk.path().join("data"))
-        .set("ACTORS__SNAPSHOT_EVERY_EVENTS", 16)
-        .set("ACTORS__MAX_RESIDENT", 8)
-        .set("ACTORS__MAX_CONCURRENT_ACTIVATIONS", 8)
-        .set("JOURNAL__WRITE_BUFFER_BYTES", 1024 * 1024)
-        .set("JOURNAL__INDEX_WRITE_BUFFER_BYTES", 1024 * 1024)
-        .set("JOURNAL__RESERVE_FREE_BYTES", 8 * 1024 * 1024);
+    let setup = on(&disk, NodeSetup::new(directory.path()));
     let mut node = setup.start();
     let accounts = open_accounts(node.address, ACCOUNTS);
     let mut tellers = Tellers::start_on_failing_disk(TELLERS, node.address, &accounts, &mut rng);
@@ -63,7 +79,7 @@ fn after_a_power_cut_everything_acknowledged_is_there_once() {
         wait::let_pass(Duration::from_millis(rng.random_range(0..400)));
         tellers.check();
         tellers.switch_power();
-        cut_power(disk.path()).expect("the power can be cut");
+        cut_power(&[disk.path()]).expect("the power can be cut");
         match node.wait_end(Duration::from_secs(10)) {
             Some(status) => {
                 assert!(!status.success(), "cut {cut}: {status}\n{}", node.log());

@@ -163,9 +163,7 @@ impl Site {
 
     /// The shards as a node sees them; `None` when it does not answer.
     pub(crate) fn shards(&self, node: u64) -> Option<Vec<Value>> {
-        let mut http = Http::new(self.cluster.address(node)).patient_for(Duration::from_secs(3));
-        let answer = http.try_send(&Request::get("/v1/shards")).ok()?;
-        answer.json()["shards"].as_array().cloned()
+        self.cluster.shards(node)
     }
 
     /// Who leads each shard, as all nodes agree.
@@ -211,13 +209,7 @@ impl Site {
 
     /// Hands a shard to a node, waiting until that one may have it.
     pub(crate) fn transfer(&self, shard: usize, to: u64) {
-        let target = format!("/v1/shards/{shard}/transfer");
-        let request = Request::post(&target, format!("{{\"to\":{to}}}"));
-        let mut http = self.cluster.anywhere();
-        wait::until("a shard is moved", SOON, || {
-            let answer = http.try_send(&request).ok()?;
-            (answer.status == 200).then_some(())
-        });
+        self.cluster.transfer(shard, to);
     }
 
     /// Heals the network and waits until every node is connected and follows.
@@ -319,7 +311,7 @@ impl Site {
         let promises: usize = books.iter().map(|books| books.promises.len()).sum();
         let rate = (promises + report.writes()) as f64 / lasted.as_secs_f64();
         self.wait_whole();
-        self.wait_same_logs();
+        self.cluster.wait_same_logs();
         look(&self);
         let checked = audit_by(self.cluster.anywhere(), &load.accounts, &books);
         report.audit(&mut self.cluster.anywhere());
@@ -332,62 +324,14 @@ impl Site {
             rate >= LEAST_RATE,
             "too little happened to mean anything: {rate:.1}/s"
         );
-        self.assert_copies_agree();
+        let ids = self.accounts.iter().map(|(id, _)| id).chain(&self.posts);
+        self.cluster.assert_copies_agree(SHARDS, ids);
         report
-    }
-
-    /// All nodes have applied the same log, as far as its end tells.
-    fn wait_same_logs(&self) {
-        let ends = |node| -> Option<Vec<(u64, u64)>> {
-            let shards = self.shards(node)?;
-            let end = |shard: &Value| {
-                let (last, applied) = (&shard["last_log_index"], &shard["applied_index"]);
-                Some((last.as_u64()?, applied.as_u64()?))
-            };
-            shards.iter().map(end).collect()
-        };
-        let same = wait::poll(SOON, || {
-            let first = ends(1)?;
-            let applied = first.iter().all(|(last, applied)| last == applied);
-            let same = ends(2).as_ref() == Some(&first) && ends(3).as_ref() == Some(&first);
-            (applied && same).then_some(())
-        });
-        let seen = NODES.map(ends);
-        assert!(same.is_some(), "the logs differ: {seen:?}\n{}", self.logs());
-    }
-
-    /// Lets each node lead all shards in turn: what it then tells comes from its own disk.
-    fn assert_copies_agree(&self) {
-        let mut first: Option<Vec<Vec<client::Entry>>> = None;
-        for node in NODES {
-            let told = wait::until("a node leads all while it is asked", SOON, || {
-                for shard in 0..SHARDS {
-                    self.transfer(shard, node);
-                }
-                let mut http = Http::new(self.cluster.address(node));
-                let ids = self.accounts.iter().map(|(id, _)| id).chain(&self.posts);
-                let told: Result<Vec<_>, _> =
-                    ids.map(|id| client::history(&mut http, id)).collect();
-                let shards = self.shards(node)?;
-                let led = shards.iter().all(|shard| shard["serving"] == true);
-                led.then_some(told.ok()).flatten()
-            });
-            let first = first.get_or_insert_with(|| told.clone());
-            assert!(*first == told, "the copy of node {node} differs");
-        }
     }
 
     /// What every node wrote, for a failure's message.
     pub(crate) fn logs(&self) -> String {
-        let log = |node: &u64| {
-            let at = usize::try_from(node - 1).expect("fits");
-            match &self.cluster.nodes[at] {
-                Some(running) => format!("--- node {node}\n{}", running.log()),
-                None => format!("--- node {node} does not run"),
-            }
-        };
-        let logs: Vec<String> = NODES.iter().map(log).collect();
-        logs.join("\n")
+        self.cluster.logs()
     }
 }
 

@@ -81,7 +81,8 @@ impl Known {
 /// A client at work.
 #[derive(Debug)]
 pub(crate) struct Teller {
-    http: Http,
+    /// Each attempt goes to one of these, whichever chance picks.
+    nodes: Vec<Http>,
     rng: StdRng,
     accounts: Arc<[String]>,
     known: Known,
@@ -107,7 +108,7 @@ impl Teller {
     ) -> Self {
         assert!(number >= 1);
         Self {
-            http: Http::new(address),
+            nodes: vec![Http::new(address)],
             rng: StdRng::seed_from_u64(seed),
             known: Known::new(accounts.len()),
             accounts,
@@ -169,7 +170,8 @@ impl Teller {
     /// outlives its simulated power cut for a moment, and a real one would not have said it.
     fn ask(&mut self, request: &Request) -> io::Result<Response> {
         let before = self.switched.load(Ordering::SeqCst);
-        let response = self.http.try_send(request)?;
+        let node = self.rng.random_range(0..self.nodes.len());
+        let response = self.nodes[node].try_send(request)?;
         let same_period = before == self.switched.load(Ordering::SeqCst);
         if !(same_period && before.is_multiple_of(2)) {
             return Err(io::ErrorKind::ConnectionAborted.into());
@@ -313,9 +315,28 @@ impl Tellers {
             let teller = Teller::new(number, addresses[0], Arc::clone(accounts), seed);
             let http = Http::anywhere(addresses).patient_for(Duration::from_secs(5));
             Teller {
-                http,
+                nodes: vec![http],
                 pace,
                 ..teller
+            }
+        })
+    }
+
+    /// Starts this many clients that use all of these nodes alike: each attempt, a retry as well, goes
+    /// to any of them.
+    pub(crate) fn start_everywhere(
+        count: i64,
+        addresses: &[SocketAddr],
+        accounts: &Arc<[String]>,
+        pace: Duration,
+        rng: &mut StdRng,
+    ) -> Self {
+        Self::start_each(count, rng, |number, seed| {
+            let patient = |address| Http::new(address).patient_for(Duration::from_secs(5));
+            Teller {
+                nodes: addresses.iter().copied().map(patient).collect(),
+                pace,
+                ..Teller::new(number, addresses[0], Arc::clone(accounts), seed)
             }
         })
     }

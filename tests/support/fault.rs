@@ -38,16 +38,21 @@ pub(crate) fn is_there(program: &str) -> bool {
         .is_ok()
 }
 
-/// Cuts the power of an ext4 file system: what was synced stays, everything else is gone after the
-/// next mount, and until then every access fails.
+/// Cuts the power of ext4 file systems, of all of them at the same moment: what was synced stays,
+/// everything else is gone after the next mount, and until then every access fails.
 ///
 /// This is `EXT4_IOC_SHUTDOWN` (`_IOR('X', 125, u32)`) with the flag `NOLOGFLUSH`, called from Perl,
 /// which every Debian has, because an ioctl from Rust would be unsafe code.
-pub(crate) fn cut_power(mount_point: &Path) -> Result<(), String> {
+pub(crate) fn cut_power(mount_points: &[&Path]) -> Result<(), String> {
     let script = r#"
-        open(my $dir, "<", $ARGV[0]) or die "open: $!\n";
-        my $flags = pack("L", 2);
-        ioctl($dir, 0x8004587D, $flags) or die "ioctl: $!\n";
+        my @dirs = map { open(my $dir, "<", $_) or die "open: $!\n"; $dir } @ARGV;
+        for my $dir (@dirs) {
+            my $flags = pack("L", 2);
+            ioctl($dir, 0x8004587D, $flags) or die "ioctl: $!\n";
+        }
     "#;
-    run("perl", &["-e", script, &mount_point.to_string_lossy()]).map(drop)
+    let paths: Vec<_> = mount_points.iter().map(|p| p.to_string_lossy()).collect();
+    let mut arguments = vec!["-e", script];
+    arguments.extend(paths.iter().map(AsRef::as_ref));
+    run("perl", &arguments).map(drop)
 }
