@@ -60,6 +60,9 @@ mod failovers;
 #[path = "cluster_faults/moves.rs"]
 mod moves;
 
+#[path = "cluster_faults/clock.rs"]
+mod clock;
+
 #[path = "views/reading.rs"]
 mod reading;
 

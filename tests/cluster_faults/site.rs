@@ -49,7 +49,7 @@ pub(crate) struct Site {
     /// The tellers' accounts, with their shards.
     accounts: Vec<(String, usize)>,
     /// An account of each shard for the sentries.
-    posts: Vec<String>,
+    pub(crate) posts: Vec<String>,
     rng: StdRng,
     _directory: TempDir,
     _alone: MutexGuard<'static, ()>,
@@ -425,7 +425,8 @@ pub(crate) fn percentile(times: &[Duration], percent: usize) -> Duration {
     times.get(rank - 1).copied().unwrap_or_default()
 }
 
-fn shard_of(position: &str) -> usize {
+/// The shard that a position lies in.
+pub(crate) fn shard_of(position: &str) -> usize {
     let (shard, _) = position.split_once(':').expect("a position has two parts");
     shard.parse().expect("a shard is a number")
 }
