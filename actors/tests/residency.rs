@@ -3,9 +3,11 @@
 mod support;
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
+use phalanx_actors::passivation;
 use phalanx_actors::ports::Proposed;
 use phalanx_actors::request::{Answer, FailureKind};
 use support::*;
@@ -44,6 +46,28 @@ async fn idle_aggregates_go_and_used_ones_stay() {
     assert!(!in_memory(&world, "old").await);
     world.replicator.let_go();
     assert_eq!(accepted(soon(waiting).await).sequence_number, 2);
+}
+
+#[tokio::test]
+async fn idle_aggregates_of_every_shard_go_though_a_look_takes_only_some_shards() {
+    const IDLE_NS: u64 = 24_000_000_000;
+    let mut shards = Vec::new();
+    for _ in 0..3 {
+        let mut options = bounded(100);
+        options.residency.idle_ns = IDLE_NS;
+        let world = World::new(options).await;
+        accepted(world.ask("old", add(1)).await);
+        shards.push(world);
+    }
+    let [first, ..] = &shards[..] else {
+        panic!("there are three");
+    };
+    first.clock.set_monotonic_ns(2 * IDLE_NS);
+    let handles = shards.iter().map(|world| world.shard.clone()).collect();
+    let task = tokio::spawn(passivation::run(Arc::clone(&first.services), handles));
+    // One shard a second: three within an eighth of the idle time.
+    eventually(|| shards.iter().all(|world| world.services.resident() == 0)).await;
+    task.abort();
 }
 
 #[tokio::test]
