@@ -250,12 +250,10 @@ impl Projections {
         let _ended = supervisor
             .stop_and_wait(None, Some(Duration::from_secs(5)))
             .await;
-        if self
-            .writer
-            .ask(|reply| Control::Close { reply })
-            .await
-            .is_none()
-        {
+        let entries = self.views.0.entries.values();
+        let builds = entries.flat_map(|entry| entry.builds()).collect();
+        let closed = self.writer.ask(|reply| Control::Close { builds, reply });
+        if closed.await.is_none() {
             tracing::warn!("the writer of read models was gone before it was closed");
         }
         self.views.0.readers.close().await;

@@ -102,6 +102,13 @@ impl Entry {
         Arc::clone(&self.live.borrow())
     }
 
+    /// The build that answers, and the one that will.
+    pub(super) fn builds(&self) -> Vec<Arc<Build>> {
+        let rebuild = self.rebuild.lock();
+        let next = rebuild.as_ref().map(|rebuild| Arc::clone(&rebuild.build));
+        std::iter::once(self.live()).chain(next).collect()
+    }
+
     /// Hears of each build that takes the place of the one that answers.
     pub(super) fn swaps(&self) -> watch::Receiver<Arc<Build>> {
         self.live.subscribe()

@@ -24,9 +24,9 @@ use super::build::{Build, Progress};
 use super::standing::Standing;
 use super::writer::{Batch, WriterHandle};
 
-/// Events that are not wanted may go by until the offset is stored: they are passed over again after
-/// a restart, which is quick.
-const UNSTORED: u64 = 20_000;
+/// Events that are not wanted may go by until the offset is stored. They are read again after a crash;
+/// when the node is stopped, the writer stores it at last.
+const UNSTORED: u64 = 2_000;
 
 /// How often a full disk is looked at.
 const FULL_POLL: Duration = Duration::from_secs(1);

@@ -102,7 +102,9 @@ pub(crate) enum Control {
         ends: Vec<ShardEnd>,
         reply: oneshot::Sender<Result<(), StoreError>>,
     },
+    /// The last of all: `builds` will not be filled any further.
     Close {
+        builds: Vec<Arc<Build>>,
         reply: oneshot::Sender<()>,
     },
 }
@@ -238,7 +240,8 @@ impl Writer {
                 self.commit(batches).await;
             }
             match control {
-                Some(Control::Close { reply }) => {
+                Some(Control::Close { builds, reply }) => {
+                    self.note_passed(builds).await;
                     self.store.close().await;
                     let _nobody_waits = reply.send(());
                     return;
@@ -246,6 +249,43 @@ impl Writer {
                 Some(control) => Box::pin(self.control(control)).await,
                 None => {}
             }
+        }
+    }
+
+    /// Stores how far builds have come past events that they do not want, so that the next start
+    /// need not read those again.
+    async fn note_passed(&mut self, builds: Vec<Arc<Build>>) {
+        // In a database that nodes share, no offset is ever behind.
+        if self.store.is_shared() {
+            return;
+        }
+        let mut batches = Vec::new();
+        for build in builds {
+            if build.is_unknown() || self.ready(&build).await.is_err() {
+                // Then the next start reads them, which costs time and nothing else.
+                continue;
+            }
+            let Some(space) = self.spaces.get(&build.id) else {
+                continue;
+            };
+            for (shard, progress) in build.by_shard() {
+                let (from, to) = (space.offset(shard), progress.reached());
+                let Some(from) = from.filter(|from| *from < to) else {
+                    continue;
+                };
+                let (reply, _nobody_waits) = oneshot::channel();
+                batches.push(Batch {
+                    build: Arc::clone(&build),
+                    shard,
+                    from,
+                    to,
+                    events: Vec::new(),
+                    reply,
+                });
+            }
+        }
+        if !batches.is_empty() {
+            self.commit(batches).await;
         }
     }
 

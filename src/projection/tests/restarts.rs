@@ -9,7 +9,7 @@ use rand::{Rng as _, SeedableRng as _};
 use super::super::server::Pen;
 use super::super::store::{BuildState, OffsetMove};
 use super::super::*;
-use super::kit::{World, all, at_once, on_both_stores};
+use super::kit::{World, all, at_once, on_both_stores, rows};
 use crate::domain::views::{AccountTotals, Accounts, Orders};
 use crate::domain::{Order, OrderEvent};
 
@@ -126,6 +126,30 @@ async fn a_query_with_a_position_never_misses_it_and_one_without_says_how_far_it
     assert_eq!(views.status("accounts").unwrap().state, Activity::Paused);
     views.set_paused("accounts", false).await.unwrap();
     assert!(views.row("accounts", "a-1", &world.now()).await.is_ok());
+    projections.stop().await;
+}
+
+/// A start must not read again what the process before it went past.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_stores_how_far_a_view_came_past_what_it_does_not_want() {
+    let mut world = World::new();
+    let projections = world.start(&registry()).await;
+    for n in 0..30 {
+        world.open(&format!("a-{n}"), "ada", "EUR");
+    }
+    let views = projections.views().clone();
+    let orders = views.list("orders", &[], &world.now()).await.unwrap();
+    assert_eq!(rows(&orders).len(), 0);
+    let build = views.0.entries["orders"].live().id;
+    projections.stop().await;
+    let ends: Vec<u64> = world.ends().into_iter().map(|end| end.number).collect();
+    assert!(ends.iter().all(|end| *end > 0), "{ends:?}");
+    let mut store = world.store().await;
+    assert_eq!(store.offsets(build).await.unwrap(), ends);
+    store.close().await;
+    let projections = world.start(&registry()).await;
+    let accounts = all(projections.views(), "accounts", &world).await;
+    assert_eq!(accounts.len(), 30);
     projections.stop().await;
 }
 
