@@ -32,6 +32,10 @@ use crate::journal::Journal;
 use crate::projection::{Projections, Views};
 use crate::replication::group::Group;
 
+/// What is kept of the grace period for its end: for the last answers, and to close and flush. Of a short
+/// one, a quarter.
+const CLOSING: Duration = Duration::from_secs(1);
+
 /// A running node.
 #[derive(Debug)]
 pub struct Node {
@@ -94,13 +98,14 @@ impl Node {
     }
 
     /// Stops: hand over what this node leads, take no connections, refuse new requests, finish what
-    /// is in flight, flush, close. What is not finished within the grace period has an unknown outcome, as after a
-    /// crash.
+    /// is in flight, flush, close. What cannot be finished within the grace period is answered shortly before
+    /// its end, a command with an unknown outcome, as after a crash.
     ///
     /// # Errors
     /// [`NodeError::Unfinished`] when requests were still in flight at the end of the period.
     pub async fn shutdown(self) -> Result<(), NodeError> {
-        let deadline = Instant::now() + self.grace;
+        let end = Instant::now() + self.grace;
+        let deadline = end - CLOSING.min(self.grace / 4);
         tracing::info!(in_flight = self.model.in_flight(), "shutting down");
         if self.router.has_peers() {
             // Still admitting: until another node leads, nobody else can answer.
@@ -121,13 +126,15 @@ impl Node {
         let lingered = deadline.min(Instant::now() + self.linger);
         let _ended = tokio::time::timeout_at(lingered, &mut http).await;
         self.model.stop_admitting();
-        let finished = tokio::time::timeout_at(deadline, async {
-            let mut poll = tokio::time::interval(Duration::from_millis(5));
-            while self.model.in_flight() > 0 {
-                poll.tick().await;
+        if !finished_by(&self.model, deadline).await {
+            let count = self.model.in_flight();
+            tracing::warn!(count, "what cannot be finished is answered now");
+            self.router.end();
+            for shard in &self.shards {
+                shard.step_down();
             }
-        })
-        .await;
+        }
+        let finished = finished_by(&self.model, end).await;
         let unfinished = self.model.in_flight();
         // Idle keep-alive connections are closed by the server; what is left is cut.
         if !http.is_finished() {
@@ -154,9 +161,21 @@ impl Node {
             tracing::error!("the journal's shutdown panicked");
         }
         tracing::info!("stopped");
-        match finished {
-            Ok(()) => Ok(()),
-            Err(_) => Err(NodeError::Unfinished { count: unfinished }),
+        if finished {
+            Ok(())
+        } else {
+            Err(NodeError::Unfinished { count: unfinished })
         }
     }
+}
+
+/// Waits until nothing is in flight; `false` when something still is at the deadline.
+async fn finished_by(model: &CommandModel, deadline: Instant) -> bool {
+    let finished = async {
+        let mut poll = tokio::time::interval(Duration::from_millis(5));
+        while model.in_flight() > 0 {
+            poll.tick().await;
+        }
+    };
+    tokio::time::timeout_at(deadline, finished).await.is_ok()
 }

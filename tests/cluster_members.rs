@@ -45,15 +45,8 @@ const ACCOUNTS: usize = 12;
 /// Three nodes that say they are ready.
 fn three(directory: &Path) -> Cluster {
     let mut cluster = Cluster::new(directory);
-    for setup in &mut cluster.setups {
-        *setup = setup.clone().set("CLUSTER__SHARDS", SHARDS);
-    }
-    for node in 1..=3 {
-        cluster.start(node);
-    }
-    for node in 1..=3 {
-        cluster.wait_ready(node);
-    }
+    cluster.set_up(|setup| setup.set("CLUSTER__SHARDS", SHARDS));
+    cluster.start_ready();
     cluster
 }
 

@@ -161,6 +161,26 @@ pub fn parse_variant<T: DeserializeOwned>(name: &str, body: &[u8]) -> Result<T, 
     }
 }
 
+/// Reads `body`, a JSON object, as the fields of `T`.
+///
+/// # Errors
+/// [`Mismatch`] when the body is not JSON, not an object, or does not fit.
+pub fn parse_object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Mismatch> {
+    let mismatch = |pointer: String, detail: String| Mismatch { pointer, detail };
+    // An array would be taken as the fields in order.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        let detail = "the body must be a JSON object".to_owned();
+        return Err(mismatch(String::new(), detail));
+    }
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let read = serde_path_to_error::deserialize(&mut json)
+        .map_err(|error| mismatch(pointer(error.path()), error.inner().to_string()))?;
+    match json.end() {
+        Ok(()) => Ok(read),
+        Err(error) => Err(mismatch(String::new(), error.to_string())),
+    }
+}
+
 /// Parses once more, slowly, to say where it went wrong.
 fn explain<T: DeserializeOwned>(name: &str, body: &[u8]) -> Mismatch {
     if body.trim_ascii_start().first() != Some(&b'{') {
@@ -187,7 +207,7 @@ fn explain<T: DeserializeOwned>(name: &str, body: &[u8]) -> Mismatch {
 }
 
 /// A place in a body as a JSON pointer.
-pub(crate) fn pointer(path: &serde_path_to_error::Path) -> String {
+fn pointer(path: &serde_path_to_error::Path) -> String {
     use serde_path_to_error::Segment;
     let mut out = String::new();
     // The first segment is the command's name, which stands in the URL, not in the body.

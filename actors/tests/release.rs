@@ -332,6 +332,10 @@ async fn a_leader_that_was_deposed_unnoticed_gives_no_answer_from_state() {
     }
     // A stored reply is the same whoever leads now.
     assert!(accepted(world.ask("a", with_key("k", add(1))).await).replayed);
+    // Nor does its full disk say anything: whoever leads now may have stored the command.
+    world.journal.full.store(true, Ordering::Release);
+    let kind = failed(soon(world.send("a", with_key("l", add(1)))).await);
+    assert_eq!(kind, FailureKind::NoLeader);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

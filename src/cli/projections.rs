@@ -122,6 +122,7 @@ impl Failed {
                 "`phalanx projections list --url {url}` shows the projections, \
                  `phalanx projections dead-letters NAME --url {url}` their dead letters"
             ),
+            "unknown-node" => format!("`phalanx cluster status --url {url}` shows the members"),
             "rebuild-running" => format!(
                 "`phalanx projections rebuild NAME --wait --url {url}` waits for it, \
                  `phalanx projections list --url {url}` shows how far it is"

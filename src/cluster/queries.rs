@@ -91,7 +91,7 @@ pub enum Whom {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unanswered {
     /// There is no such member.
-    #[error("there is no member {0}; GET /v1/cluster lists them")]
+    #[error("there is no member {0}")]
     NoMember(NodeId),
     /// No member that keeps read models can be asked; nothing was done.
     #[error("{0}")]

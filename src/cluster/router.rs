@@ -26,9 +26,11 @@ use std::time::Duration;
 
 use phalanx_actors::CommandModel;
 use phalanx_actors::history::{At, Compared, Comparison, HistoryPage};
+use phalanx_actors::model::shutting_down;
 use phalanx_actors::names::{ShardId, StreamName};
 use phalanx_actors::request::{Answer, CommandRequest, Failure, FailureKind, StateView};
 use phalanx_actors::types::TypeRegistry;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::course::Course;
@@ -62,6 +64,8 @@ pub struct Router(Arc<Inner>);
 struct Inner {
     model: CommandModel,
     cluster: Option<Cluster>,
+    /// Whether nobody is waited for any more.
+    ended: watch::Sender<bool>,
 }
 
 /// What a router of several nodes needs.
@@ -78,8 +82,7 @@ impl Router {
     /// The router of a cluster of one: everything is answered here.
     #[must_use]
     pub fn alone(model: CommandModel) -> Self {
-        let cluster = None;
-        Self(Arc::new(Inner { model, cluster }))
+        Self::build(model, None)
     }
 
     /// The router of a node with peers.
@@ -98,7 +101,21 @@ impl Router {
             metrics: ForwardMetrics::default(),
             readiness,
         });
-        Self(Arc::new(Inner { model, cluster }))
+        Self::build(model, cluster)
+    }
+
+    fn build(model: CommandModel, cluster: Option<Cluster>) -> Self {
+        Self(Arc::new(Inner {
+            model,
+            cluster,
+            ended: watch::Sender::new(false),
+        }))
+    }
+
+    /// Waits for no leader any more: requests that do are answered now, and those to come. Nobody knows
+    /// what becomes of a command that was on its way.
+    pub fn end(&self) {
+        self.0.ended.send_replace(true);
     }
 
     /// Whether there are other nodes.
@@ -197,12 +214,12 @@ impl Router {
         }
         keyed.key_is_new = false;
         let question = Question::Command(&keyed);
-        // Boxed, so that the way above stays small.
         let mut course = Course::new(self, cluster, stream, question, deadline);
         if let Some(term) = unknown_in {
             course = course.after(term);
         }
-        let (said, _) = Box::pin(course.run()).await;
+        let may_be_stored = unknown_in.is_some();
+        let (said, _) = self.follow(course, question, may_be_stored).await;
         match said {
             Said::Answer(answer) => answer,
             Said::History(_) | Said::Compared(_) | Said::NotHere { .. } => {
@@ -256,7 +273,7 @@ impl Router {
                 limit: limit - all.events.len(),
             };
             let course = Course::new(self, cluster, stream, question, deadline);
-            let page = match Box::pin(course.run()).await {
+            let page = match self.follow(course, question, false).await {
                 (Said::History(page), _) => page,
                 (Said::Answer(Answer::Failed(failure)), _) => return Err(failure),
                 (Said::Answer(_) | Said::Compared(_) | Said::NotHere { .. }, _) => {
@@ -325,7 +342,7 @@ impl Router {
         let deadline = Instant::now() + within;
         let question = Question::Compare(comparison);
         let course = Course::new(self, cluster, stream, question, deadline);
-        match Box::pin(course.run()).await {
+        match self.follow(course, question, false).await {
             (Said::Compared(compared), node) => Ok((Some(compared), node)),
             (Said::Answer(Answer::NotFound), node) => Ok((None, node)),
             (Said::Answer(Answer::Failed(failure)), _) => Err(failure),
@@ -341,11 +358,39 @@ impl Router {
         deadline: Instant,
     ) -> (Answer, NodeId) {
         let course = Course::new(self, cluster, stream, question, deadline);
-        match Box::pin(course.run()).await {
+        match self.follow(course, question, false).await {
             (Said::Answer(answer), node) => (answer, node),
             (Said::History(_) | Said::Compared(_) | Said::NotHere { .. }, node) => {
                 (Answer::Failed(mixed_up()), node)
             }
+        }
+    }
+
+    /// Follows a course to its answer or to [`Self::end`]. Whether an attempt before it `may_be_stored`.
+    async fn follow(
+        &self,
+        course: Course<'_>,
+        question: Question<'_>,
+        may_be_stored: bool,
+    ) -> (Said, NodeId) {
+        let mut ended = self.0.ended.subscribe();
+        if *ended.borrow_and_update() && !may_be_stored {
+            let refused = Said::Answer(Answer::Failed(shutting_down()));
+            return (refused, self.node_id());
+        }
+        tokio::select! {
+            biased;
+            _ = ended.wait_for(|ended| *ended) => {
+                let kind = if question.stores() {
+                    FailureKind::OutcomeUnknown
+                } else {
+                    FailureKind::ShuttingDown
+                };
+                let reason = "the node shuts down and waits no longer for an answer";
+                (Said::failed(kind, reason), self.node_id())
+            }
+            // Boxed, so that the way to an answer of this node stays small.
+            outcome = Box::pin(course.run()) => outcome,
         }
     }
 
@@ -426,4 +471,4 @@ fn mixed_up() -> Failure {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -6,6 +6,7 @@
 
 use axum::body::Body;
 use http::{StatusCode, request};
+use phalanx_actors::variant;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -122,9 +123,9 @@ async fn fields<T: serde::de::DeserializeOwned>(
     let mut timer = std::mem::take(&mut *connection.timer.lock());
     let bytes = body::read(app, &parts.headers, body, &mut timer).await;
     *connection.timer.lock() = timer;
-    serde_json::from_slice(&bytes?).map_err(|error| {
-        let detail = format!("expected {expected}: {error}");
-        Box::new(Problem::new(Code::MalformedBody, detail).with("pointer", ""))
+    variant::parse_object(&bytes?).map_err(|mismatch| {
+        let detail = format!("expected {expected}: {}", mismatch.detail);
+        Box::new(Problem::new(Code::MalformedBody, detail).with("pointer", mismatch.pointer))
     })
 }
 
@@ -173,7 +174,7 @@ fn number(segment: &str) -> Option<u64> {
 }
 
 /// Says what is wrong with a member that was named, and which members there are.
-fn unknown_node(app: &App, wrong: &str) -> Problem {
+pub(crate) fn unknown_node(app: &App, wrong: &str) -> Problem {
     let members = app.steward.member_ids();
     let detail = match members.as_slice() {
         [] => format!("{wrong}; this node knows no members yet"),
@@ -207,6 +208,8 @@ fn not_changed(app: &App, error: ChangeError) -> Problem {
     let detail = error.to_string();
     match error {
         ChangeError::Failed(failure) => failure.into(),
+        // Whatever it was that failed, it does not say that nothing was done.
+        ChangeError::Unseen(_) => Problem::new(Code::OutcomeUnknown, detail),
         ChangeError::Alone => {
             Problem::new(Code::MembershipRefused, detail).with("rejection", "cluster-of-one")
         }

@@ -145,8 +145,8 @@ codes! {
          when it has taken the write in.";
     UnknownNode "unknown-node" NOT_FOUND false NotApplied
         "There is no such member of the cluster"
-        "The id in the path, or in the field to which `pointer` points, is not that of a member: it \
-         never was one, has left, or is no number at all. `members` lists the ids of those that the \
+        "The id in the path, in the field to which `pointer` points, or in the query parameter that \
+         `parameter` names, is not that of a member: it never was one, has left, or is no number at all. `members` lists the ids of those that the \
          node knows."
         "Use the id of a member; /v1/cluster shows more of each. A node that has just joined is known \
          to every member within about a second.";

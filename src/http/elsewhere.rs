@@ -17,6 +17,7 @@ use tower_service::Service as _;
 
 use super::answers::timed_out;
 use super::app::App;
+use super::cluster::unknown_node;
 use super::code::Code;
 use super::problem::Problem;
 use super::query;
@@ -208,7 +209,7 @@ pub(crate) async fn ask(
     asked.map_err(|error| {
         let detail = error.to_string();
         Box::new(match error {
-            Unanswered::NoMember(_) => Problem::new(Code::NotFound, detail),
+            Unanswered::NoMember(_) => unknown_node(app, &detail).with("parameter", "node"),
             Unanswered::Nobody(_) => {
                 Problem::new(Code::NotReady, detail).with("role", Role::Query.name())
             }

@@ -35,6 +35,12 @@ use super::writer::WriterHandle;
 /// Bytes of rows from which on a page ends before its limit.
 const MAX_PAGE_BYTES: usize = 4 << 20;
 
+/// How long a query waits where some shard can be read from nowhere. When a copy has just left this node
+/// for another, it takes this node a moment to follow that one.
+const COPY_LEFT: Duration = Duration::from_millis(750);
+/// How often it looks meanwhile.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// Decoded names and values of a query.
 pub type Pairs<'a> = [(Cow<'a, str>, Cow<'a, str>)];
 
@@ -302,6 +308,16 @@ impl Views {
 
     /// Waits, for as long as the query may, while the view answers nothing.
     async fn bide(&self, entry: &Entry, fresh: &Freshness) {
+        let is_incomplete = || self.0.missing.load(Ordering::Relaxed) > 0;
+        if is_incomplete() {
+            let complete = async {
+                while is_incomplete() {
+                    tokio::time::sleep(LOOK).await;
+                }
+            };
+            // What comes of it is looked at next.
+            let _complete = tokio::time::timeout(fresh.wait.min(COPY_LEFT), complete).await;
+        }
         if entry.withheld().is_some() {
             // What comes of it is looked at next.
             let _released = tokio::time::timeout(fresh.wait, entry.released()).await;

@@ -33,7 +33,8 @@ pub struct NodeSettings {
     /// Default all three, at least one. A node without `command` joins a running cluster; it founds
     /// none.
     pub roles: Vec<Role>,
-    /// Time for running requests after SIGTERM before the node ends anyway, in milliseconds.
+    /// Time after SIGTERM within which the node ends, in milliseconds. Running requests may finish until
+    /// a second before its end, or until a quarter of it is left; what is not finished then is answered.
     ///
     /// Default 10000, range 0 to 600000. Larger lets slow requests finish; smaller makes a restart
     /// faster and leaves more clients with an unknown outcome, which they resolve by retrying with

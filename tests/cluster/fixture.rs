@@ -44,6 +44,23 @@ impl Cluster {
         }
     }
 
+    /// Changes how each is set up, before it starts.
+    pub(crate) fn set_up(&mut self, change: impl Fn(NodeSetup) -> NodeSetup) {
+        for setup in &mut self.setups {
+            *setup = change(setup.clone());
+        }
+    }
+
+    /// Starts all three and waits until each says that it is ready.
+    pub(crate) fn start_ready(&mut self) {
+        for node in 1..=3 {
+            self.start(node);
+        }
+        for node in 1..=3 {
+            self.wait_ready(node);
+        }
+    }
+
     /// Starts a node that does not run; nodes are counted from 1.
     pub(crate) fn start(&mut self, node: u64) {
         let at = index(node);

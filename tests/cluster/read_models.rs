@@ -181,6 +181,7 @@ fn same_everywhere(site: &Site) {
         (405, Request::post("/v1/views/accounts", "{}")),
         (400, Request::get("/v1/projections/accounts?node=none")),
         (404, Request::get("/v1/projections/accounts?node=9")),
+        (404, Request::get("/v1/projections?node=9")),
         (404, Request::get("/v1/projections/nothing")),
     ];
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -201,6 +202,11 @@ fn same_everywhere(site: &Site) {
             assert_eq!(other.header("phalanx-ask"), None);
         }
     }
+    let stranger = site.http(5).get("/v1/projections?node=9");
+    assert_eq!(stranger.code(), "unknown-node", "{}", stranger.text());
+    let problem = stranger.json();
+    assert_eq!(problem["parameter"], "node", "{problem}");
+    assert_eq!(problem["members"], json!([1, 2, 3, 4, 5]), "{problem}");
     // A wait travels with the request and ends by itself.
     let began = Instant::now();
     let behind = site

@@ -116,12 +116,7 @@ fn three_nodes_with_certificates_serve_and_survive_a_killed_leader() {
     cluster.setups[2] = cluster.setups[2]
         .clone()
         .set("LOG__LEVEL", "trace,h2=info,openraft=info");
-    for node in 1..=3 {
-        cluster.start(node);
-    }
-    for node in 1..=3 {
-        cluster.wait_ready(node);
-    }
+    cluster.start_ready();
     for (node, other) in [(1, 2), (1, 3), (2, 1), (2, 3), (3, 1), (3, 2)] {
         wait_connected(&cluster, node, other);
     }
@@ -275,12 +270,7 @@ fn the_commands_of_the_manual_make_certificates_that_members_accept() {
         };
         *setup = using(setup, &files);
     }
-    for node in 1..=3 {
-        cluster.start(node);
-    }
-    for node in 1..=3 {
-        cluster.wait_ready(node);
-    }
+    cluster.start_ready();
     for (node, other) in [(1, 2), (1, 3), (2, 1), (2, 3), (3, 1), (3, 2)] {
         wait_connected(&cluster, node, other);
     }
@@ -397,16 +387,9 @@ fn changed_files_are_used_by_new_connections_and_broken_ones_are_not() {
     let directory = temp_dir();
     let ca = Authority::new("ca");
     let mut cluster = members(directory.path(), &ca);
-    for setup in &mut cluster.setups {
-        // A busy machine is no reason to give a connection up.
-        *setup = setup.clone().set("TRANSPORT__KEEPALIVE_TIMEOUT_MS", 30_000);
-    }
-    for node in 1..=3 {
-        cluster.start(node);
-    }
-    for node in 1..=3 {
-        cluster.wait_ready(node);
-    }
+    // A busy machine is no reason to give a connection up.
+    cluster.set_up(|setup| setup.set("TRANSPORT__KEEPALIVE_TIMEOUT_MS", 30_000));
+    cluster.start_ready();
     let (own, other) = (files_of(directory.path(), 1), files_of(directory.path(), 2));
     let address = cluster.setups[0].cluster_address;
     let first = shown(address, &other, "node-1.phalanx");

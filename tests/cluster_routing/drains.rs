@@ -22,15 +22,8 @@ const STANDS_IN_WITHIN: Duration = Duration::from_secs(10);
 /// Three nodes that are ready, and move leaders by themselves only when they must.
 fn unbalanced(directory: &Path) -> Cluster {
     let mut cluster = Cluster::new(directory);
-    for setup in &mut cluster.setups {
-        *setup = setup.clone().set("CLUSTER__BALANCE_INTERVAL_MS", 0);
-    }
-    for node in 1..=3 {
-        cluster.start(node);
-    }
-    for node in 1..=3 {
-        cluster.wait_ready(node);
-    }
+    cluster.set_up(|setup| setup.set("CLUSTER__BALANCE_INTERVAL_MS", 0));
+    cluster.start_ready();
     cluster
 }
 
@@ -131,15 +124,8 @@ fn a_drained_node_with_the_newest_log_leads_until_the_other_has_caught_up() {
 fn a_drain_is_taken_back_and_the_node_gets_its_share() {
     let directory = temp_dir();
     let mut cluster = Cluster::new(directory.path());
-    for setup in &mut cluster.setups {
-        *setup = setup.clone().set("CLUSTER__BALANCE_INTERVAL_MS", 300);
-    }
-    for node in 1..=3 {
-        cluster.start(node);
-    }
-    for node in 1..=3 {
-        cluster.wait_ready(node);
-    }
+    cluster.set_up(|setup| setup.set("CLUSTER__BALANCE_INTERVAL_MS", 300));
+    cluster.start_ready();
     cluster.open_accounts(ACCOUNTS);
     drain(&cluster, 1, 2);
     wait_led_by(&cluster, 1, &[1, 3]);

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::fixture::SOON;
+use crate::fixture::{Cluster, SOON};
 use crate::load::{Load, assert_unharmed, assert_went_on, audit, summary};
 use crate::ready_cluster;
-use crate::support::http::{Http, Request};
+use crate::support::http::{Connection, Http, Request};
 use crate::support::{client, measured, temp_dir, wait};
 
 #[test]
@@ -102,5 +102,59 @@ fn a_node_that_is_left_alone_says_so_at_once() {
     cluster.start(3);
     for (id, _) in &opened {
         client::store(&mut http, &client::deposit(id, 2));
+    }
+}
+
+#[test]
+fn a_node_that_cannot_finish_what_it_began_answers_it_and_ends_with_code_0() {
+    let directory = temp_dir();
+    let mut cluster = Cluster::new(directory.path());
+    // What is in flight would wait much longer than the node may take to stop.
+    cluster.set_up(|setup| {
+        setup
+            .set("NODE__SHUTDOWN_GRACE_MS", 8_000)
+            .set("HTTP__REQUEST_TIMEOUT_MS", 120_000)
+            .set("CLUSTER__LEADER_WAIT_MS", 120_000)
+            .set("CLUSTER__ISOLATED_WAIT_MS", 120_000)
+    });
+    cluster.start_ready();
+    let opened = cluster.open_accounts(12);
+    cluster.kill(2);
+    cluster.kill(3);
+    let address = cluster.address(1);
+    let clients: Vec<_> = opened
+        .iter()
+        .map(|(id, position)| {
+            let deposit = client::deposit(id, 1).key("k");
+            let read = client::fresh_after(id, position);
+            [(deposit, true), (read, false)].map(|(request, stores)| {
+                let send = move || Connection::open(address)?.send(&request);
+                (std::thread::spawn(send), stores)
+            })
+        })
+        .collect();
+    let waiting = wait::poll(SOON, || {
+        let in_flight = cluster.node(1).metric("phalanx_requests_in_flight");
+        (in_flight >= Some(12.0)).then_some(())
+    });
+    assert!(waiting.is_some(), "{}", cluster.node(1).log());
+    let mut node = cluster.nodes[0].take().expect("the node runs");
+    node.terminate();
+    let status = node.wait_end(SOON);
+    assert!(
+        status.is_some_and(|status| status.success()),
+        "{status:?}\n{}",
+        node.log()
+    );
+    for (client, stores) in clients.into_iter().flatten() {
+        let answer = client.join().expect("the client finishes");
+        let answer = answer.expect("each request is answered");
+        let told = (answer.status, answer.code());
+        // Whether a command is stored depends on whether it had reached the log. A read may have come
+        // while the others' promise to a leader still held.
+        let (unknown, early) = (told == (504, "outcome-unknown".to_owned()), told.0 == 200);
+        let refused = answer.status == 503 && answer.json()["outcome"] == "not_applied";
+        let allowed = if stores { unknown } else { early };
+        assert!(allowed || refused, "{}", answer.text());
     }
 }

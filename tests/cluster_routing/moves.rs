@@ -78,11 +78,21 @@ fn transfers_that_make_no_sense_are_refused() {
         (404, "unknown-shard".to_owned())
     );
     let mut http = Http::new(cluster.address(1));
-    let malformed = Request::post("/v1/shards/0/transfer", "{\"too\":1}");
-    assert_eq!(
-        code(http.send(&malformed)),
-        (400, "malformed-body".to_owned())
-    );
+    for (target, body, pointer) in [
+        ("/v1/shards/0/transfer", "{\"too\":1}", "/too"),
+        ("/v1/shards/0/transfer", "{\"to\":\"2\"}", "/to"),
+        ("/v1/shards/0/transfer", "{\"to\":1.5}", "/to"),
+        ("/v1/shards/0/transfer", "{}", ""),
+        ("/v1/shards/0/transfer", "[1]", ""),
+        ("/v1/shards/0/transfer", "{\"to\":1} 2", ""),
+        ("/v1/nodes", "{\"id\":4,\"address\":5}", "/address"),
+        ("/v1/nodes", "[4,\"127.0.0.1:9\"]", ""),
+    ] {
+        let refused = http.send(&Request::post(target, body.to_owned()));
+        assert_eq!(refused.code(), "malformed-body", "{body}");
+        assert_eq!(refused.status, 400, "{body}");
+        assert_eq!(refused.json()["pointer"], pointer, "{}", refused.text());
+    }
     let nobody = Request::new("POST", "/v1/nodes/9/drain");
     assert_eq!(code(http.send(&nobody)), (404, "unknown-node".to_owned()));
     let other = leader % 3 + 1;
@@ -184,15 +194,8 @@ fn a_rolling_upgrade_from_an_older_build_shows_no_client_an_error() {
     let directory = temp_dir();
     let mut cluster = Cluster::new(directory.path());
     let todays = cluster.setups.clone();
-    for setup in &mut cluster.setups {
-        *setup = setup.clone().built_as(&older);
-    }
-    for node in 1..=3 {
-        cluster.start(node);
-    }
-    for node in 1..=3 {
-        cluster.wait_ready(node);
-    }
+    cluster.set_up(|setup| setup.built_as(&older));
+    cluster.start_ready();
     let accounts = accounts(&cluster);
     let load = Load::start(CLIENTS, &cluster.addresses(), &accounts);
     let began = Instant::now();

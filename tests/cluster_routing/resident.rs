@@ -242,12 +242,7 @@ fn start(directory: &std::path::Path, slots: Option<u32>) -> Cluster {
         }
         *setup = changed;
     }
-    for node in 1..=3 {
-        cluster.start(node);
-    }
-    for node in 1..=3 {
-        cluster.wait_ready(node);
-    }
+    cluster.start_ready();
     cluster
 }
 

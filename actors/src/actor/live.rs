@@ -190,10 +190,16 @@ impl<A: Aggregate> Live<A> {
                     .sequencer()
                     .answer_after(self.ticket, answer, reply);
             }
-            Ok(Plan::Full) => reply.fail(Failure::new(
-                FailureKind::StorageFull,
-                "the disk has less free space than the reserve; nothing was stored",
-            )),
+            Ok(Plan::Full) => {
+                // Whoever leads by now may have stored the command, which this node would not know.
+                let full = Failure::new(
+                    FailureKind::StorageFull,
+                    "the disk has less free space than the reserve; nothing was stored",
+                );
+                incarnation
+                    .sequencer()
+                    .answer_after(self.ticket, Answer::Failed(full), reply);
+            }
             Ok(Plan::Store(record, accepted)) => {
                 self.store(incarnation, record, accepted, fingerprint, reply);
             }

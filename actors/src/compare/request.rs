@@ -38,17 +38,8 @@ pub(crate) fn parse<A: Aggregate>(
 ) -> Result<Vec<Inserted<A::Event>>, Failure> {
     const FORM: &str = "expected {\"insert\": [{\"after_sequence\": 4, \"type\": \"<an event>\", \
                         \"data\": {<its fields>}}]}";
-    if body.trim_ascii_start().first() != Some(&b'{') {
-        return Err(malformed(String::new(), FORM));
-    }
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let read: Result<Body, _> = serde_path_to_error::deserialize(&mut json);
-    let Body { insert } = read.map_err(|error| {
-        let pointer = variant::pointer(error.path());
-        malformed(pointer, format!("{}; {FORM}", error.inner()))
-    })?;
-    json.end()
-        .map_err(|error| malformed(String::new(), error.to_string()))?;
+    let Body { insert } = variant::parse_object(body)
+        .map_err(|mismatch| malformed(mismatch.pointer, format!("{}; {FORM}", mismatch.detail)))?;
     if insert.len() > MAX_INSERTS {
         let detail = format!("at most {MAX_INSERTS} events can be inserted at once");
         return Err(malformed("/insert".to_owned(), detail));

@@ -70,6 +70,7 @@ fn a_refusal_says_what_to_do_next() {
     for code in ["not-found", "unknown-view"] {
         assert!(refused(code).contains("phalanx projections list --url http://n:1"));
     }
+    assert!(refused("unknown-node").contains("phalanx cluster status --url http://n:1"));
     assert!(refused("internal").contains("http://n:1/problems/internal"));
 }
 

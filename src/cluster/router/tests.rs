@@ -11,6 +11,7 @@ use phalanx_actors::ports::{BoxFuture, Proposed};
 use phalanx_actors::request::Precondition;
 
 mod order;
+mod readiness;
 
 use self::support::{MemoryJournal, Options, World};
 use super::*;
@@ -20,7 +21,7 @@ use crate::cluster::transport::{CallError, CallKind, Lane};
 use crate::cluster::wire::{self, Heading};
 
 #[path = "../../../actors/tests/support/mod.rs"]
-mod support;
+pub(crate) mod support;
 
 /// What happens to a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -511,6 +512,44 @@ async fn a_node_that_shuts_down_takes_nothing_for_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_ends_waits_for_nobody() {
+    let cell = Cell::new().await;
+    cell.expect(2, &[Fate::Hangs, Fate::Hangs, Fate::Hangs]);
+    let (router, request) = (cell.router(2), support::add(1));
+    let (asked, stream) = (router.clone(), tally());
+    let sent = tokio::spawn(async move { asked.command(&stream, &request, WITHIN).await });
+    let (asked, stream) = (router.clone(), tally());
+    let read = tokio::spawn(async move { asked.read(&stream, WITHIN).await.0 });
+    support::eventually(|| cell.net(2).calls.lock().len() == 2).await;
+    let began = Instant::now();
+    router.end();
+    // It may have arrived.
+    assert_eq!(
+        failure(sent.await.unwrap()).kind,
+        FailureKind::OutcomeUnknown
+    );
+    assert_eq!(failure(read.await.unwrap()).kind, FailureKind::ShuttingDown);
+    // Nothing is begun any more.
+    let refused = failure(cell.send(2, support::add(1)).await);
+    assert_eq!(refused.kind, FailureKind::ShuttingDown);
+    assert_eq!(cell.net(2).calls.lock().len(), 2);
+    assert!(began.elapsed() < WITHIN);
+    // What had begun here is not known to have come to nothing.
+    let cell = Cell::new().await;
+    let world = Cell::at(&cell.worlds, 1);
+    world.replicator.hold();
+    let (asked, request) = (cell.router(1), support::add(1));
+    let sent = tokio::spawn(async move { asked.command(&tally(), &request, WITHIN).await });
+    support::eventually(|| !world.replicator.pending().is_empty()).await;
+    cell.router(1).end();
+    world.step_down().await;
+    assert_eq!(
+        failure(sent.await.unwrap()).kind,
+        FailureKind::OutcomeUnknown
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_that_is_too_long_to_travel_goes_without_its_data() {
     let cell = Cell::new().await;
     let many = |times| CommandRequest {
@@ -526,5 +565,3 @@ async fn an_answer_that_is_too_long_to_travel_goes_without_its_data() {
     let here = accepted(cell.send(1, many(120_000)).await);
     assert!(here.events.iter().all(|event| event.data.is_some()));
 }
-
-mod readiness;

@@ -35,6 +35,9 @@ pub enum ChangeError {
     /// No answer could be had.
     #[error("{0}")]
     Failed(Failure),
+    /// The change is noted, and how far it is cannot be seen now.
+    #[error("the change is noted, but how far it is cannot be seen now: {0}; ask again")]
+    Unseen(Failure),
     /// The node was started as a cluster of one, and listens to nobody.
     #[error(
         "this node was started without [[cluster.peers]] and does not listen for members; name the \
@@ -95,7 +98,7 @@ impl Steward {
             return Err(ChangeError::Alone);
         }
         self.command(router, command).await?;
-        let members = self.look(router).await.map_err(ChangeError::Failed)?;
+        let members = self.look(router).await.map_err(ChangeError::Unseen)?;
         self.nudge.notify_one();
         let members = members.unwrap_or_default();
         let member = members.nodes.get(&id);

@@ -167,6 +167,12 @@ impl Steward {
         }
     }
 
+    /// Whether this node is about to be gone, and not only drained.
+    pub(super) fn is_going(&self) -> bool {
+        let reasons = self.away.lock();
+        reasons.leaving || reasons.stopping
+    }
+
     /// Whether this node hands over what it leads and takes nothing new.
     pub(super) fn is_draining(&self) -> bool {
         self.away.lock().any()

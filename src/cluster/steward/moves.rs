@@ -9,6 +9,7 @@ use phalanx_actors::names::ShardId;
 
 use super::Steward;
 use crate::cluster::NodeId;
+use crate::cluster::members::Standing;
 use crate::cluster::status::{Kept, MoveError, Moved, NodeView};
 use crate::cluster::transport::{CallKind, Lane};
 use crate::cluster::wire::{self, Led};
@@ -81,7 +82,7 @@ impl Steward {
     }
 
     /// Hands over everything that this node leads, once: what was moved and what was not. Whether it
-    /// `must` go, if need be to a node without space.
+    /// `must` go, if need be to a node without space, or from a node that goes to one that is drained.
     pub(super) async fn hand_over_all(&self, must: bool) -> (Vec<Moved>, Vec<Kept>) {
         let views = self.views().await;
         let mut moves = FuturesUnordered::new();
@@ -124,18 +125,26 @@ impl Steward {
         let others = voters.iter().filter(|voter| **voter != self.membership.me);
         let candidates = others.filter_map(|voter| {
             let view = views.iter().find(|view| view.node == *voter)?;
-            let ready = !view.draining && (must || !view.full);
-            ready.then_some((voter, view.full))
+            let ready = view.declines().is_none() || self.takes_all_the_same(view, must);
+            ready.then_some((voter, view))
         });
-        let best = candidates.min_by_key(|(voter, full)| {
+        let best = candidates.min_by_key(|(voter, view)| {
             let follower = followers.iter().find(|f| f.node == **voter);
             let lag = follower.map_or(u64::MAX, |follower| follower.lag);
             let leads = self.leaders.led_by(**voter).len();
             let more = planned.get(voter).copied().unwrap_or_default();
             // Those that are nearly there are equally good; among them the one with least to do.
-            (*full, lag / MOST_LAG, leads + more)
+            (view.draining, view.full, lag / MOST_LAG, leads + more)
         });
         best.map(|(voter, _)| *voter)
+    }
+
+    /// Whether a node that should not be given a shard takes one that `must` go. From a node that is about
+    /// to be gone also one that is drained does: it leads what nobody else can, until somebody can. It is
+    /// not given what it would have to give back at once, as one that goes itself would.
+    fn takes_all_the_same(&self, there: &NodeView, must: bool) -> bool {
+        let standing = self.membership.roster.standing(there.node);
+        must && (!there.draining || self.is_going() && standing != Some(Standing::Leaving))
     }
 
     /// Hands a shard that this node leads to the voter that was chosen.
@@ -221,7 +230,9 @@ impl Steward {
             return Err(refused(format!("node {to} cannot be asked")));
         };
         match there.declines() {
-            Some(reason) if there.draining || !must => Err(refused(format!("node {to} {reason}"))),
+            Some(reason) if !self.takes_all_the_same(&there, must) => {
+                Err(refused(format!("node {to} {reason}")))
+            }
             _ => {
                 let follower = view.and_then(|v| v.followers.iter().find(|f| f.node == to));
                 let lag = follower.map_or(u64::MAX, |follower| follower.lag);

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
+use phalanx_actors::names::Position;
+use phalanx_actors::request::{Accepted, Answer, FailureKind};
 use tokio::time::Instant;
 
 use super::*;
@@ -11,8 +13,11 @@ use crate::cluster::leaders::Known;
 use crate::cluster::members::{MemberState as MemberNote, MembersCommand, MembersState};
 use crate::cluster::peers::answering::Answering;
 use crate::cluster::roster::{Contacts, Heard};
+use crate::cluster::router::tests::support::{Options, World};
+use crate::cluster::router::{Router, RouterLimits};
 use crate::cluster::status::{FollowerView, Moved};
 use crate::cluster::transport::CallError;
+use crate::cluster::wire::Said;
 
 /// The other nodes, 2 and 3.
 #[derive(Debug)]
@@ -431,3 +436,64 @@ async fn without_any_space_shards_stay_until_their_leader_has_to_go() {
 }
 
 mod drains;
+
+/// Takes commands of the members, which nobody can read afterwards.
+#[derive(Debug)]
+struct Taker;
+
+impl Answering for Taker {
+    fn members(&self) -> Vec<NodeId> {
+        vec![2]
+    }
+
+    fn answer(
+        &self,
+        to: NodeId,
+        _lane: Lane,
+        kind: CallKind,
+        request: Bytes,
+        _timeout: Duration,
+    ) -> BoxFuture<'_, Result<Bytes, CallError>> {
+        let (heading, _) = wire::read_question(&request).unwrap();
+        let said = if kind == CallKind::Command {
+            Said::Answer(Answer::Accepted(Accepted {
+                stream: heading.stream,
+                sequence_number: 2,
+                position: Position {
+                    shard: 0,
+                    number: 2,
+                },
+                created: false,
+                replayed: false,
+                events: Arc::new([]),
+            }))
+        } else {
+            Said::failed(FailureKind::NoLeader, "an election")
+        };
+        let answer = wire::said(to, &said, PROTOCOL_MAX).unwrap();
+        Box::pin(std::future::ready(Ok(answer)))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_is_noted_is_never_said_to_have_come_to_nothing() {
+    let world = World::new(Options::default()).await;
+    world.step_down().await;
+    let leaders = Arc::new(Leaders::new(vec![vec![2]]));
+    let leader = Some(2);
+    leaders.report(0, Known { term: 1, leader });
+    let limits = RouterLimits {
+        leader_wait: Duration::from_millis(200),
+        isolated_wait: Duration::from_millis(40),
+        answer_bytes: 1 << 20,
+        lapse: Duration::from_secs(1),
+    };
+    let router = Router::new(world.model.clone(), Arc::new(Taker), leaders, limits);
+    let house = house(ALL_THERE, &[], None);
+    let address = "host-4:1".to_owned();
+    let changed = house.steward.add_node(&router, 4, address).await;
+    assert!(
+        matches!(changed, Err(ChangeError::Unseen(_))),
+        "{changed:?}"
+    );
+}

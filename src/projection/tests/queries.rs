@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::sync::atomic;
 
 use jiff::Timestamp;
 use phalanx_actors::projection::ProjectionRegistry;
@@ -221,8 +222,9 @@ async fn what_cannot_be_answered_says_why(mut world: World) {
     );
     projections.stop().await;
 
+    let missing = Arc::<AtomicUsize>::new(1.into());
     let options = ProjectionOptions {
-        missing_shards: Arc::new(1.into()),
+        missing_shards: Arc::clone(&missing),
         ..world.options()
     };
     let projections = Projections::start(&registry, options, world.ground())
@@ -233,6 +235,17 @@ async fn what_cannot_be_answered_says_why(mut world: World) {
         matches!(partial, Err(ViewError::Incomplete { shards: 1 })),
         "{partial:?}"
     );
+    // A copy that has left this node is followed elsewhere in a moment: who may wait does.
+    let patient = Freshness {
+        wait: Duration::from_secs(60),
+        ..at_once()
+    };
+    let found = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        missing.store(0, atomic::Ordering::Relaxed);
+    };
+    let (complete, ()) = tokio::join!(projections.views().list("accounts", &[], &patient), found);
+    assert!(complete.is_ok(), "{complete:?}");
     projections.stop().await;
 }
 

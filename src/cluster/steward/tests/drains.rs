@@ -24,6 +24,34 @@ fn aside(house: &House) -> Vec<ShardId> {
     house.groups.aside.lock().iter().copied().collect()
 }
 
+#[tokio::test(start_paused = true)]
+async fn whoever_goes_hands_over_to_the_drained_if_nobody_else_is_left() {
+    let others = |draining: &[NodeId]| Others {
+        draining: draining.to_vec(),
+        ..ALL_THERE
+    };
+    let lags = [(2, 0), (3, 0)];
+    // As long as there is somebody else, nothing goes to a drained node.
+    let house_of_three = house(others(&[2]), &lags, None);
+    let drained = house_of_three.steward.drain_to_stop().await;
+    assert!(drained.kept.is_empty() && drained.moved.iter().all(|moved| moved.to == 3));
+    let all_drained = house(others(&[2, 3]), &lags, None);
+    let drained = all_drained.steward.drain_this().await;
+    assert_eq!((drained.moved.len(), drained.kept.len()), (0, 4));
+    let drained = all_drained.steward.drain_to_stop().await;
+    assert_eq!((drained.moved.len(), drained.kept.len()), (4, 0));
+    let leaving = house(others(&[2, 3]), &lags, None);
+    leaving.steward.leave().await;
+    assert!(leaving.steward.leaders.led_by(1).is_empty());
+    // One that leaves as well would have to give it back.
+    let both = house(others(&[2, 3]), &lags, None);
+    let mut heard = with_fourth(9, Standing::Member);
+    heard.members.nodes.get_mut(&2).unwrap().standing = Standing::Leaving;
+    both.steward.hear(heard);
+    let drained = both.steward.drain_to_stop().await;
+    assert!(drained.kept.is_empty() && drained.moved.iter().all(|moved| moved.to == 3));
+}
+
 #[tokio::test]
 async fn a_drained_node_stands_for_election_where_nobody_has_led_for_long() {
     let house = needed().await;
