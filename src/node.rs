@@ -10,8 +10,10 @@ mod error;
 mod groups;
 mod members;
 mod read_side;
+mod repair;
 mod routing;
 mod shutdown;
+mod starter;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,7 +32,7 @@ use crate::cluster::router::Router;
 use crate::cluster::steward::Steward;
 use crate::journal::Journal;
 use crate::projection::{Projections, Views};
-use crate::replication::group::Group;
+use crate::replication::service::RaftCalls;
 
 /// What is kept of the grace period for its end: for the last answers, and to close and flush. Of a short
 /// one, a quarter.
@@ -47,7 +49,7 @@ pub struct Node {
     http: JoinHandle<()>,
     background: Vec<JoinHandle<()>>,
     shards: Vec<ShardHandle>,
-    groups: Vec<Arc<Group>>,
+    groups: Arc<RaftCalls>,
     projections: Option<Projections>,
     journal: Journal,
     grace: Duration,
@@ -149,7 +151,7 @@ impl Node {
         for shard in &self.shards {
             shard.step_down();
         }
-        for group in &self.groups {
+        for group in self.groups.all() {
             group.shutdown().await;
         }
         for shard in &self.shards {

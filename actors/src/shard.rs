@@ -127,6 +127,11 @@ impl ShardHandle {
         self.step_down();
     }
 
+    /// Refuses no more: what was damaged is gone, and the shard may be led here again.
+    pub fn accept(&self) {
+        *self.shared.refusal.write() = None;
+    }
+
     /// Why this node refuses to serve the shard, if it does.
     pub fn refusal(&self) -> Option<String> {
         self.shared.refusal.read().clone()

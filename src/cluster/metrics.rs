@@ -22,6 +22,9 @@ pub const SHARDS_LED: &str = "phalanx_shards_led";
 /// node leads.
 pub const REPLICATION_LAG: &str = "phalanx_replication_lag_entries";
 
+/// Damaged copies of this node that were thrown away and built again until they counted.
+pub const REPLICA_REPAIRS: &str = "phalanx_replica_repairs_total";
+
 /// Events that came from the copy of another node, for readers on this one.
 pub const FEED_EVENTS: &str = "phalanx_feed_remote_events_total";
 /// Times that a shard's events were taken from another member than before.
@@ -91,6 +94,17 @@ pub(crate) fn set_lag(peer: NodeId, entries: u64) {
         "Log entries that a node's slowest copy lacks"
     );
     gauge!(REPLICATION_LAG, "peer" => peer.to_string()).set(entries as f64);
+}
+
+/// Makes [`REPLICA_REPAIRS`] known before there are any.
+pub(crate) fn describe_replica_repairs() {
+    describe_counter!(REPLICA_REPAIRS, "Damaged copies that were built again");
+    counter!(REPLICA_REPAIRS).increment(0);
+}
+
+/// Counts in [`REPLICA_REPAIRS`].
+pub(crate) fn replica_repaired() {
+    counter!(REPLICA_REPAIRS).increment(1);
 }
 
 /// Sets [`CERTIFICATE_EXPIRY`].

@@ -6,7 +6,7 @@
 //! draining and has nearly all of the log, so a move never waits for somebody to catch up.
 //!
 //! `moves`, `drain`, `balance` and `space` move leaders; `follow` learns who the members are, `conduct` moves
-//! copies accordingly, `change` is asked to add and remove members.
+//! copies accordingly, `change` is asked to add and remove members, `release` says when a damaged copy may go.
 
 mod balance;
 mod change;
@@ -14,6 +14,7 @@ mod conduct;
 mod drain;
 mod follow;
 mod moves;
+mod release;
 mod space;
 
 use std::collections::BTreeSet;
@@ -143,6 +144,12 @@ impl Steward {
             hearing: Mutex::default(),
             nudge: tokio::sync::Notify::new(),
         }
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn me(&self) -> NodeId {
+        self.membership.me
     }
 
     /// What this node says of itself.

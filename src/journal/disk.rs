@@ -86,6 +86,8 @@ pub(crate) enum Change<'a> {
     Put(Table, &'a [u8], &'a [u8]),
     /// Removes a row.
     Delete(Table, &'a [u8]),
+    /// Removes the rows of a range, without reading them: `from <= key < to`.
+    DeleteRange(Table, &'a [u8], &'a [u8]),
 }
 
 /// Changes that take effect together, in one flat buffer that is used again.
@@ -101,8 +103,18 @@ struct Extent {
     table: Table,
     key_start: usize,
     key_end: usize,
-    /// `None` for a removal.
-    value_end: Option<usize>,
+    rest: Rest,
+}
+
+/// What lies behind a change's key.
+#[derive(Debug, Clone, Copy)]
+enum Rest {
+    /// Nothing: the row is removed.
+    Nothing,
+    /// The value, up to here.
+    Value(usize),
+    /// The end of a range that is removed, up to here.
+    RangeEnd(usize),
 }
 
 impl Batch {
@@ -123,7 +135,7 @@ impl Batch {
             table,
             key_start,
             key_end,
-            value_end: Some(self.data.len()),
+            rest: Rest::Value(self.data.len()),
         });
     }
 
@@ -135,7 +147,21 @@ impl Batch {
             table,
             key_start,
             key_end: self.data.len(),
-            value_end: None,
+            rest: Rest::Nothing,
+        });
+    }
+
+    /// Removes the rows of a range: `from <= key < to`.
+    pub(crate) fn delete_range(&mut self, table: Table, from: &[u8], to: &[u8]) {
+        let key_start = self.data.len();
+        self.data.extend_from_slice(from);
+        let key_end = self.data.len();
+        self.data.extend_from_slice(to);
+        self.changes.push(Extent {
+            table,
+            key_start,
+            key_end,
+            rest: Rest::RangeEnd(self.data.len()),
         });
     }
 
@@ -144,12 +170,11 @@ impl Batch {
         self.changes.iter().map(move |extent| {
             let key = self.data.get(extent.key_start..extent.key_end);
             let key = key.unwrap_or_default();
-            match extent.value_end {
-                Some(end) => {
-                    let value = self.data.get(extent.key_end..end).unwrap_or_default();
-                    Change::Put(extent.table, key, value)
-                }
-                None => Change::Delete(extent.table, key),
+            let upto = |end| self.data.get(extent.key_end..end).unwrap_or_default();
+            match extent.rest {
+                Rest::Nothing => Change::Delete(extent.table, key),
+                Rest::Value(end) => Change::Put(extent.table, key, upto(end)),
+                Rest::RangeEnd(end) => Change::DeleteRange(extent.table, key, upto(end)),
             }
         })
     }

@@ -11,9 +11,10 @@ use phalanx_actors::names::ShardId;
 use phalanx_actors::record::FLAG_GENERATED_KEY;
 
 use super::disk::{Batch, Table};
-use super::queue::IndexWork;
+use super::queue::{IndexWork, Life};
 use super::rows::{self, AppliedRow, DedupRow, StreamRow};
 use super::run::{self, leading_run};
+use super::shard::Shard;
 use super::shared::Shared;
 use super::types::AppliedRecord;
 
@@ -26,8 +27,12 @@ pub(crate) fn fill(
     let mut applied: BTreeMap<ShardId, AppliedRow> = BTreeMap::new();
     let mut key = Vec::new();
     for work in work {
+        let Life { shard, .. } = &work.life();
+        if shared.shard(*shard).map(Shard::life) != Some(work.life()) {
+            continue;
+        }
         match work {
-            IndexWork::Apply(shard, records, mark) => {
+            IndexWork::Apply(_, records, mark) => {
                 let before = applied.get(shard).map(|row| row.position);
                 let Some(position) = before.or_else(|| shared.indexed(*shard)) else {
                     continue;
@@ -43,7 +48,7 @@ pub(crate) fn fill(
                 };
                 applied.insert(*shard, row);
             }
-            IndexWork::Snapshot(shard, stream, snapshot) => {
+            IndexWork::Snapshot(_, stream, snapshot) => {
                 rows::snapshot_key(&mut key, *shard, stream);
                 batch.put(Table::Snapshot, &key, [&rows::seal_snapshot(snapshot)?[..]]);
             }

@@ -3,7 +3,8 @@
 //!
 //! Owns: the form of the mark and which of its two slots counts. Refuses: to run ahead of an fsync.
 //! Invariant: what the file says was on disk before it was said; after a truncation both slots are
-//! lowered and synced before a row is removed. It may lag, which only makes the check weaker.
+//! lowered and synced before a row is removed. It may lag, which only makes the check weaker. A damaged
+//! shard that is thrown away is marked as given up before its rows go, and as empty after they went.
 //!
 //! Two slots are written in turn, so that a torn write leaves the other one.
 
@@ -28,6 +29,21 @@ pub(crate) struct ShardMark {
     pub(crate) end: u64,
     /// Number of the last vote; 0 when there is none.
     pub(crate) votes: u64,
+}
+
+impl ShardMark {
+    /// Of a shard that is being thrown away. No log reaches so far, so it stays refused until that is
+    /// done, whatever a crash leaves of it.
+    const GIVEN_UP: u64 = u64::MAX;
+
+    /// Gives the shard up; its votes go on being counted.
+    pub(crate) fn give_up(&mut self) {
+        self.end = Self::GIVEN_UP;
+    }
+
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.end == Self::GIVEN_UP
+    }
 }
 
 /// The marks of all shards.

@@ -5,7 +5,7 @@
 //! batches, in order.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -41,8 +41,14 @@ struct Shared {
 
 type Key = (Table, Vec<u8>);
 type Rows = BTreeMap<Key, Bytes>;
-/// A change with its own bytes; `None` removes.
-type OwnedChange = (Key, Option<Bytes>);
+
+/// A change with its own bytes.
+#[derive(Debug, Clone)]
+enum OwnedChange {
+    Put(Key, Bytes),
+    Delete(Key),
+    DeleteRange(Range<Key>),
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -69,9 +75,11 @@ struct State {
 impl State {
     fn crash(&mut self, survivors: Survivors) {
         let unsynced = std::mem::take(&mut self.unsynced);
+        for batch in unsynced.into_iter().take(survivors.unsynced_writes) {
+            self.make_durable(batch);
+        }
         let lazy = std::mem::take(&mut self.lazy);
-        let kept = unsynced.into_iter().take(survivors.unsynced_writes);
-        for batch in kept.chain(lazy.into_iter().take(survivors.lazy_writes)) {
+        for batch in lazy.into_iter().take(survivors.lazy_writes) {
             apply(&mut self.durable, batch);
         }
         self.visible = self.durable.clone();
@@ -81,6 +89,24 @@ impl State {
         self.syncs_held = false;
         self.failing = false;
         self.dies_in_sync = None;
+    }
+}
+
+impl State {
+    /// Puts a logged batch on disk. What it removes does not come back with a lazy one from before it.
+    fn make_durable(&mut self, batch: Vec<OwnedChange>) {
+        for change in &batch {
+            if let OwnedChange::DeleteRange(range) = change {
+                let stays = |change: &OwnedChange| match change {
+                    OwnedChange::Put(key, _) | OwnedChange::Delete(key) => !range.contains(key),
+                    OwnedChange::DeleteRange(_) => true,
+                };
+                for lazy in &mut self.lazy {
+                    lazy.retain(stays);
+                }
+            }
+        }
+        apply(&mut self.durable, batch);
     }
 }
 
@@ -238,20 +264,28 @@ impl MemoryHandle {
 }
 
 fn apply(rows: &mut Rows, changes: Vec<OwnedChange>) {
-    for (key, value) in changes {
-        match value {
-            Some(value) => rows.insert(key, value),
-            None => rows.remove(&key),
-        };
+    for change in changes {
+        match change {
+            OwnedChange::Put(key, value) => {
+                rows.insert(key, value);
+            }
+            OwnedChange::Delete(key) => {
+                rows.remove(&key);
+            }
+            OwnedChange::DeleteRange(range) => rows.retain(|key, _| !range.contains(key)),
+        }
     }
 }
 
 fn owned(batch: &Batch) -> Vec<OwnedChange> {
     let own = |change: Change<'_>| match change {
         Change::Put(table, key, value) => {
-            ((table, key.to_vec()), Some(Bytes::copy_from_slice(value)))
+            OwnedChange::Put((table, key.to_vec()), Bytes::copy_from_slice(value))
         }
-        Change::Delete(table, key) => ((table, key.to_vec()), None),
+        Change::Delete(table, key) => OwnedChange::Delete((table, key.to_vec())),
+        Change::DeleteRange(table, from, to) => {
+            OwnedChange::DeleteRange((table, from.to_vec())..(table, to.to_vec()))
+        }
     };
     batch.changes().map(own).collect()
 }
@@ -294,7 +328,7 @@ impl Disk for MemoryHandle {
         self.alive(&state)?;
         let covered: Vec<_> = state.unsynced.drain(..covered).collect();
         for batch in covered {
-            apply(&mut state.durable, batch);
+            state.make_durable(batch);
         }
         state.syncs += 1;
         Ok(())

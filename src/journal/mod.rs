@@ -149,7 +149,8 @@ impl Journal {
     /// Whether a shard may be served.
     ///
     /// # Errors
-    /// Why not. It stays so until the journal is opened again.
+    /// Why not. It stays so until the journal is opened again, or everything of the shard is
+    /// [thrown away](Self::discard).
     pub fn shard_health(&self, shard: ShardId) -> Result<(), JournalError> {
         self.0.shared.readable(shard).map(|_| ())
     }
@@ -250,6 +251,51 @@ impl Journal {
         shared.drain_inline();
     }
 
+    /// Whether stored bytes of a shard are damaged.
+    #[must_use]
+    pub fn is_damaged(&self, shard: ShardId) -> bool {
+        let health = self.shard_health(shard);
+        matches!(health, Err(JournalError::Corrupt { .. }))
+    }
+
+    /// The last vote of a damaged shard, as far as it can be read: for [`Journal::discard`].
+    #[must_use]
+    pub fn vote_of_damaged(&self, shard: ShardId) -> Option<Bytes> {
+        let shared = &self.0.shared;
+        let state = shared.shard(shard)?;
+        let known = state.log.lock().vote.clone();
+        known.or_else(|| {
+            let stored = open::read_vote(&*shared.disk, shard).ok().flatten();
+            stored.map(|row| row.vote)
+        })
+    }
+
+    /// Throws everything of a damaged shard away but for this vote; when `done` says so, the shard is
+    /// blank and may be written again. Whoever asks for it knows that nothing in it is counted on any
+    /// more. A crash meanwhile leaves the shard damaged.
+    ///
+    /// `done` fails, and the shard stays refused, when it is not damaged, or when its damage keeps the
+    /// disk from showing that nothing is left.
+    pub fn discard(&self, shard: ShardId, vote: Bytes, done: Done) {
+        let shared = &self.0.shared;
+        if !self.is_damaged(shard) {
+            return done(Err(StorageFailure::Refused {
+                shard,
+                reason: "what is not damaged is not thrown away".to_owned(),
+            }));
+        }
+        let queued = shared.queue.push_log(LogWork {
+            shard,
+            truncations: 0,
+            kind: LogWorkKind::Discard(vote),
+            done,
+        });
+        if let Err(work) = queued {
+            (work.done)(Err(StorageFailure::Closed));
+        }
+        shared.drain_inline();
+    }
+
     /// Indexes committed records and moves the applied mark with them. Needs no fsync: after a
     /// crash the mark is where its rows are, and what follows must be applied again.
     pub fn apply(&self, shard: ShardId, records: Vec<AppliedRecord>, applied: Applied) {
@@ -258,11 +304,14 @@ impl Journal {
             return;
         };
         let mut log = state.log.lock();
+        if state.health().is_err() {
+            // Whoever applies may not have heard of the damage.
+            return;
+        }
         log.applied = Some(applied.clone());
         state.committed_by(&records);
-        shared
-            .queue
-            .push_index(IndexWork::Apply(shard, records, applied));
+        let work = IndexWork::Apply(state.life(), records, applied);
+        shared.queue.push_index(work);
         drop(log);
         shared.drain_inline();
     }

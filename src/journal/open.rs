@@ -137,11 +137,15 @@ fn load_shard(disk: &dyn Disk, id: ShardId, mark: ShardMark) -> Shard {
 }
 
 /// Reads and checks one shard; gives its log and the position that it is indexed to.
-fn check_shard(
+pub(crate) fn check_shard(
     disk: &dyn Disk,
     id: ShardId,
     mark: ShardMark,
 ) -> Result<(LogState, u64), ReadError> {
+    if mark.is_given_up() {
+        let reason = "it was being thrown away when the process ended";
+        return Err(damage("the damaged copy", reason));
+    }
     let vote = read_vote(disk, id)?;
     let votes = vote.as_ref().map_or(0, |row| row.number);
     if votes < mark.votes {
@@ -193,11 +197,11 @@ fn check_shard(
     Ok((log, position))
 }
 
-fn damage(what: impl Into<String>, reason: impl ToString) -> ReadError {
+pub(crate) fn damage(what: impl Into<String>, reason: impl ToString) -> ReadError {
     ReadError::Damage(Damage::new(what, reason))
 }
 
-fn read_vote(disk: &dyn Disk, id: ShardId) -> Result<Option<VoteRow>, ReadError> {
+pub(crate) fn read_vote(disk: &dyn Disk, id: ShardId) -> Result<Option<VoteRow>, ReadError> {
     let row = disk
         .get(Table::Meta, &rows::vote_key(id))
         .map_err(ReadError::Disk)?;

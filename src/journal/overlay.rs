@@ -44,7 +44,7 @@ impl<D: Disk> Disk for Overlay<D> {
     fn write(&self, batch: &Batch, durability: Durability) -> Result<(), DiskError> {
         let rows = |change| match change {
             Change::Put(Table::Index, key, value) => Some((key, value)),
-            Change::Put(..) | Change::Delete(..) => None,
+            Change::Put(..) | Change::Delete(..) | Change::DeleteRange(..) => None,
         };
         let rows: Option<Vec<_>> = batch.changes().map(rows).collect();
         let (Some(rows), Durability::Lazy) = (rows, durability) else {

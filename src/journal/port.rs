@@ -41,13 +41,15 @@ impl ports::Journal for Journal {
 
     fn save_snapshot(&self, shard: ShardId, stream: &StreamName, snapshot: Vec<u8>) {
         let shared = &self.0.shared;
+        let Some(state) = shared.shard(shard) else {
+            return;
+        };
         if self.is_full() {
             // What is left of the space belongs to the log.
             return;
         }
-        shared
-            .queue
-            .push_index(IndexWork::Snapshot(shard, stream.clone(), snapshot));
+        let work = IndexWork::Snapshot(state.life(), stream.clone(), snapshot);
+        shared.queue.push_index(work);
         shared.drain_inline();
     }
 

@@ -44,18 +44,34 @@ pub(crate) enum LogWorkKind {
         until: u64,
         kept: Option<LogEnd>,
     },
+    /// Removes everything of a damaged shard and puts this vote in its place.
+    Discard(Bytes),
+}
+
+/// A shard's rows, until they are thrown away: what was meant for those before is none of theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Life {
+    pub(crate) shard: ShardId,
+    /// Counts how often the shard began anew.
+    pub(crate) number: u64,
 }
 
 /// Something that needs no fsync.
 #[derive(Debug)]
 pub(crate) enum IndexWork {
     /// Committed records and how far they go.
-    Apply(ShardId, Vec<AppliedRecord>, Applied),
+    Apply(Life, Vec<AppliedRecord>, Applied),
     /// A snapshot of an aggregate.
-    Snapshot(ShardId, StreamName, Vec<u8>),
+    Snapshot(Life, StreamName, Vec<u8>),
 }
 
 impl IndexWork {
+    pub(crate) fn life(&self) -> Life {
+        match self {
+            Self::Apply(life, ..) | Self::Snapshot(life, ..) => *life,
+        }
+    }
+
     fn records(&self) -> usize {
         match self {
             Self::Apply(_, records, _) => records.len(),

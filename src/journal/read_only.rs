@@ -132,7 +132,7 @@ impl Shared {
             }
         }
         let behind = last.index + 1;
-        let work = [IndexWork::Apply(shard.id, records, mark)];
+        let work = [IndexWork::Apply(shard.life(), records, mark)];
         let mut batch = Batch::default();
         let indexed = index::fill(&mut batch, self, &work)
             .map_err(|error| shard.corrupt("the index", error))?;

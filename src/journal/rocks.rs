@@ -144,6 +144,9 @@ impl Disk for RocksDisk {
             match change {
                 Change::Put(table, key, value) => out.put_cf(handle(table), key, value),
                 Change::Delete(table, key) => out.delete_cf(handle(table), key),
+                Change::DeleteRange(table, from, to) => {
+                    out.delete_range_cf(handle(table), from, to);
+                }
             }
         }
         let options = match durability {

@@ -58,6 +58,11 @@ pub(crate) fn shard_start(shard: ShardId) -> [u8; INDEX_HEAD] {
     shard.to_be_bytes()
 }
 
+/// Where the rows of a shard lie in a table whose keys begin with the shard: `from <= key < to`.
+pub(crate) fn shard_range(shard: ShardId) -> ([u8; INDEX_HEAD], [u8; INDEX_HEAD]) {
+    (shard_start(shard), shard_start(shard.saturating_add(1)))
+}
+
 /// Behind all rows of a stream, before those of the next one.
 pub(crate) fn behind_stream(shard: ShardId, stream: &StreamName) -> Vec<u8> {
     let mut key = Vec::new();

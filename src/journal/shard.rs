@@ -7,14 +7,15 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use phalanx_actors::names::ShardId;
 use phalanx_actors::ports::JournalError;
 use tokio::sync::watch;
 
+use super::queue::Life;
 use super::types::{Applied, LogBounds, LogEntry, LogPayload, StorageFailure};
 
 /// An entry with what its header says beyond it.
@@ -33,10 +34,12 @@ pub(crate) struct Shard {
     /// Position number of the last indexed event.
     pub(crate) indexed: watch::Sender<u64>,
     /// Position number of the last event that is known to be committed. It runs ahead of `indexed`
-    /// and never backwards.
+    /// and never backwards, but to 0 when the shard begins anew.
     pub(crate) committed: watch::Sender<u64>,
+    /// Counts how often everything of the shard was thrown away.
+    lives: AtomicU64,
     /// Why the shard must not be served.
-    refused: OnceLock<JournalError>,
+    refused: RwLock<Option<JournalError>>,
 }
 
 impl Shard {
@@ -46,20 +49,43 @@ impl Shard {
             log: Mutex::new(log),
             indexed: watch::Sender::new(indexed),
             committed: watch::Sender::new(indexed),
-            refused: OnceLock::new(),
+            lives: AtomicU64::new(0),
+            refused: RwLock::new(None),
         }
     }
 
     /// Refuses the shard from now on, and hands the reason back. The first reason stays.
     pub(crate) fn refuse(&self, reason: JournalError) -> JournalError {
-        if self.refused.set(reason.clone()).is_ok() {
+        let mut refused = self.refused.write();
+        if refused.is_none() {
+            *refused = Some(reason.clone());
             tracing::error!(shard = self.id, error = %reason, "the shard is not served any more");
         }
         reason
     }
 
+    /// Begins anew after everything of the shard was thrown away: nothing is stored but the vote.
+    pub(crate) fn begin_anew(&self, blank: LogState) {
+        let mut log = self.log.lock();
+        let truncations = log.truncations + 1;
+        *log = blank;
+        log.truncations = truncations;
+        self.lives.fetch_add(1, Ordering::AcqRel);
+        self.indexed.send_replace(0);
+        self.committed.send_replace(0);
+        *self.refused.write() = None;
+    }
+
+    /// Its rows of now.
+    pub(crate) fn life(&self) -> Life {
+        Life {
+            shard: self.id,
+            number: self.lives.load(Ordering::Acquire),
+        }
+    }
+
     pub(crate) fn health(&self) -> Result<(), JournalError> {
-        self.refused.get().cloned().map_or(Ok(()), Err)
+        self.refused.read().clone().map_or(Ok(()), Err)
     }
 
     /// The same for the write side.
@@ -68,7 +94,11 @@ impl Shard {
             shard: self.id,
             reason: reason.to_string(),
         };
-        self.refused.get().map(refused).map_or(Ok(()), Err)
+        self.refused
+            .read()
+            .as_ref()
+            .map(refused)
+            .map_or(Ok(()), Err)
     }
 
     pub(crate) fn corrupt(&self, what: impl Into<String>, reason: impl ToString) -> JournalError {

@@ -5,6 +5,7 @@ mod conformance;
 mod cost;
 mod damage;
 mod directory;
+mod discard;
 mod failure;
 mod feed;
 mod golden;

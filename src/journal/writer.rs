@@ -13,17 +13,20 @@
 //! records are indexed), and the mark never runs ahead of either. Lock order: the role of writing,
 //! then the list of what is written, then the mark.
 
+mod discard;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use phalanx_actors::names::ShardId;
 
 use crate::failpoints::crash_point;
 
 use super::disk::{Batch, DiskError, Durability, Scan, Table};
 use super::entries;
 use super::index;
-use super::mark::{self, Marks};
+use super::mark::{self, Marks, ShardMark};
 use super::queue::{LogWork, LogWorkKind, Patience, Taken};
 use super::rows::{self, VoteRow};
 use super::shared::Shared;
@@ -228,6 +231,9 @@ impl Writer {
         if self.has_failed() {
             return (work.done)(Err(StorageFailure::Closed));
         }
+        if let LogWorkKind::Discard(vote) = work.kind {
+            return self.discard(shared, writing, work.shard, vote, work.done);
+        }
         let mut pending = Pending {
             shard: usize::try_from(work.shard).unwrap_or(usize::MAX),
             truncations: work.truncations,
@@ -258,6 +264,7 @@ impl Writer {
                 pending.end = Some(kept.map_or(0, |kept| kept.index + 1));
                 self.truncate(shared, writing, work.shard, from, until)
             }
+            LogWorkKind::Discard(_) => Ok(()),
         };
         writing.pending.push(pending);
         match added {
@@ -277,31 +284,17 @@ impl Writer {
         from: u64,
         until: u64,
     ) -> Result<(), DiskError> {
-        if self.write_batch(shared, writing) {
-            self.sync(shared);
-        }
-        let mut written = self.written.lock();
-        while written.syncing.is_some() {
-            self.idle.wait(&mut written);
-        }
-        drop(written);
+        self.settle(shared, writing);
         if self.has_failed() {
             return Ok(());
         }
-        let mut mark = self.mark.lock();
-        let at = usize::try_from(shard).unwrap_or(usize::MAX);
-        if let Some(mark) = mark.marks.shards.get_mut(at) {
+        self.set_mark(shared, shard, |mark| {
             mark.end = mark.end.min(from);
             if mark.end < mark.first {
                 mark.first = 0;
                 mark.end = 0;
             }
-        }
-        for _ in 0..mark::SLOTS {
-            self.write_mark(shared, &mut mark.marks)?;
-        }
-        shared.disk.sync_mark()?;
-        drop(mark);
+        })?;
         let batch = &mut writing.batch;
         let scan = Scan {
             table: Table::Log,
@@ -313,6 +306,35 @@ impl Writer {
             batch.delete(Table::Log, key);
             std::ops::ControlFlow::Continue(())
         })
+    }
+
+    /// Puts on disk what was queued before, and waits until nobody syncs.
+    fn settle(&self, shared: &Shared, writing: &mut Writing) {
+        if self.write_batch(shared, writing) {
+            self.sync(shared);
+        }
+        let mut written = self.written.lock();
+        while written.syncing.is_some() {
+            self.idle.wait(&mut written);
+        }
+    }
+
+    /// Changes the mark of a shard in both slots and syncs them.
+    fn set_mark(
+        &self,
+        shared: &Shared,
+        shard: ShardId,
+        change: impl FnOnce(&mut ShardMark),
+    ) -> Result<(), DiskError> {
+        let mut mark = self.mark.lock();
+        let at = usize::try_from(shard).unwrap_or(usize::MAX);
+        if let Some(mark) = mark.marks.shards.get_mut(at) {
+            change(mark);
+        }
+        for _ in 0..mark::SLOTS {
+            self.write_mark(shared, &mut mark.marks)?;
+        }
+        shared.disk.sync_mark()
     }
 
     /// Writes the batch and hands it to whoever syncs; `true` when that is the caller.

@@ -19,8 +19,9 @@ use tokio::task::JoinHandle;
 use super::NodeError;
 use super::copies::NodeCopies;
 use super::members;
+use super::repair::Repair;
 use super::routing::Routing;
-use crate::cluster::NodeId;
+use super::starter::GroupStarter;
 use crate::cluster::feed::{ClusterFeed, Copies};
 use crate::cluster::members::Members;
 use crate::cluster::peers::Peers;
@@ -32,11 +33,10 @@ use crate::cluster::steward::Steward;
 use crate::cluster::streams::ClusterStreams;
 use crate::cluster::transport;
 use crate::journal::Journal;
-use crate::replication::group::{Group, GroupOptions};
 use crate::replication::heartbeat;
-use crate::replication::refused::Refused;
+use crate::replication::seat::Seat;
 use crate::replication::service::RaftCalls;
-use crate::settings::{ReadMode, Settings};
+use crate::settings::Settings;
 
 /// What a core stands on.
 #[derive(Debug)]
@@ -72,11 +72,10 @@ pub struct Core {
     pub queries: Queries,
     /// The shards of this node.
     pub shards: Vec<ShardHandle>,
-    /// The raft groups of this node.
-    pub groups: Vec<Arc<Group>>,
+    /// The raft groups of this node; they come and go.
+    pub groups: Arc<RaftCalls>,
     /// Tasks that run until they are aborted.
     pub background: Vec<JoinHandle<()>>,
-    raft: Arc<RaftCalls>,
 }
 
 impl Core {
@@ -93,7 +92,8 @@ impl Core {
         ));
         let mut types = std::mem::take(&mut ground.types);
         types.register_hidden::<Members>()?;
-        let started = start_shards(settings, &ground, &services).await?;
+        let starter = GroupStarter::new(settings, &ground.journal, &ground.peers);
+        let started = Box::pin(start_shards(settings, &ground, &services, &starter)).await?;
         let model = CommandModel::new(
             settings.node.id,
             types,
@@ -130,9 +130,18 @@ impl Core {
         let mut background = started.background;
         if routing.router.has_peers() {
             background.extend(keep_house(settings, &routing));
+            let repair = Repair::new(
+                ground.journal.clone(),
+                starter,
+                Arc::clone(&started.groups),
+                started.shards.clone(),
+                Arc::clone(&routing.steward),
+                Arc::clone(&routing.leaders),
+            );
+            background.push(tokio::spawn(repair.run()));
         }
         background.push(tokio::spawn(heartbeat::beat(
-            started.groups.clone(),
+            Arc::clone(&started.groups),
             Duration::from_millis(settings.raft.heartbeat_interval_ms),
         )));
         background.push(tokio::spawn(passivation::run(
@@ -143,6 +152,7 @@ impl Core {
             ground.journal,
             services,
             started.shards.clone(),
+            Arc::clone(&started.groups),
         )));
         background.extend(routing.background);
         Ok(Self {
@@ -155,7 +165,6 @@ impl Core {
             shards: started.shards,
             groups: started.groups,
             background,
-            raft: started.raft,
         })
     }
 
@@ -163,7 +172,7 @@ impl Core {
     #[must_use]
     pub fn services(&self) -> transport::Services {
         transport::Services {
-            raft: Arc::clone(&self.raft) as Arc<dyn transport::Service>,
+            raft: Arc::clone(&self.groups) as Arc<dyn transport::Service>,
             command: Arc::new(Receiver::new(
                 self.router.clone(),
                 Arc::clone(&self.steward),
@@ -207,8 +216,7 @@ fn query_limits(settings: &Settings) -> QueryLimits {
 #[derive(Default)]
 struct Started {
     shards: Vec<ShardHandle>,
-    groups: Vec<Arc<Group>>,
-    raft: Arc<RaftCalls>,
+    groups: Arc<RaftCalls>,
     background: Vec<JoinHandle<()>>,
 }
 
@@ -221,6 +229,7 @@ async fn start_shards(
     settings: &Settings,
     ground: &Ground,
     services: &Arc<Services>,
+    starter: &GroupStarter,
 ) -> Result<Started, NodeError> {
     let mut started = Started::default();
     let holds_copies = settings.node.has(Role::Command);
@@ -236,14 +245,12 @@ async fn start_shards(
     for (shard, replicas) in (0..).zip(placed) {
         // Also where it has no copy: one may be built here.
         let group = if holds_copies {
-            Some(start_group(settings, ground, shard, &replicas).await)
+            Some(starter.start(shard, &replicas).await)
         } else {
             None
         };
-        let replicator: Arc<dyn Replicator> = match &group {
-            Some(Ok(group)) => Arc::clone(group) as Arc<dyn Replicator>,
-            Some(Err(_)) | None => Arc::new(Refused),
-        };
+        let seat = Seat::new(Arc::clone(&started.groups), shard);
+        let replicator: Arc<dyn Replicator> = Arc::new(seat);
         let handle = ShardHandle::start(shard, Arc::clone(services), replicator, limits)
             .await
             .map_err(|error| NodeError::Shard {
@@ -252,10 +259,10 @@ async fn start_shards(
             })?;
         match group {
             Some(Ok(group)) => {
-                started.raft.add(Arc::clone(&group));
-                let watch = Arc::clone(&group).watch(handle.clone());
-                started.background.push(tokio::spawn(watch));
-                started.groups.push(group);
+                started.groups.add(Arc::clone(&group));
+                started
+                    .background
+                    .push(tokio::spawn(group.watch(handle.clone())));
             }
             Some(Err(reason)) => {
                 tracing::error!(shard, %reason, "the shard is refused");
@@ -284,53 +291,35 @@ fn check_without_copies(settings: &Settings, ground: &Ground) -> Result<(), Node
     Ok(())
 }
 
-/// Starts a shard's raft group unless its storage is damaged.
-async fn start_group(
-    settings: &Settings,
-    ground: &Ground,
-    shard: u32,
-    replicas: &[NodeId],
-) -> Result<Arc<Group>, String> {
-    let journal = &ground.journal;
-    journal
-        .shard_health(shard)
-        .map_err(|error| error.to_string())?;
-    let options = GroupOptions {
-        node_id: settings.node.id,
-        voters: replicas.iter().copied().collect(),
-        preferred: replicas.first().copied().unwrap_or(settings.node.id),
-        cluster_name: settings.cluster.name.clone(),
-        election_timeout_min_ms: settings.raft.election_timeout_min_ms,
-        election_timeout_max_ms: settings.raft.election_timeout_max_ms,
-        read_policy: match settings.cluster.reads {
-            ReadMode::Lease => openraft::ReadPolicy::LeaseRead,
-            ReadMode::ReadIndex => openraft::ReadPolicy::ReadIndex,
-        },
-        bootstrap: replicas.contains(&settings.node.id),
-    };
-    Group::start(shard, journal.clone(), Arc::clone(&ground.peers), options)
-        .await
-        .map_err(|error| error.to_string())
-}
-
 /// How often damage that a read came upon is looked for.
-const HEALTH_ROUND: Duration = Duration::from_secs(1);
+const HEALTH_ROUND: Duration = Duration::from_millis(200);
 
 /// Refuses shards whose storage turns out to be damaged while the node runs, so that `/readyz` says
-/// so and nothing more is stored there. Tells what is in flight besides.
-async fn watch_health(journal: Journal, services: Arc<Services>, shards: Vec<ShardHandle>) {
+/// so and nothing more is stored there, and ends their groups, so that another node leads them. Tells
+/// what is in flight besides.
+async fn watch_health(
+    journal: Journal,
+    services: Arc<Services>,
+    shards: Vec<ShardHandle>,
+    groups: Arc<RaftCalls>,
+) {
     let mut rounds = tokio::time::interval(HEALTH_ROUND);
     loop {
         rounds.tick().await;
         let in_flight = services.admission.in_flight();
         services.metrics.in_flight.set(in_flight as f64);
         for handle in &shards {
-            if handle.refusal().is_some() {
+            let Err(error) = journal.shard_health(handle.shard()) else {
                 continue;
-            }
-            if let Err(error) = journal.shard_health(handle.shard()) {
+            };
+            if handle.refusal().is_none() {
                 tracing::error!(shard = handle.shard(), %error, "the shard is refused");
                 handle.refuse(error.to_string());
+            }
+            // Who is not among the groups any more has ended.
+            if let Some(group) = groups.get(handle.shard()) {
+                group.shutdown().await;
+                groups.remove(handle.shard());
             }
         }
     }

@@ -14,15 +14,16 @@ use crate::cluster::metrics;
 use crate::cluster::status::{LogEnd, Reshaped, ShardView};
 use crate::cluster::steward::Groups;
 use crate::journal::Journal;
-use crate::replication::group::Group;
+use crate::replication::service::RaftCalls;
 
 /// How often the groups are looked at.
 const ROUND: Duration = Duration::from_millis(200);
 
-/// Every shard of this node; without a group where its storage is refused.
+/// Every shard of this node; without a group where its storage is refused, for as long as it is.
 #[derive(Debug, Clone)]
 pub(super) struct NodeGroups {
-    shards: Arc<[(ShardHandle, Option<Arc<Group>>)]>,
+    shards: Arc<[ShardHandle]>,
+    groups: Arc<RaftCalls>,
     leaders: Arc<Leaders>,
     journal: Journal,
 }
@@ -30,24 +31,16 @@ pub(super) struct NodeGroups {
 impl NodeGroups {
     pub(super) fn new(
         handles: &[ShardHandle],
-        groups: &[Arc<Group>],
+        groups: Arc<RaftCalls>,
         leaders: Arc<Leaders>,
         journal: Journal,
     ) -> Self {
-        let group_of = |handle: &ShardHandle| {
-            let group = groups.iter().find(|group| group.shard() == handle.shard());
-            (handle.clone(), group.cloned())
-        };
         Self {
-            shards: handles.iter().map(group_of).collect(),
+            shards: handles.into(),
+            groups,
             leaders,
             journal,
         }
-    }
-
-    fn group(&self, shard: ShardId) -> Option<&Arc<Group>> {
-        let (_, group) = self.shards.get(usize::try_from(shard).ok()?)?;
-        group.as_ref()
     }
 
     /// Notes which groups lead in vain, and keeps the gauges, until the task is aborted. A leader
@@ -59,8 +52,9 @@ impl NodeGroups {
             rounds.tick().await;
             let mut led = 0;
             let mut lags: Vec<(NodeId, u64)> = Vec::new();
-            for (handle, group) in &*self.shards {
-                let Some(group) = group else {
+            for handle in &*self.shards {
+                let Some(group) = self.groups.get(handle.shard()) else {
+                    self.leaders.set_cut_off(handle.shard(), false);
                     continue;
                 };
                 let lasting = group.quorum_silence();
@@ -84,11 +78,12 @@ impl NodeGroups {
 
 impl Groups for NodeGroups {
     fn shards(&self) -> Vec<ShardView> {
-        let view = |(handle, group): &(ShardHandle, Option<Arc<Group>>)| {
+        let view = |handle: &ShardHandle| {
             let shard = handle.shard();
+            let group = self.groups.get(shard);
             let known = self.leaders.known(shard);
             // Without a copy, a group knows no more than when it had one.
-            match group.as_ref().filter(|group| group.has_copy()) {
+            match group.filter(|group| group.has_copy()) {
                 Some(group) => {
                     let mut view = group.view(handle);
                     // The news may have come from another node first.
@@ -118,7 +113,7 @@ impl Groups for NodeGroups {
 
     fn hand_over(&self, shard: ShardId, to: NodeId) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
-            match self.group(shard) {
+            match self.groups.get(shard) {
                 Some(group) => group.hand_over(to).await,
                 None => Err("the shard is refused here".to_owned()),
             }
@@ -132,7 +127,7 @@ impl Groups for NodeGroups {
         reachable: BTreeSet<NodeId>,
     ) -> BoxFuture<'_, Result<Reshaped, String>> {
         Box::pin(async move {
-            match self.group(shard) {
+            match self.groups.get(shard) {
                 Some(group) => group.reshape(&voters, &reachable).await,
                 None => Err("the shard is refused here".to_owned()),
             }
@@ -140,7 +135,7 @@ impl Groups for NodeGroups {
     }
 
     fn retire(&self, shard: ShardId, without: Option<LogEnd>) {
-        if let Some(group) = self.group(shard) {
+        if let Some(group) = self.groups.get(shard) {
             group.retire(without);
         }
     }
@@ -150,7 +145,7 @@ impl Groups for NodeGroups {
     }
 
     fn stand_aside(&self, shard: ShardId, aside: bool) {
-        if let Some(group) = self.group(shard) {
+        if let Some(group) = self.groups.get(shard) {
             group.stand_aside(aside);
         }
     }

@@ -16,13 +16,14 @@ use crate::cluster::roster::Roster;
 use crate::cluster::router::{Router, RouterLimits};
 use crate::cluster::steward::{Membership, Steward};
 use crate::journal::Journal;
-use crate::replication::group::Group;
+use crate::replication::service::RaftCalls;
 use crate::settings::Settings;
 
 /// What requests and housekeeping go through.
 pub(super) struct Routing {
     pub(super) router: Router,
     pub(super) steward: Arc<Steward>,
+    pub(super) leaders: Arc<Leaders>,
     pub(super) background: Vec<JoinHandle<()>>,
 }
 
@@ -33,15 +34,21 @@ impl Routing {
         journal: &Journal,
         model: CommandModel,
         shards: &[ShardHandle],
-        groups: &[Arc<Group>],
+        groups: &Arc<RaftCalls>,
         peers: Arc<dyn Peers>,
         roster: Arc<Roster>,
     ) -> Self {
         let leaders = Arc::new(Leaders::new(first_voters(settings, &roster)));
-        let node_groups = NodeGroups::new(shards, groups, Arc::clone(&leaders), journal.clone());
+        let node_groups = NodeGroups::new(
+            shards,
+            Arc::clone(groups),
+            Arc::clone(&leaders),
+            journal.clone(),
+        );
         let mut background: Vec<JoinHandle<()>> = groups
-            .iter()
-            .map(|group| tokio::spawn(Arc::clone(group).report(Arc::clone(&leaders))))
+            .all()
+            .into_iter()
+            .map(|group| tokio::spawn(group.report(Arc::clone(&leaders))))
             .collect();
         // A leader hears from its followers once per heartbeat; this is as long as they wait for it.
         let silence = Duration::from_millis(settings.raft.election_timeout_max_ms);
@@ -62,12 +69,13 @@ impl Routing {
         let steward = Arc::new(Steward::new(
             membership(settings, journal, roster),
             peers,
-            leaders,
+            Arc::clone(&leaders),
             Arc::new(node_groups),
         ));
         Self {
             router,
             steward,
+            leaders,
             background,
         }
     }

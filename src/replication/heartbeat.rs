@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
 
-use super::group::Group;
+use super::service::RaftCalls;
 
 /// Sends heartbeats until it is dropped.
-pub async fn beat(groups: Vec<Arc<Group>>, interval: Duration) {
+pub async fn beat(groups: Arc<RaftCalls>, interval: Duration) {
     let mut rounds = tokio::time::interval(interval);
     // After a pause one beat is as good as the ones that were missed.
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         rounds.tick().await;
-        for group in &groups {
+        for group in groups.all() {
             group.heartbeat().await;
         }
     }

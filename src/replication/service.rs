@@ -1,10 +1,11 @@
-//! Answers the raft calls of other nodes.
+//! The raft groups of this node: who looks for one finds it here, and other nodes' calls as well.
 //!
-//! Owns the table of groups on this node. Refuses votes for one lease after a start: whoever ran
+//! Owns the table of groups, which come and go while the node runs: a damaged copy ends with its group,
+//! and a new one begins with another. Refuses votes for one lease after a start: whoever ran
 //! before may have promised not to elect another leader, and a promise is not on disk. Invariant:
 //! appends reach a group in the order in which they arrive.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
@@ -21,7 +22,7 @@ use crate::cluster::transport::{CallKind, Service};
 /// See the file's description.
 #[derive(Debug, Default)]
 pub struct RaftCalls {
-    groups: RwLock<HashMap<ShardId, Arc<Group>>>,
+    groups: RwLock<BTreeMap<ShardId, Arc<Group>>>,
 }
 
 impl RaftCalls {
@@ -30,12 +31,29 @@ impl RaftCalls {
         self.groups.write().insert(group.shard(), group);
     }
 
+    /// Answers for no group of the shard any more. It should have ended before.
+    pub fn remove(&self, shard: ShardId) {
+        self.groups.write().remove(&shard);
+    }
+
+    /// The group of a shard.
+    #[must_use]
+    pub fn get(&self, shard: ShardId) -> Option<Arc<Group>> {
+        self.groups.read().get(&shard).cloned()
+    }
+
+    /// All groups of now, in the order of their shards.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Group>> {
+        self.groups.read().values().cloned().collect()
+    }
+
     fn start(&self, kind: CallKind, mut request: Bytes) -> Answer {
         let shard = match wire::take_shard(&mut request) {
             Ok(shard) => shard,
             Err(error) => return refused(error.to_string()),
         };
-        let Some(group) = self.groups.read().get(&shard).cloned() else {
+        let Some(group) = self.get(shard) else {
             return refused(format!("this node has no replica of shard {shard}"));
         };
         match kind {

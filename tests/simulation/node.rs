@@ -254,7 +254,7 @@ async fn bury(running: Running) {
     for shard in &running.core.shards {
         shard.stop();
     }
-    for group in &running.core.groups {
+    for group in running.core.groups.all() {
         let stopped = tokio::time::timeout(Duration::from_secs(5), group.shutdown());
         let _late = stopped.await;
     }

@@ -293,6 +293,23 @@ impl Tellers {
         })
     }
 
+    /// Starts this many clients of a cluster of which a node's files are going to be damaged, with a
+    /// pause between two requests of each.
+    pub(crate) fn start_on_damaged_files(
+        count: i64,
+        addresses: &[SocketAddr],
+        accounts: &Arc<[String]>,
+        pace: Duration,
+        rng: &mut StdRng,
+    ) -> Self {
+        Self::start_each(count, rng, |number, seed| Teller {
+            nodes: vec![Http::anywhere(addresses).patient_for(Duration::from_secs(5))],
+            pace,
+            disk_fails: true,
+            ..Teller::new(number, addresses[0], Arc::clone(accounts), seed)
+        })
+    }
+
     /// Starts this many clients of a cluster: each goes to whichever node can serve it.
     pub(crate) fn start_anywhere(
         count: i64,

@@ -2,7 +2,9 @@
 //!
 //! Looks at members and copies only, not at how they came about: whoever takes over in the midst of
 //! a move finds it in the copies (a learner) and goes on. Refuses a step after which fewer than a
-//! majority of a shard's voters could be reached. Invariants: a step adds at most one copy of a
+//! majority of a shard's voters could be reached with whole copies, and to count on a damaged copy: it
+//! goes before anything else is done about its shard, and none is built in its place while it is
+//! there. Invariants: a step adds at most one copy of a
 //! shard and takes at most one away; each step lowers the number of copies that are in the wrong
 //! place, or else the crowding of zones, or else the imbalance of loads, and never raises one that
 //! comes before it. So steps come to an end.
@@ -42,6 +44,8 @@ pub struct Copies {
     pub learners: BTreeSet<NodeId>,
     /// Whether the voters are being exchanged.
     pub changing: bool,
+    /// Whose copies are damaged. They neither vote nor confirm, so their shard loses nothing with them.
+    pub damaged: BTreeSet<NodeId>,
 }
 
 /// What the voters of a shard should be next.
@@ -98,6 +102,7 @@ fn apply(copies: &mut [Copies], moves: Vec<Move>) {
         if let Some(shard) = copies.get_mut(at) {
             *shard = Copies {
                 voters: step.voters,
+                damaged: std::mem::take(&mut shard.damaged),
                 ..Copies::default()
             };
         }
@@ -111,13 +116,24 @@ struct Plan<'a> {
     zones: bool,
     wanted: usize,
     voters: Vec<BTreeSet<NodeId>>,
+    /// Whose copies are damaged, by shard.
+    damaged: Vec<&'a BTreeSet<NodeId>>,
     /// Already part of this plan.
     taken: BTreeSet<usize>,
     loads: BTreeMap<NodeId, usize>,
 }
 
+/// A shard as a step finds it.
+#[derive(Debug, Clone, Copy)]
+struct Found<'a> {
+    voters: &'a BTreeSet<NodeId>,
+    /// Who learns already, if only they may get a vote.
+    learners: Option<&'a BTreeSet<NodeId>>,
+    damaged: &'a BTreeSet<NodeId>,
+}
+
 impl<'a> Plan<'a> {
-    fn new(members: &'a [Member], copies: &[Copies], factor: usize) -> Self {
+    fn new(members: &'a [Member], copies: &'a [Copies], factor: usize) -> Self {
         let staying = members.iter().filter(|member| member.stays);
         let loads = staying.clone().map(|member| (member.id, 0)).collect();
         let zones: BTreeSet<&str> = staying.clone().map(|m| m.zone.as_str()).collect();
@@ -126,6 +142,7 @@ impl<'a> Plan<'a> {
             zones: zones.len() > 1 && !zones.contains(""),
             wanted: factor.min(staying.count()),
             voters: copies.iter().map(|found| found.voters.clone()).collect(),
+            damaged: copies.iter().map(|found| &found.damaged).collect(),
             taken: BTreeSet::new(),
             loads,
         };
@@ -178,23 +195,26 @@ impl<'a> Plan<'a> {
         counts.values().map(|count| count * (count - 1)).sum()
     }
 
-    /// Whether a step leaves the shard with a majority that can be reached.
-    fn is_safe(&self, voters: &BTreeSet<NodeId>) -> bool {
-        let reached = voters.iter().filter(|voter| self.is_reachable(**voter));
-        reached.count() * 2 > voters.len()
+    /// Whether a majority of these voters can be reached and have whole copies.
+    fn is_safe(&self, voters: &BTreeSet<NodeId>, damaged: &BTreeSet<NodeId>) -> bool {
+        let counts = |voter: &&NodeId| self.is_reachable(**voter) && !damaged.contains(voter);
+        voters.iter().filter(counts).count() * 2 > voters.len()
     }
 
-    /// Who could get a copy beside these voters.
+    /// Who could get a copy beside these voters, in a shard that was found so.
     fn candidates<'b>(
         &'b self,
         voters: &'b BTreeSet<NodeId>,
-        learners: Option<&'b BTreeSet<NodeId>>,
+        found: Found<'b>,
     ) -> impl Iterator<Item = NodeId> + 'b {
         let fit = move |node: &NodeId| {
             !voters.contains(node)
+                && !found.damaged.contains(node)
                 && self.is_reachable(*node)
                 && self.members.get(node).is_some_and(|m| m.roomy)
-                && learners.is_none_or(|learners| learners.contains(node))
+                && found
+                    .learners
+                    .is_none_or(|learners| learners.contains(node))
         };
         self.loads.keys().copied().filter(fit)
     }
@@ -203,9 +223,9 @@ impl<'a> Plan<'a> {
     fn with_one_more(
         &self,
         voters: &BTreeSet<NodeId>,
-        learners: Option<&BTreeSet<NodeId>>,
+        found: Found<'_>,
     ) -> Option<BTreeSet<NodeId>> {
-        let added = self.candidates(voters, learners).map(|node| {
+        let added = self.candidates(voters, found).map(|node| {
             let mut with = voters.clone();
             with.insert(node);
             (self.crowding(&with), self.load(node), node, with)
@@ -216,9 +236,9 @@ impl<'a> Plan<'a> {
     }
 
     /// The voters without the one that is needed least.
-    fn with_one_less(&self, voters: &BTreeSet<NodeId>) -> Option<BTreeSet<NodeId>> {
-        let left = voters.iter().map(|node| {
-            let mut without = voters.clone();
+    fn with_one_less(&self, found: Found<'_>) -> Option<BTreeSet<NodeId>> {
+        let left = found.voters.iter().map(|node| {
+            let mut without = found.voters.clone();
             without.remove(node);
             let load = usize::MAX - self.load(*node);
             (
@@ -226,19 +246,19 @@ impl<'a> Plan<'a> {
                 without,
             )
         });
-        left.filter(|(_, without)| self.is_safe(without))
+        left.filter(|(_, without)| self.is_safe(without, found.damaged))
             .min_by_key(|(key, _)| *key)
             .map(|(_, without)| without)
     }
 
     /// A step that a shard needs whatever the others look like.
-    fn needed(
-        &self,
-        voters: &BTreeSet<NodeId>,
-        learners: Option<&BTreeSet<NodeId>>,
-    ) -> Option<BTreeSet<NodeId>> {
+    fn needed(&self, found: Found<'_>) -> Option<BTreeSet<NodeId>> {
+        let voters = found.voters;
         if voters.is_empty() {
             return None;
+        }
+        if let Some(ill) = voters.intersection(found.damaged).next() {
+            return self.without_damaged(found, *ill);
         }
         let gone = voters.iter().filter(|voter| !self.stays(**voter));
         let next = if let Some(gone) = gone.min_by_key(|node| (self.is_reachable(**node), **node)) {
@@ -247,27 +267,37 @@ impl<'a> Plan<'a> {
             if rest.len() >= self.wanted {
                 Some(rest)
             } else {
-                self.with_one_more(&rest, learners)
+                self.with_one_more(&rest, found)
             }
         } else if voters.len() < self.wanted {
-            self.with_one_more(voters, learners)
+            self.with_one_more(voters, found)
         } else if voters.len() > self.wanted {
-            self.with_one_less(voters)
+            self.with_one_less(found)
         } else {
             None
         };
-        next.filter(|next| self.is_safe(next))
+        next.filter(|next| self.is_safe(next, found.damaged))
+    }
+
+    /// The voters without one whose copy is damaged. It takes a majority of those before as well, and
+    /// the last copy is never given up.
+    fn without_damaged(&self, found: Found<'_>, ill: NodeId) -> Option<BTreeSet<NodeId>> {
+        let mut rest = found.voters.clone();
+        rest.remove(&ill);
+        let safe = |voters| self.is_safe(voters, found.damaged);
+        (safe(found.voters) && safe(&rest)).then_some(rest)
     }
 
     /// Exchanges of one voter that are worth it, with how much: zones first, then loads.
     fn exchanges<'b>(
         &'b self,
-        voters: &'b BTreeSet<NodeId>,
-        learners: Option<&'b BTreeSet<NodeId>>,
+        found: Found<'b>,
     ) -> impl Iterator<Item = ((usize, usize, bool), BTreeSet<NodeId>)> + 'b {
+        let voters = found.voters;
         let now = self.crowding(voters);
-        voters.iter().flat_map(move |from| {
-            self.candidates(voters, learners).filter_map(move |to| {
+        let whole = voters.is_disjoint(found.damaged);
+        voters.iter().filter(move |_| whole).flat_map(move |from| {
+            self.candidates(voters, found).filter_map(move |to| {
                 let (heavy, light) = (self.load(*from), self.load(to));
                 if !self.zones && heavy < light + 2 {
                     return None;
@@ -283,32 +313,43 @@ impl<'a> Plan<'a> {
                     relief,
                     !self.is_reachable(*from),
                 );
-                (worth && self.is_safe(&next)).then_some((key, next))
+                (worth && self.is_safe(&next, found.damaged)).then_some((key, next))
             })
         })
     }
 
     /// How a shard goes on in which somebody learns already.
     fn continued(&self, shard: usize, learners: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
-        let Some(voters) = self.voters.get(shard) else {
+        let Some(found) = self.found(shard, Some(learners)) else {
             return BTreeSet::new();
         };
-        let learners = Some(learners);
-        self.needed(voters, learners)
+        self.needed(found)
             .or_else(|| {
-                let best = self.exchanges(voters, learners).max_by_key(|(key, _)| *key);
+                let best = self.exchanges(found).max_by_key(|(key, _)| *key);
                 best.map(|(_, next)| next)
             })
-            .unwrap_or_else(|| voters.clone())
+            .unwrap_or_else(|| found.voters.clone())
+    }
+
+    fn found<'b>(
+        &'b self,
+        shard: usize,
+        learners: Option<&'b BTreeSet<NodeId>>,
+    ) -> Option<Found<'b>> {
+        Some(Found {
+            voters: self.voters.get(shard)?,
+            learners,
+            damaged: self.damaged.get(shard)?,
+        })
     }
 
     /// The best step for a shard that is not part of the plan yet.
     fn best(&self) -> Option<(usize, BTreeSet<NodeId>)> {
         let free = || {
-            let shards = self.voters.iter().enumerate();
-            shards.filter(|(shard, _)| !self.taken.contains(shard))
+            let shards = (0..self.voters.len()).filter(move |shard| !self.taken.contains(shard));
+            shards.filter_map(move |shard| Some((shard, self.found(shard, None)?)))
         };
-        let needed = free().find_map(|(shard, voters)| Some((shard, self.needed(voters, None)?)));
+        let needed = free().find_map(|(shard, found)| Some((shard, self.needed(found)?)));
         if needed.is_some() {
             return needed;
         }
@@ -316,9 +357,9 @@ impl<'a> Plan<'a> {
         if self.voters.iter().any(BTreeSet::is_empty) {
             return None;
         }
-        let exchanges = free().flat_map(|(shard, voters)| {
-            let found = self.exchanges(voters, None);
-            found.map(move |(key, next)| ((key, std::cmp::Reverse(shard)), next))
+        let exchanges = free().flat_map(|(shard, found)| {
+            let exchanges = self.exchanges(found);
+            exchanges.map(move |(key, next)| ((key, std::cmp::Reverse(shard)), next))
         });
         let best = exchanges.max_by_key(|(key, _)| *key);
         best.map(|((_, std::cmp::Reverse(shard)), next)| (shard, next))

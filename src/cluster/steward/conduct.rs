@@ -66,7 +66,9 @@ impl Steward {
         let steps = join_all(moves.into_iter().map(|step| self.take_step(step))).await;
         let mut progress = steps.into_iter().any(|moved| moved);
         let waiting = self.confirm(router, &survey, planned, &mut progress).await;
-        match (progress, planned || waiting || !survey.complete) {
+        // A damaged copy may be blank the next time.
+        let damaged = survey.copies.iter().any(|found| !found.damaged.is_empty());
+        match (progress, planned || waiting || damaged || !survey.complete) {
             (true, _) => Round::Progress,
             (false, true) => Round::Stuck,
             (false, false) => Round::Settled,
@@ -169,7 +171,10 @@ impl Steward {
         let copies = self.groups.shards().into_iter().map(|own| {
             let leads = leader_view(views, own.shard);
             complete &= leads.is_some_and(|view| !view.changing);
-            copies(leads.unwrap_or(&own))
+            Copies {
+                damaged: damaged(views, own.shard),
+                ..copies(leads.unwrap_or(&own))
+            }
         });
         let copies = copies.collect();
         Survey {
@@ -224,6 +229,15 @@ pub(super) fn leader_view(views: &[NodeView], shard: ShardId) -> Option<&ShardVi
     leads.max_by_key(|at| at.term)
 }
 
+/// The nodes that refuse a shard: their copies neither vote nor confirm, whatever is wrong with them.
+fn damaged(views: &[NodeView], shard: ShardId) -> BTreeSet<NodeId> {
+    let refuses = |view: &&NodeView| {
+        let mut shards = view.shards.iter();
+        shards.any(|found| found.shard == shard && found.refusal.is_some())
+    };
+    views.iter().filter(refuses).map(|view| view.node).collect()
+}
+
 fn copies(view: &ShardView) -> Copies {
     let voters = if view.becoming.is_empty() {
         &view.voters
@@ -234,5 +248,6 @@ fn copies(view: &ShardView) -> Copies {
         voters: voters.iter().copied().collect(),
         learners: view.learners.iter().copied().collect(),
         changing: view.changing,
+        damaged: BTreeSet::new(),
     }
 }

@@ -206,9 +206,16 @@ impl Steward {
     /// Learns of shards that have no copy here, from those who do: nobody else tells.
     pub(super) async fn fill_gaps(&self) {
         let me = self.membership.me;
+        // Whose group has ended hears nothing any more.
+        let views = self.groups.shards().into_iter();
+        let refused: BTreeSet<u32> = views
+            .filter(|view| view.refusal.is_some())
+            .map(|view| view.shard)
+            .collect();
         let unknown = |shard: &u32| {
             let voters = self.leaders.voters(*shard);
-            !voters.contains(&me)
+            refused.contains(shard)
+                || !voters.contains(&me)
                 || self.leaders.known(*shard).leader.is_none()
                 || self.retired.lock().contains(shard)
         };

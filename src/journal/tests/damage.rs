@@ -12,11 +12,11 @@ use super::super::{Journal, JournalOptions, OpenError};
 use super::kit::{self, Bench, SHARDS, append, commit, copy_dir, history, read_all, stream, wait};
 
 /// Entries per shard and streams among them.
-const ENTRIES: u64 = 120;
-const STREAMS: u64 = 5;
+pub(super) const ENTRIES: u64 = 120;
+pub(super) const STREAMS: u64 = 5;
 
 /// A journal with tables, blobs and a write-ahead log, as `kill -9` leaves it.
-fn image() -> Bench {
+pub(super) fn image() -> Bench {
     let bench = Bench::rocks();
     let journal = bench.open();
     let entries = history(ENTRIES, STREAMS);
@@ -64,7 +64,7 @@ fn inspect(dir: &Path) -> Result<(), String> {
     reported
 }
 
-fn inspect_shard(journal: &Journal, shard: u32) -> Result<(), String> {
+pub(super) fn inspect_shard(journal: &Journal, shard: u32) -> Result<(), String> {
     let text = |error: phalanx_actors::ports::JournalError| error.to_string();
     let expected = history(ENTRIES, STREAMS);
     let vote = journal.read_vote(shard).map_err(text)?;
@@ -109,7 +109,7 @@ fn inspect_shard(journal: &Journal, shard: u32) -> Result<(), String> {
     Ok(())
 }
 
-fn files(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -124,7 +124,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// The kind of a file, by its name without digits.
-fn kind(path: &Path) -> String {
+pub(super) fn kind(path: &Path) -> String {
     let name = path.file_name().unwrap().to_string_lossy();
     name.chars().filter(|c| !c.is_ascii_digit()).collect()
 }

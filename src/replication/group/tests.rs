@@ -148,11 +148,11 @@ async fn member(id: NodeId, listener: TcpListener, addresses: BTreeMap<NodeId, S
         .unwrap();
     let raft = Arc::<RaftCalls>::default();
     raft.add(Arc::clone(&group));
+    let beat = heartbeat::beat(Arc::clone(&raft), Duration::from_millis(50));
     let services = Services {
         raft,
         command: Arc::new(Nobody),
     };
-    let beat = heartbeat::beat(vec![Arc::clone(&group)], Duration::from_millis(50));
     let tasks = vec![
         tokio::spawn(transport.clone().serve(listener, services)),
         tokio::spawn(beat),

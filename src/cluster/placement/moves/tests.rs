@@ -39,11 +39,14 @@ fn spread<'a>(copies: &[Copies], nodes: impl Iterator<Item = &'a Member>) -> usi
     most.zip(least).map_or(0, |(most, least)| most - least)
 }
 
-fn can_be_reached(members: &[Member], voters: &BTreeSet<NodeId>) -> bool {
-    let reached = members
-        .iter()
-        .filter(|m| m.reachable && voters.contains(&m.id));
-    reached.count() * 2 > voters.len()
+/// A majority of the voters can be reached, and their copies are whole.
+fn can_be_counted_on(
+    members: &[Member],
+    voters: &BTreeSet<NodeId>,
+    damaged: &BTreeSet<NodeId>,
+) -> bool {
+    let counts = |m: &&Member| m.reachable && voters.contains(&m.id) && !damaged.contains(&m.id);
+    members.iter().filter(counts).count() * 2 > voters.len()
 }
 
 /// Takes steps until none is left, checking each; gives how many there were.
@@ -58,11 +61,34 @@ fn settle(members: &[Member], copies: &mut [Copies], factor: usize) -> usize {
         let shards: BTreeSet<ShardId> = moves.iter().map(|step| step.shard).collect();
         assert_eq!(shards.len(), moves.len(), "one step for a shard: {moves:?}");
         for step in &moves {
-            let before = &copies[step.shard as usize].voters;
+            let Copies {
+                voters: before,
+                damaged,
+                ..
+            } = &copies[step.shard as usize];
             assert!(step.voters.difference(before).count() <= 1, "{step:?}");
             assert!(before.difference(&step.voters).count() <= 1, "{step:?}");
             assert!(!step.voters.is_empty());
-            assert!(can_be_reached(members, &step.voters), "{before:?} {step:?}");
+            assert!(
+                can_be_counted_on(members, &step.voters, damaged),
+                "{before:?} {damaged:?} {step:?}"
+            );
+            let ill: BTreeSet<NodeId> = before.intersection(damaged).copied().collect();
+            if step.voters != *before && !ill.is_empty() {
+                // Nothing is done about its shard before a damaged copy is out.
+                assert!(can_be_counted_on(members, before, damaged), "{step:?}");
+                assert!(step.voters.is_subset(before), "{before:?} {step:?}");
+                assert!(
+                    before
+                        .difference(&step.voters)
+                        .all(|gone| ill.contains(gone))
+                );
+            }
+            let added = step.voters.difference(before);
+            assert!(
+                added.copied().all(|node| !damaged.contains(&node)),
+                "{step:?}"
+            );
         }
         steps += moves.len();
         assert!(steps < 3000, "no end");
@@ -205,6 +231,74 @@ proptest! {
     }
 
     #[test]
+    fn damaged_copies_go_and_none_is_built_in_their_place_while_they_are_there(
+        members in some_members(),
+        away in prop::collection::vec(prop::bool::weighted(0.2), 9),
+        shards in prop::collection::vec(
+            (prop::collection::btree_set(0_usize..9, 1..5), prop::collection::btree_set(0_usize..9, 0..4)),
+            1..30,
+        ),
+        factor in 1_usize..6,
+    ) {
+        let mut members = members;
+        for (member, away) in members.iter_mut().zip(away) {
+            member.reachable = !away;
+        }
+        let some = |places: BTreeSet<usize>| -> BTreeSet<NodeId> {
+            places.into_iter().map(|place| members[place % members.len()].id).collect()
+        };
+        let mut copies: Vec<Copies> = shards
+            .into_iter()
+            .map(|(voters, damaged)| Copies {
+                voters: some(voters),
+                damaged: some(damaged),
+                ..Copies::default()
+            })
+            .collect();
+        let before = copies.clone();
+        // Each step is checked on the way.
+        settle(&members, &mut copies, factor);
+        for (before, after) in before.iter().zip(&copies) {
+            let ill = after.voters.intersection(&after.damaged).next();
+            prop_assert!(
+                ill.is_none() || !can_be_counted_on(&members, &after.voters, &after.damaged),
+                "a damaged copy stays: {:?}", after
+            );
+            if !can_be_counted_on(&members, &before.voters, &before.damaged)
+                && !before.voters.is_disjoint(&before.damaged)
+            {
+                prop_assert_eq!(&before.voters, &after.voters, "no majority, so all is left as it is");
+            }
+        }
+    }
+
+    #[test]
+    fn a_copy_that_is_blank_again_comes_back_and_all_ends_where_it_belongs(
+        members in some_members(),
+        shards in 1_u32..40,
+        ill in prop::collection::vec(prop::bool::weighted(0.3), 40),
+    ) {
+        let ids: Vec<NodeId> = members.iter().filter(|m| m.stays).map(|m| m.id).collect();
+        let mut copies = placed(shards, &ids, 3);
+        // One of each of these shards' copies.
+        for (found, ill) in copies.iter_mut().zip(ill) {
+            if ill {
+                found.damaged.extend(found.voters.first().copied());
+            }
+        }
+        settle(&members, &mut copies, 3);
+        for found in &mut copies {
+            if found.voters.is_disjoint(&found.damaged) {
+                found.damaged.clear();
+            }
+        }
+        settle(&members, &mut copies, 3);
+        if ids.len() > 2 {
+            assert_settled(&members, &copies, 3);
+        }
+    }
+
+    #[test]
     fn a_move_is_gone_on_with_by_whoever_looks_next(
         shards in 4_u32..40,
         stop_after in 1_usize..4,
@@ -314,4 +408,48 @@ fn no_copy_is_built_where_there_is_no_space_and_none_is_taken_away_for_that() {
     settle(&all, &mut copies, 3);
     assert_settled(&all, &copies, 3);
     assert_eq!(load(&copies, 1), 6);
+}
+
+#[test]
+fn a_damaged_copy_goes_first_and_comes_back_when_it_is_blank() {
+    let all = members(&[1, 2, 3]);
+    let mut copies = placed(2, &[1, 2, 3], 3);
+    copies[1].damaged = BTreeSet::from([3]);
+    assert_eq!(pending(&all, &copies, 3), 1);
+    let out = next_moves(&all, &copies, 3, MOVES_AT_ONCE);
+    let without = BTreeSet::from([1, 2]);
+    assert_eq!(out.len(), 1);
+    assert_eq!((out[0].shard, &out[0].voters), (1, &without));
+    copies[1].voters = without;
+    assert_eq!(next_moves(&all, &copies, 3, MOVES_AT_ONCE), []);
+    copies[1].damaged.clear();
+    let back = next_moves(&all, &copies, 3, MOVES_AT_ONCE);
+    assert_eq!(back[0].voters, BTreeSet::from([1, 2, 3]));
+}
+
+#[test]
+fn a_damaged_copy_stays_while_the_others_are_no_majority() {
+    let mut all = members(&[1, 2, 3]);
+    all[1].reachable = false;
+    let mut copies = placed(1, &[1, 2, 3], 3);
+    copies[0].damaged = BTreeSet::from([3]);
+    assert_eq!(next_moves(&all, &copies, 3, MOVES_AT_ONCE), []);
+    all[1].reachable = true;
+    copies[0].damaged.insert(2);
+    assert_eq!(next_moves(&all, &copies, 3, MOVES_AT_ONCE), []);
+    // Of two copies each is needed.
+    copies[0].voters = BTreeSet::from([1, 3]);
+    copies[0].damaged = BTreeSet::from([3]);
+    assert_eq!(next_moves(&all, &copies, 3, MOVES_AT_ONCE), []);
+    copies[0].voters = BTreeSet::from([3]);
+    assert_eq!(next_moves(&all, &copies, 3, MOVES_AT_ONCE), []);
+}
+
+#[test]
+fn another_node_takes_the_place_of_a_damaged_copy_if_there_is_one() {
+    let all = members(&[1, 2, 3, 4]);
+    let mut copies = placed(1, &[1, 2, 3], 3);
+    copies[0].damaged = BTreeSet::from([2]);
+    settle(&all, &mut copies, 3);
+    assert_eq!(copies[0].voters, BTreeSet::from([1, 3, 4]));
 }
