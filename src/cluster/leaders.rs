@@ -44,6 +44,8 @@ struct Slot {
     known: watch::Sender<Known>,
     /// The leader once more, for a look without a lock; 0 for none.
     leader: AtomicU64,
+    /// The newest term of which this node's own raft group has named the leader.
+    own: AtomicU64,
     voters: RwLock<Arc<[NodeId]>>,
     /// This node leads, but no majority answers it.
     cut_off: AtomicBool,
@@ -56,6 +58,7 @@ impl Leaders {
         let slot = |voters: Vec<NodeId>| Slot {
             known: watch::Sender::new(Known::default()),
             leader: AtomicU64::new(0),
+            own: AtomicU64::new(0),
             voters: RwLock::new(voters.into()),
             cut_off: AtomicBool::new(false),
         };
@@ -92,6 +95,11 @@ impl Leaders {
 
     /// What this node's own raft group says. It may also say that a leader is none any more.
     pub fn report(&self, shard: ShardId, known: Known) {
+        if let Some(slot) = self.slot(shard)
+            && known.leader.is_some()
+        {
+            slot.own.fetch_max(known.term, Ordering::Relaxed);
+        }
         self.update(
             shard,
             |old| {
@@ -112,6 +120,16 @@ impl Leaders {
             } else {
                 old
             }
+        })
+    }
+
+    /// Whether only other nodes have named the leader, as where this node's group is not told of
+    /// anything any more.
+    #[must_use]
+    pub fn is_hearsay(&self, shard: ShardId) -> bool {
+        self.slot(shard).is_some_and(|slot| {
+            let known = *slot.known.borrow();
+            known.leader.is_some() && slot.own.load(Ordering::Relaxed) < known.term
         })
     }
 
@@ -209,6 +227,21 @@ mod tests {
         assert!(leaders.hear(0, Led { node: 1, term: 5 }));
         assert!(watch.has_changed().unwrap());
         assert_eq!(leaders.known(0).led(), Some(Led { node: 1, term: 5 }));
+    }
+
+    #[test]
+    fn what_only_others_say_is_hearsay_until_the_own_group_says_it() {
+        let leaders = Leaders::new(vec![vec![1, 2, 3]]);
+        assert!(!leaders.is_hearsay(0), "nobody is named");
+        leaders.report(0, known(4, Some(2)));
+        assert!(!leaders.is_hearsay(0));
+        leaders.hear(0, Led { node: 3, term: 6 });
+        assert!(leaders.is_hearsay(0));
+        leaders.report(0, known(6, None));
+        leaders.hear(0, Led { node: 3, term: 6 });
+        assert!(leaders.is_hearsay(0), "it knows the term, and no leader");
+        leaders.report(0, known(6, Some(3)));
+        assert!(!leaders.is_hearsay(0));
     }
 
     #[test]

@@ -217,6 +217,8 @@ impl Steward {
             refused.contains(shard)
                 || !voters.contains(&me)
                 || self.leaders.known(*shard).leader.is_none()
+                // The copy may have gone elsewhere while this node was away.
+                || self.leaders.is_hearsay(*shard)
                 || self.retired.lock().contains(shard)
         };
         let gaps: Vec<u32> = self.every_shard().filter(unknown).collect();

@@ -329,6 +329,21 @@ async fn a_member_that_leaves_learns_that_its_copy_is_back() {
     assert!(house.steward.retired.lock().is_empty());
 }
 
+/// A copy that was taken away while this node did not run believes that it counts, and hears nothing.
+#[tokio::test]
+async fn a_leader_of_whom_the_own_copy_has_not_heard_is_asked_whether_it_counts_the_copy() {
+    let house = house(ALL_THERE, &[(2, 0), (3, 0)], None);
+    house.steward.fill_gaps().await;
+    assert!(house.groups.retired.lock().is_empty());
+    house.groups.leaders.hear(1, wire::Led { node: 2, term: 6 });
+    house.steward.fill_gaps().await;
+    assert_eq!(*house.groups.retired.lock(), [(1, None)]);
+    let leader = Some(2);
+    house.groups.leaders.report(1, Known { term: 6, leader });
+    house.steward.fill_gaps().await;
+    assert_eq!(house.groups.retired.lock().len(), 1, "it has heard");
+}
+
 #[tokio::test]
 async fn a_copy_that_came_back_while_others_were_asked_is_believed() {
     let house = house(ALL_THERE, &[(2, 0), (3, 0)], None);
