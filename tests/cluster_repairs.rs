@@ -209,12 +209,15 @@ fn a_leader_that_comes_upon_damage_steps_down_and_its_copy_is_built_again() {
         damage(row);
     }
     let since = Instant::now();
-    let history = format!("{}/history", client::account_target(QUIET));
-    let told = wait::until("the damage is met or others lead", REPAIRED_WITHIN, || {
-        let mut http = Http::new(site.cluster.address(ILL));
-        http.try_send(&Request::get(&history)).ok()
-    });
-    assert_ne!(told.status, 200, "{}", told.text());
+    let history = format!("{}/events", client::account_target(QUIET));
+    let mut http = Http::new(site.cluster.address(ILL));
+    let told = http.send(&Request::get(&history));
+    assert_eq!(
+        (told.status, told.code()),
+        (500, "internal".to_owned()),
+        "{}",
+        told.text()
+    );
     assert!(!told.text().contains("AccountOpened"), "{}", told.text());
     site.cluster
         .wait_log(ILL, "the shard is not served any more");

@@ -192,6 +192,11 @@ fn every_crash_point_of_the_sources_is_visited_here() {
         }
     }
     found.sort_unstable();
+    // A repair needs other members.
+    let repairs = include_str!("cluster_repairs.rs");
+    found.retain(|point| {
+        !point.starts_with("journal::discard_") || !repairs.contains(&format!("\"{point}\""))
+    });
     let mut visited = FAILPOINTS.map(str::to_owned);
     visited.sort_unstable();
     assert_eq!(found, visited);

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use tokio::time::Instant;
 
 use super::database::Database;
 use super::error::StoreError;
@@ -27,6 +28,8 @@ const LOG: &str = "-wal";
 const LOG_INDEX: &str = "-shm";
 /// What SQLite goes by until a new file has a write-ahead log.
 const ROLLBACK: &str = "-journal";
+/// How long a file that is thrown away may take to be closed.
+const LET_GO: Duration = Duration::from_secs(5);
 /// Our note that the file must be thrown away when it is opened next.
 const NOTE: &str = ".damaged";
 
@@ -82,7 +85,7 @@ impl Store {
                 "the read models were found damaged; building them again"
             );
             place.alarm.found_at_start();
-            discard(path)?;
+            discard(path).await?;
         }
         match Self::try_open(&place, shards).await {
             Ok(Some(store)) => return Ok(store),
@@ -104,7 +107,7 @@ impl Store {
 
     /// Throws a file away and makes a new one.
     async fn renew(place: &FilePlace, shards: u32) -> Result<Self, StoreError> {
-        discard(&place.path)?;
+        discard(&place.path).await?;
         let store = Self::try_open(place, shards).await?;
         store.ok_or(StoreError::Build {
             build: 0,
@@ -241,8 +244,38 @@ pub(super) fn files_at(path: &Path) -> std::io::Result<Files> {
     Ok(files)
 }
 
-fn discard(path: &Path) -> Result<(), StoreError> {
+async fn discard(path: &Path) -> Result<(), StoreError> {
+    let_go(path).await;
     remove(path).map_err(|error| StoreError::Sql(sqlx::Error::Io(error)))
+}
+
+/// Waits until this process has the file open nowhere. A connection that could not be made to the end is
+/// closed some time later, and the last one to be closed removes the write-ahead log by its name: by then
+/// it could be that of the next file, which nobody could read any more.
+async fn let_go(path: &Path) {
+    let Ok(file) = std::fs::metadata(path) else {
+        return;
+    };
+    let deadline = Instant::now() + LET_GO;
+    while is_open(&file) {
+        if Instant::now() > deadline {
+            tracing::warn!(path = %path.display(), "the damaged read models are still open somewhere");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Whether this process has a file open, as far as the system tells.
+fn is_open(file: &std::fs::Metadata) -> bool {
+    let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") else {
+        return false;
+    };
+    let mut open = descriptors.flatten().filter_map(|descriptor| {
+        // One that is closed meanwhile is none.
+        std::fs::metadata(descriptor.path()).ok()
+    });
+    open.any(|open| (open.dev(), open.ino()) == (file.dev(), file.ino()))
 }
 
 /// Removes the file and what belongs to it.

@@ -472,3 +472,33 @@ async fn a_file_that_is_removed_while_it_is_used_is_built_again_without_a_restar
     assert!(!beside(".damaged").exists());
     projections.stop().await;
 }
+
+/// SQLite removes the write-ahead log, by its name, when the last connection to a file is closed, and one
+/// that could not be made to the end is closed later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_file_waits_until_nobody_has_the_damaged_one_open() {
+    use sqlx::{ConnectOptions as _, Connection as _};
+
+    let world = World::new();
+    let projections = world.start(&registry()).await;
+    projections.stop().await;
+    let path = world.options().path;
+    let options = super::super::file::connect_options(&path);
+    let mut held = options.connect().await.unwrap();
+    let count = "SELECT count(*) FROM phalanx_store";
+    sqlx::query(count).fetch_one(&mut held).await.unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[..16].fill(0);
+    std::fs::write(&path, bytes).unwrap();
+    let opening = {
+        let path = path.clone();
+        tokio::spawn(async move { super::super::store::Store::open(&path, "journal", 3).await })
+    };
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    held.close().await.unwrap();
+    let store = opening.await.unwrap().unwrap();
+    let mut reader = options.connect().await.unwrap();
+    sqlx::query(count).fetch_one(&mut reader).await.unwrap();
+    reader.close().await.unwrap();
+    store.close().await;
+}
