@@ -28,7 +28,8 @@ use support::{is_root, measured, seeded, skipped, temp_dir, wait};
 
 const MIB: u64 = 1024 * 1024;
 const DISK_BYTES: u64 = 160 * MIB;
-const RESERVE_BYTES: u64 = 16 * MIB;
+/// Three write buffers, and what read models of large rows write after the journal has called a halt.
+const RESERVE_BYTES: u64 = 32 * MIB;
 const CLIENTS: u64 = 8;
 const LARGE_BYTES: usize = 500 * 1024;
 /// The promise is 5 s; a machine that does other things beside gets some more.
