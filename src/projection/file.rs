@@ -250,8 +250,9 @@ async fn discard(path: &Path) -> Result<(), StoreError> {
 }
 
 /// Waits until this process has the file open nowhere. A connection that could not be made to the end is
-/// closed some time later, and the last one to be closed removes the write-ahead log by its name: by then
-/// it could be that of the next file, which nobody could read any more.
+/// closed some time later, and the last one to be closed removes the write-ahead log by its name. SQLite
+/// looks first whether the file is still there; the next one must not take its place in between, for its
+/// log would go, and nobody could read it any more.
 async fn let_go(path: &Path) {
     let Ok(file) = std::fs::metadata(path) else {
         return;
