@@ -11,7 +11,7 @@ use phalanx_actors::names::ShardId;
 use phalanx_actors::record::FLAG_GENERATED_KEY;
 
 use super::disk::{Batch, Table};
-use super::queue::{IndexWork, Life};
+use super::queue::IndexWork;
 use super::rows::{self, AppliedRow, DedupRow, StreamRow};
 use super::run::{self, leading_run};
 use super::shard::Shard;
@@ -27,8 +27,9 @@ pub(crate) fn fill(
     let mut applied: BTreeMap<ShardId, AppliedRow> = BTreeMap::new();
     let mut key = Vec::new();
     for work in work {
-        let Life { shard, .. } = &work.life();
-        if shared.shard(*shard).map(Shard::life) != Some(work.life()) {
+        let life = work.life();
+        let shard = &life.shard;
+        if shared.shard(*shard).map(Shard::life) != Some(life) {
             continue;
         }
         match work {

@@ -90,9 +90,7 @@ impl State {
         self.failing = false;
         self.dies_in_sync = None;
     }
-}
 
-impl State {
     /// Puts a logged batch on disk. What it removes does not come back with a lazy one from before it.
     fn make_durable(&mut self, batch: Vec<OwnedChange>) {
         for change in &batch {

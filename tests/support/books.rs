@@ -124,6 +124,21 @@ impl Teller {
         }
     }
 
+    /// One that goes to whichever node of a cluster can serve it, with a pause between two requests.
+    fn anywhere(
+        number: i64,
+        addresses: &[SocketAddr],
+        accounts: &Arc<[String]>,
+        pace: Duration,
+        seed: u64,
+    ) -> Self {
+        Self {
+            nodes: vec![Http::anywhere(addresses).patient_for(Duration::from_secs(5))],
+            pace,
+            ..Self::new(number, addresses[0], Arc::clone(accounts), seed)
+        }
+    }
+
     /// Works in a thread of its own until told to stop; its last command is answered before it
     /// ends.
     pub(crate) fn work(mut self, stop: Arc<AtomicBool>) -> JoinHandle<Books> {
@@ -303,10 +318,8 @@ impl Tellers {
         rng: &mut StdRng,
     ) -> Self {
         Self::start_each(count, rng, |number, seed| Teller {
-            nodes: vec![Http::anywhere(addresses).patient_for(Duration::from_secs(5))],
-            pace,
             disk_fails: true,
-            ..Teller::new(number, addresses[0], Arc::clone(accounts), seed)
+            ..Teller::anywhere(number, addresses, accounts, pace, seed)
         })
     }
 
@@ -329,13 +342,7 @@ impl Tellers {
         rng: &mut StdRng,
     ) -> Self {
         Self::start_each(count, rng, |number, seed| {
-            let teller = Teller::new(number, addresses[0], Arc::clone(accounts), seed);
-            let http = Http::anywhere(addresses).patient_for(Duration::from_secs(5));
-            Teller {
-                nodes: vec![http],
-                pace,
-                ..teller
-            }
+            Teller::anywhere(number, addresses, accounts, pace, seed)
         })
     }
 
