@@ -8,6 +8,7 @@
 //! Invariant: no message of a node whose cluster, id, incarnation, shard count or protocol version
 //! does not fit reaches a service.
 
+mod beside;
 mod calls;
 pub mod feed;
 mod frame;

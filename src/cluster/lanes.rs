@@ -12,7 +12,7 @@ use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tonic::Streaming;
@@ -20,6 +20,7 @@ use tonic::codec::EncodeBody;
 use tonic::metadata::GRPC_CONTENT_TYPE;
 
 use super::NodeId;
+use super::beside::Beside;
 use super::calls::{Calls, Outgoing, text};
 use super::frame::{Frame, FrameDecoder, FrameEncoder, Tag};
 use super::handshake::Identity;
@@ -176,7 +177,8 @@ impl LaneLink {
             Err(_) => return LaneError::Broken(format!("{address} does not answer")),
         };
         let (proof, refusal) = (socket.proof(), socket.refusal());
-        let opened = http2::Builder::new(TokioExecutor::new())
+        let (beside, crew) = Beside::new();
+        let opened = http2::Builder::new(beside)
             .timer(TokioTimer::new())
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES)
@@ -193,15 +195,17 @@ impl LaneLink {
         };
         let (calls, outgoing) = Calls::new(self.to, options.calls_in_flight);
         let exchange = self.exchange(identity, &proof, sender, &calls, outgoing, options);
-        // In one task, so that what arrives is handled in the same breath.
-        let ended = tokio::select! {
-            biased;
-            ended = connection => match ended {
-                Ok(()) => LaneError::Broken("the peer closed the connection".to_owned()),
-                Err(error) => broken("the connection broke")(&error),
-            },
-            ended = exchange => ended,
-        };
+        let ended = crew.follow(async {
+            tokio::select! {
+                biased;
+                ended = connection => match ended {
+                    Ok(()) => LaneError::Broken("the peer closed the connection".to_owned()),
+                    Err(error) => broken("the connection broke")(&error),
+                },
+                ended = exchange => ended,
+            }
+        });
+        let ended = ended.await;
         let ended = match refusal.get() {
             Some(clause) => self.refused(clause),
             None => ended,

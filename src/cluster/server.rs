@@ -7,6 +7,8 @@
 //! - The calls of one connection reach their service in the order in which they were begun, and those
 //!   of a peer's newer connection of the same lane after them: an older one is not listened to any more.
 //!   A service is polled once before the next call, so its order can be the order of arrival.
+//! - A connection is one task: it reads, begins calls, waits for them and writes their answers. Calls
+//!   that may take long between two waits run on their own (`CallKind::is_brief`).
 //! - A connection without a peer is closed soon, and occupies little until then (`strangers.rs`).
 
 use std::collections::HashMap;
@@ -14,18 +16,20 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
+use phalanx_actors::ports::BoxFuture;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -34,6 +38,7 @@ use tonic::metadata::GRPC_CONTENT_TYPE;
 use tonic::{Status, Streaming};
 
 use super::NodeId;
+use super::beside::Beside;
 use super::calls::text;
 use super::frame::{Frame, FrameDecoder, FrameEncoder, Tag};
 use super::handshake::{Identity, Refusal};
@@ -185,8 +190,9 @@ impl Server {
     async fn serve(self: Arc<Self>, socket: Socket, place: &Arc<Place>) {
         let proof = socket.proof();
         let options = &self.options;
+        let (beside, crew) = Beside::new();
         let builder = {
-            let mut builder = http2::Builder::new(TokioExecutor::new());
+            let mut builder = http2::Builder::new(beside);
             builder
                 .timer(TokioTimer::new())
                 .initial_stream_window_size(WINDOW_BYTES)
@@ -212,14 +218,17 @@ impl Server {
                 std::future::pending::<()>().await;
             }
         };
-        tokio::select! {
-            ended = builder.serve_connection(TokioIo::new(socket), service) => {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "a peer's connection ended early");
+        let served = async {
+            tokio::select! {
+                ended = builder.serve_connection(TokioIo::new(socket), service) => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "a peer's connection ended early");
+                    }
                 }
+                () = strange => tracing::debug!("closed a connection that is no peer's"),
             }
-            () = strange => tracing::debug!("closed a connection that is no peer's"),
-        }
+        };
+        crew.follow(served).await;
     }
 
     /// Starts the exchange of a connection.
@@ -237,10 +246,12 @@ impl Server {
         let limit = Some(self.options.max_message_bytes);
         let body = Guarded::new(request.into_body(), Arc::clone(&place));
         let frames = Streaming::new_request(FrameDecoder, body, None, limit);
-        let (out, queue) = mpsc::channel(self.options.calls_in_flight + 2);
-        tokio::spawn(self.exchange(frames, proof, out, place));
-        let answers = futures_util::stream::unfold(queue, |mut queue| async move {
-            queue.recv().await.map(|frame| (Ok(frame), queue))
+        let (out, mut queue) = mpsc::channel(self.options.calls_in_flight + 2);
+        // Goes on whenever its answers are asked for: both in the connection's task.
+        let mut exchange = Box::pin(self.exchange(frames, proof, out, place).fuse());
+        let answers = futures_util::stream::poll_fn(move |context| {
+            let _goes_on = exchange.as_mut().poll(context);
+            queue.poll_recv(context).map(|frame| frame.map(Ok))
         });
         let body = EncodeBody::new_server(FrameEncoder, answers, None, Default::default(), limit);
         let mut response = Response::new(body.boxed_unsync());
@@ -294,9 +305,22 @@ impl Server {
         }
         tracing::debug!(peer = from, lane, "a peer connected");
         let line = self.lines.open(from, lane);
-        let in_flight = Arc::<AtomicUsize>::default();
+        let mut calls = FuturesUnordered::new();
         loop {
-            match frames.message().await {
+            let message = tokio::select! {
+                biased;
+                Some(answer) = calls.next() => {
+                    // Nothing else meanwhile: a peer that does not read its answers must not pile
+                    // them up here.
+                    let Some(answer) = answer else { continue };
+                    if out.send(answer).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+                message = frames.message() => message,
+            };
+            match message {
                 Ok(Some(frame)) if frame.tag == Tag::Request => {
                     if let Err(refusal) = self.identity.admits(from) {
                         tracing::info!(%refusal, "closed the connection of a peer");
@@ -305,9 +329,17 @@ impl Server {
                         let _gone = out.send(frame).await;
                         return;
                     }
-                    if !self.call(from, &line, frame, &out, &in_flight).await {
-                        tracing::debug!(peer = from, lane, "a peer has a newer connection");
-                        return;
+                    match self.call(from, &line, frame, calls.len()).await {
+                        Call::Said(answer) => {
+                            if out.send(answer).await.is_err() {
+                                return;
+                            }
+                        }
+                        Call::Begun(call) => calls.push(call),
+                        Call::Late => {
+                            tracing::debug!(peer = from, lane, "a peer has a newer connection");
+                            return;
+                        }
                     }
                 }
                 Ok(Some(frame)) if frame.tag == Tag::Refusal => {
@@ -330,35 +362,25 @@ impl Server {
         }
     }
 
-    /// Hands a call to its service and lets the answer follow. Says whether the connection is still
-    /// the peer's newest; if not, the call is not looked at.
-    async fn call(
-        &self,
-        from: NodeId,
-        line: &Line,
-        frame: Frame,
-        out: &mpsc::Sender<Frame>,
-        in_flight: &Arc<AtomicUsize>,
-    ) -> bool {
+    /// Hands a call to its service, while so many others of the connection are in flight.
+    async fn call(&self, from: NodeId, line: &Line, frame: Frame, in_flight: usize) -> Call {
         let id = frame.id;
-        let busy = |reason: String| Frame::plain(Tag::Busy, id, reason);
+        let busy = |reason: String| Call::Said(Frame::plain(Tag::Busy, id, reason));
         let Some(kind) = CallKind::from_byte(frame.kind) else {
-            let text = format!("this release does not know calls of kind {}", frame.kind);
-            let _gone = out.send(busy(text)).await;
-            return true;
+            return busy(format!(
+                "this release does not know calls of kind {}",
+                frame.kind
+            ));
         };
-        if in_flight.load(Ordering::Acquire) >= self.options.calls_in_flight {
-            let _gone = out
-                .send(busy("too many calls are in flight".to_owned()))
-                .await;
-            return true;
+        if in_flight >= self.options.calls_in_flight {
+            return busy("too many calls are in flight".to_owned());
         }
         let service = if kind.is_raft() {
             &self.services.raft
         } else {
             &self.services.command
         };
-        // Begun here, in the order of arrival; the rest runs on its own.
+        // Begun here, in the order of arrival; the rest goes on beside others.
         let mut payload = Some(frame.payload);
         let begun = poll_fn(|context| {
             let begun = line.if_newest(|| {
@@ -369,26 +391,34 @@ impl Server {
             Poll::Ready(begun)
         });
         let Some((answer, said)) = begun.await else {
-            return false;
+            return Call::Late;
         };
         if let Poll::Ready(said) = said {
-            let _gone = out.send(answered(id, said)).await;
-            return true;
+            return Call::Said(answered(id, said));
         }
-        in_flight.fetch_add(1, Ordering::AcqRel);
-        let (out, in_flight) = (out.clone(), Arc::clone(in_flight));
         let timeout = Duration::from_millis(u64::from(frame.timeout_ms));
-        tokio::spawn(async move {
+        let answer = async move {
             let answer = tokio::time::timeout(timeout, answer).await;
             // Otherwise nobody waits any more.
-            if let Ok(said) = answer {
-                let _gone = out.send(answered(id, said)).await;
-            }
-            // Only now: a peer that does not read its answers must not pile them up here.
-            in_flight.fetch_sub(1, Ordering::AcqRel);
-        });
-        true
+            answer.ok().map(|said| answered(id, said))
+        };
+        Call::Begun(if kind.is_brief() {
+            Box::pin(answer)
+        } else {
+            let answer = tokio::spawn(answer);
+            Box::pin(async move { answer.await.unwrap_or_default() })
+        })
     }
+}
+
+/// What became of a request to call a service.
+enum Call {
+    /// There is an answer at once.
+    Said(Frame),
+    /// It goes on; without an answer in the end if nobody waits for it any more.
+    Begun(BoxFuture<'static, Option<Frame>>),
+    /// The peer has a newer connection: the call was not looked at.
+    Late,
 }
 
 fn answered(id: u64, said: Result<Bytes, String>) -> Frame {

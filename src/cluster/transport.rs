@@ -109,6 +109,16 @@ impl CallKind {
         kinds.into_iter().find(|kind| *kind as u8 == byte)
     }
 
+    /// Whether all that it does between two waits is brief, and nothing is left half done if its
+    /// connection ends: it need not run on its own.
+    #[must_use]
+    pub fn is_brief(self) -> bool {
+        matches!(
+            self,
+            Self::Command | Self::Read | Self::Vote | Self::PreVote | Self::Append
+        )
+    }
+
     /// Whether raft answers it, and not the router.
     #[must_use]
     pub fn is_raft(self) -> bool {
