@@ -6,7 +6,7 @@
 //! it ends is dropped with it.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::Poll;
 
 use futures_util::StreamExt;
@@ -48,16 +48,16 @@ impl Beside {
 
 impl Crew {
     /// Works until `lead` is done.
-    pub(crate) async fn follow<T>(mut self, lead: impl Future<Output = T>) -> T {
-        let mut lead = pin!(lead);
-        poll_fn(|context| {
+    pub(crate) fn follow<T>(mut self, lead: impl Future<Output = T>) -> impl Future<Output = T> {
+        // On the heap, so that whoever waits for it stays small.
+        let mut lead = Box::pin(lead);
+        poll_fn(move |context| {
             while let Poll::Ready(Some(work)) = self.new.poll_recv(context) {
                 self.working.push(work);
             }
             while let Poll::Ready(Some(())) = self.working.poll_next_unpin(context) {}
             lead.as_mut().poll(context)
         })
-        .await
     }
 }
 
