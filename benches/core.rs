@@ -90,8 +90,8 @@ impl Journal for Empty {
         false
     }
 
-    fn wait_indexed(&self, _: ShardId, _: u64) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
+    fn wait_indexed(&self, _: ShardId, _: u64) -> BoxFuture<'_, Result<(), JournalError>> {
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 

@@ -118,7 +118,8 @@ fn fill(journal: &Journal, events: u64, stream: impl Fn(u64) -> (StreamName, u64
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
-    runtime.block_on(journal.wait_indexed(0, events));
+    let indexed = runtime.block_on(journal.wait_indexed(0, events));
+    indexed.expect("it is indexed");
 }
 
 fn appending(criterion: &mut Criterion) {

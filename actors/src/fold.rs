@@ -43,7 +43,12 @@ impl LoadError {
         match self {
             Self::Journal(error) => {
                 tracing::error!(%stream, %error, "failed to load an aggregate");
-                Failure::new(FailureKind::Internal, error.to_string())
+                let kind = match error {
+                    // The node refuses the shard from now on, and somebody else may lead it soon.
+                    JournalError::Corrupt { .. } => FailureKind::NotReady,
+                    JournalError::Io(_) => FailureKind::Internal,
+                };
+                Failure::new(kind, error.to_string())
             }
             Self::Fold { .. } => Failure::new(FailureKind::Quarantined, self.to_string()),
         }

@@ -384,7 +384,8 @@ impl CommandModel {
     ) -> Result<HistoryPage, Failure> {
         let erased = self.erased(stream)?;
         let expected_bytes = limit.saturating_mul(EXPECTED_EVENT_BYTES).min(max_bytes);
-        let (shard, _, _permit) = self.settled(stream, expected_bytes).await?;
+        let (incarnation, _permit) = self.settled(stream, expected_bytes).await?;
+        let shard = incarnation.shard();
         let journal = &self.0.services.journal;
         let mut page = HistoryPage::default();
         let mut next = from_sequence.max(1);
@@ -394,6 +395,7 @@ impl CommandModel {
             let records = journal
                 .read_stream(shard, stream, next, chunk)
                 .map_err(|error| LoadError::from(error).into_failure(stream))?;
+            still_serves(&incarnation)?;
             for record in &records {
                 let full = page.events.len() >= limit || bytes >= max_bytes;
                 if full && !page.events.is_empty() {
@@ -443,11 +445,13 @@ impl CommandModel {
         if matches!(at, At::Time(_)) {
             self.all_decided(stream).await?;
         }
-        let (shard, term, _permit) = self.settled(stream, EXPECTED_EVENT_BYTES).await?;
+        let (incarnation, _permit) = self.settled(stream, EXPECTED_EVENT_BYTES).await?;
         let found = erased
-            .state_at(&*self.0.services.journal, shard, stream, at)
+            .state_at(&*self.0.services.journal, incarnation.shard(), stream, at)
             .await
             .map_err(|error| error.into_failure(stream))?;
+        still_serves(&incarnation)?;
+        let term = incarnation.term();
         Ok(found.map(|view| StateView { term, ..view }))
     }
 
@@ -465,11 +469,13 @@ impl CommandModel {
     ) -> Result<Option<Compared>, Failure> {
         let erased = self.erased(stream)?;
         let bytes = comparison_weight(comparison);
-        let (shard, term, _permit) = self.settled(stream, bytes).await?;
+        let (incarnation, _permit) = self.settled(stream, bytes).await?;
+        let (shard, term) = (incarnation.shard(), incarnation.term());
         let _slot = self.0.comparisons.acquire().await;
         let mut found = erased
             .compare(&*self.0.services.journal, shard, stream, comparison)
             .await?;
+        still_serves(&incarnation)?;
         if let Some(Compared { before, after, .. }) = &mut found {
             (before.term, after.term) = (term, term);
         }
@@ -500,12 +506,13 @@ impl CommandModel {
     }
 
     /// Takes a permit for reading the past, and waits until the index shows everything that anybody
-    /// was told about this shard; gives the shard and the term in which it is served.
+    /// was told about this shard; gives who serves it. Whoever has read asks whether it
+    /// [still does](still_serves).
     async fn settled(
         &self,
         stream: &StreamName,
         bytes: usize,
-    ) -> Result<(ShardId, u64, Permit), Failure> {
+    ) -> Result<(Arc<Incarnation>, Permit), Failure> {
         let (handle, incarnation) = self.serving(stream)?;
         let services = &self.0.services;
         let permit = services
@@ -516,9 +523,22 @@ impl CommandModel {
         services
             .journal
             .wait_indexed(handle.shard(), released)
-            .await;
-        Ok((handle.shard(), incarnation.term(), permit))
+            .await
+            .map_err(|error| LoadError::from(error).into_failure(stream))?;
+        Ok((incarnation, permit))
     }
+}
+
+/// What was read of the past is whole only if the shard was served until then: a damaged copy is thrown
+/// away once it is not, and what begins in its place is a part.
+fn still_serves(incarnation: &Incarnation) -> Result<(), Failure> {
+    if incarnation.sequencer().is_closed() {
+        return Err(Failure::new(
+            FailureKind::NoLeader,
+            "the shard changed its leader while its past was read",
+        ));
+    }
+    Ok(())
 }
 
 /// Where a page of about `limit` events ends: never between the parts of one stored event.

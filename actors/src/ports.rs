@@ -94,7 +94,14 @@ pub trait Journal: Debug + Send + Sync + 'static {
     fn is_full(&self) -> bool;
 
     /// Waits until [`Journal::indexed_position`] reaches `position`.
-    fn wait_indexed(&self, shard: ShardId, position: u64) -> BoxFuture<'_, ()>;
+    ///
+    /// # Errors
+    /// When the shard's storage is given up, or was thrown away meanwhile: its index gets nowhere then.
+    fn wait_indexed(
+        &self,
+        shard: ShardId,
+        position: u64,
+    ) -> BoxFuture<'_, Result<(), JournalError>>;
 }
 
 /// One aggregate's committed records, wherever they are kept.

@@ -145,6 +145,11 @@ pub(crate) mod answering {
             false
         }
 
+        /// For how long.
+        fn away_for(&self, _peer: NodeId) -> Duration {
+            Duration::ZERO
+        }
+
         /// See [`Peers::follow`].
         fn is_told(&self, _contacts: &Contacts) {}
 
@@ -173,7 +178,7 @@ pub(crate) mod answering {
             let known = self.members().contains(&peer);
             known.then(|| match self.is_away(peer) {
                 true => PeerState::Unreachable {
-                    since: Instant::now(),
+                    since: Instant::now() - self.away_for(peer),
                     reason: "away".to_owned(),
                 },
                 false => PeerState::Connected,

@@ -208,7 +208,8 @@ impl Router {
             let answer = sent.await;
             match failed(&answer) {
                 Some(FailureKind::OutcomeUnknown) => unknown_in = Some(term),
-                Some(FailureKind::NoLeader) => {}
+                // Nothing was stored, and somebody else may lead the shard soon.
+                Some(FailureKind::NoLeader | FailureKind::NotReady) => {}
                 Some(_) | None => return answer,
             }
         }
@@ -238,7 +239,8 @@ impl Router {
         let deadline = Instant::now() + within;
         if cluster.is_here(model, stream.shard(model.shards())) {
             let answer = model.read(stream.clone()).await;
-            if failed(&answer) != Some(FailureKind::NoLeader) {
+            let passes = [FailureKind::NoLeader, FailureKind::NotReady];
+            if !failed(&answer).is_some_and(|kind| passes.contains(&kind)) {
                 return (answer, model.node_id());
             }
         }

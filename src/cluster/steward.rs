@@ -2,8 +2,9 @@
 //! moving copies.
 //!
 //! It owns what the parts below share. It refuses to touch data, and to remember how far a change of
-//! the members is: it looks. Invariant: a leader is moved only to a connected voter that is not
-//! draining and has nearly all of the log, so a move never waits for somebody to catch up.
+//! the members is: it looks. Invariant: a leader is moved only to a connected voter that has nearly all
+//! of the log, so a move never waits for somebody to catch up, and to one that is draining only if the
+//! leader or its copy goes and nobody else is left.
 //!
 //! `moves`, `drain`, `balance` and `space` move leaders; `follow` learns who the members are, `conduct` moves
 //! copies accordingly, `change` is asked to add and remove members, `release` says when a damaged copy may go.
@@ -21,6 +22,7 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,7 +34,7 @@ use phalanx_actors::ports::BoxFuture;
 pub use self::change::ChangeError;
 pub use self::drain::UndrainError;
 pub(crate) use self::moves::MOST_LAG;
-use self::moves::as_asked;
+use self::moves::{Need, as_asked};
 use super::NodeId;
 use super::feed::Copy;
 use super::leaders::Leaders;
@@ -122,6 +124,8 @@ pub struct Steward {
     hearing: Mutex<()>,
     /// Wakes [`Steward::follow`]: there may be news.
     nudge: tokio::sync::Notify,
+    /// Somebody has said so since the last look of [`Steward::follow`]: copies are to be moved.
+    heard_of_damage: AtomicBool,
 }
 
 impl Steward {
@@ -143,6 +147,7 @@ impl Steward {
             retired: Mutex::default(),
             hearing: Mutex::default(),
             nudge: tokio::sync::Notify::new(),
+            heard_of_damage: AtomicBool::new(false),
         }
     }
 
@@ -189,27 +194,25 @@ impl Steward {
 
     /// Every member that can be asked, this one included.
     async fn views(&self) -> Vec<NodeView> {
-        let asked = self
-            .peers
-            .peers()
-            .into_iter()
-            .map(|peer| self.ask_view(peer));
+        let mut own = self.groups.shards().into_iter();
+        let request = match own.any(|shard| shard.refusal.is_some()) {
+            true => wire::WITH_DAMAGE,
+            false => Bytes::new(),
+        };
+        let peers = self.peers.peers().into_iter();
+        let asked = peers.map(|peer| self.ask_view(peer, request.clone()));
         let mut views: Vec<NodeView> = join_all(asked).await.into_iter().flatten().collect();
         views.push(self.node_view());
         views
     }
 
-    async fn ask_view(&self, peer: NodeId) -> Option<NodeView> {
+    async fn ask_view(&self, peer: NodeId, request: Bytes) -> Option<NodeView> {
         if !self.peers.is_connected(peer) {
             return None;
         }
-        let call = self.peers.call(
-            peer,
-            Lane::Command,
-            CallKind::Status,
-            Bytes::new(),
-            STATUS_WAIT,
-        );
+        let call = self
+            .peers
+            .call(peer, Lane::Command, CallKind::Status, request, STATUS_WAIT);
         let answer = call.await.ok()?;
         wire::read_node_view(&answer, self.peers.protocol(peer)).ok()
     }
@@ -323,7 +326,7 @@ impl Steward {
                 let led = self.leaders.known(shard).led();
                 let outcome = match led.filter(|led| led.node == self.membership.me) {
                     Some(led) => self
-                        .move_away(led, shard, to, false)
+                        .move_away(led, shard, to, Need::None)
                         .await
                         .and_then(|moved| as_asked(moved, to)),
                     None => Err(MoveError::NoLeader { shard }),
@@ -337,7 +340,12 @@ impl Steward {
                     wire::read_housekeeping(request).map_err(|error| error.to_string())?;
                 wire::housekeeping(&self.reshape_here(shard, voters).await)
             }
-            _ => wire::node_view(&self.node_view(), self.peers.protocol(from)),
+            _ => {
+                if request == wire::WITH_DAMAGE {
+                    self.heard_of_damage.store(true, Ordering::Release);
+                }
+                wire::node_view(&self.node_view(), self.peers.protocol(from))
+            }
         };
         answer.map_err(|error| error.to_string())
     }

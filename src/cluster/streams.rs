@@ -125,11 +125,11 @@ impl Inner {
             return Err(format!("no copy of shard {shard} is kept here"));
         }
         let indexed = self.journal.wait_indexed(shard, until);
-        if tokio::time::timeout(INDEXED, indexed).await.is_err() {
-            return Err(format!(
-                "the copy of shard {shard} does not reach position {until} here"
-            ));
-        }
+        let indexed = tokio::time::timeout(INDEXED, indexed).await;
+        let behind = |_| format!("the copy of shard {shard} does not reach position {until} here");
+        indexed
+            .map_err(behind)?
+            .map_err(|error| error.to_string())?;
         let read = self
             .journal
             .read_stream(shard, &stream, from_sequence, RECORDS);

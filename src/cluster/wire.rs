@@ -33,7 +33,7 @@ pub use self::feed::{
 pub use self::queries::{
     Header, QUERIES_SINCE, QueryAnswer, QueryQuestion, query_answer, read_query_answer,
 };
-pub use self::status::{node_view, read_node_view};
+pub use self::status::{WITH_DAMAGE, node_view, read_node_view};
 use super::NodeId;
 use super::transport::{CallKind, Lane};
 

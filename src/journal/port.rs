@@ -61,19 +61,23 @@ impl ports::Journal for Journal {
         Self::is_full(self)
     }
 
-    fn wait_indexed(&self, shard: ShardId, position: u64) -> BoxFuture<'_, ()> {
+    fn wait_indexed(
+        &self,
+        shard: ShardId,
+        position: u64,
+    ) -> BoxFuture<'_, Result<(), JournalError>> {
         Box::pin(async move {
             let shared = &self.0.shared;
-            let Some(state) = shared.shard(shard) else {
-                return;
-            };
+            let state = shared.readable(shard)?;
+            let life = state.life();
             let mut indexed = state.indexed.subscribe();
-            if *indexed.borrow_and_update() >= position {
-                return;
+            if *indexed.borrow_and_update() < position {
+                let _hurry = shared.queue.hurry();
+                let there = |indexed: &u64| *indexed >= position || state.goes_on(life).is_err();
+                // The sender lives as long as `self`: waiting cannot fail.
+                let _ended = indexed.wait_for(there).await;
             }
-            let _hurry = shared.queue.hurry();
-            // The sender lives as long as `self`: waiting cannot fail.
-            let _ended = indexed.wait_for(|indexed| *indexed >= position).await;
+            state.goes_on(life)
         })
     }
 }

@@ -31,7 +31,8 @@ pub(crate) struct Placed {
 pub(crate) struct Shard {
     pub(crate) id: ShardId,
     pub(crate) log: Mutex<LogState>,
-    /// Position number of the last indexed event.
+    /// Position number of the last indexed event. Whoever waits for it is woken as well when the shard is
+    /// refused or begins anew.
     pub(crate) indexed: watch::Sender<u64>,
     /// Position number of the last event that is known to be committed. It runs ahead of `indexed`
     /// and never backwards, but to 0 when the shard begins anew.
@@ -57,9 +58,14 @@ impl Shard {
     /// Refuses the shard from now on, and hands the reason back. The first reason stays.
     pub(crate) fn refuse(&self, reason: JournalError) -> JournalError {
         let mut refused = self.refused.write();
-        if refused.is_none() {
+        let first = refused.is_none();
+        if first {
             *refused = Some(reason.clone());
+        }
+        drop(refused);
+        if first {
             tracing::error!(shard = self.id, error = %reason, "the shard is not served any more");
+            self.indexed.send_modify(|_| {});
         }
         reason
     }
@@ -82,6 +88,19 @@ impl Shard {
             shard: self.id,
             number: self.lives.load(Ordering::Acquire),
         }
+    }
+
+    /// Whether the rows of a life are still its rows, and may be served.
+    pub(crate) fn goes_on(&self, life: Life) -> Result<(), JournalError> {
+        self.health()?;
+        if self.life() == life {
+            return Ok(());
+        }
+        Err(JournalError::Corrupt {
+            shard: self.id,
+            what: "the copy".to_owned(),
+            reason: "it was thrown away".to_owned(),
+        })
     }
 
     pub(crate) fn health(&self) -> Result<(), JournalError> {

@@ -61,7 +61,8 @@ pub(crate) fn first_release(data_dir: &Path, accounts: u64, events: u64) {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     runtime
         .expect("a runtime")
-        .block_on(journal.wait_indexed(0, events));
+        .block_on(journal.wait_indexed(0, events))
+        .expect("it is indexed");
     journal.shutdown();
 }
 

@@ -12,7 +12,7 @@ use super::message::{CommandMessage, Key};
 use super::quarantined;
 use crate::aggregate::{Aggregate, Context};
 use crate::evolution::{self, EventSchema};
-use crate::fold::{self, Bound, Folded};
+use crate::fold::{self, Bound, Folded, LoadError};
 use crate::incarnation::Incarnation;
 use crate::metrics::CommandMetrics;
 use crate::names::{Position, StreamName};
@@ -77,7 +77,8 @@ impl<A: Aggregate> Live<A> {
                 incarnation.shard(),
                 incarnation.sequencer().released_position(),
             )
-            .await;
+            .await
+            .map_err(|error| LoadError::from(error).into_failure(stream))?;
         let _slot = services.activations.slot().await;
         let (folded, snapshot_sequence) = fold::load::<A>(
             &*services.journal,

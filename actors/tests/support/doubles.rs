@@ -30,6 +30,7 @@ pub struct MemoryJournal {
     position: watch::Sender<u64>,
     pub hold_index: AtomicBool,
     pub full: AtomicBool,
+    damaged: AtomicBool,
     pub reads: AtomicUsize,
     pub snapshots_saved: AtomicUsize,
 }
@@ -41,6 +42,7 @@ impl Default for MemoryJournal {
             position: watch::Sender::new(0),
             hold_index: AtomicBool::new(false),
             full: AtomicBool::new(false),
+            damaged: AtomicBool::new(false),
             reads: AtomicUsize::new(0),
             snapshots_saved: AtomicUsize::new(0),
         }
@@ -91,6 +93,28 @@ impl MemoryJournal {
         rows.indexed -= 1;
     }
 
+    /// Refuses every read and every wait from now on, as a journal does that came upon damage.
+    pub fn damage(&self) {
+        self.damaged.store(true, Ordering::Release);
+        self.position.send_modify(|_| {});
+    }
+
+    /// Takes that back.
+    pub fn mend(&self) {
+        self.damaged.store(false, Ordering::Release);
+    }
+
+    fn is_whole(&self, shard: ShardId) -> Result<(), JournalError> {
+        if !self.damaged.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        Err(JournalError::Corrupt {
+            shard,
+            what: "log row 3.0".to_owned(),
+            reason: "its checksum is wrong".to_owned(),
+        })
+    }
+
     pub fn put_snapshot(&self, stream: &StreamName, snapshot: Vec<u8>) {
         self.rows.lock().snapshots.insert(stream.clone(), snapshot);
     }
@@ -108,20 +132,22 @@ impl MemoryJournal {
 impl Journal for MemoryJournal {
     fn read_snapshot(
         &self,
-        _shard: ShardId,
+        shard: ShardId,
         stream: &StreamName,
     ) -> Result<Option<Vec<u8>>, JournalError> {
+        self.is_whole(shard)?;
         Ok(self.snapshot(stream))
     }
 
     fn read_stream(
         &self,
-        _shard: ShardId,
+        shard: ShardId,
         stream: &StreamName,
         from_sequence: u64,
         limit: usize,
     ) -> Result<Vec<Record>, JournalError> {
         self.reads.fetch_add(1, Ordering::Relaxed);
+        self.is_whole(shard)?;
         Ok(self.visible(|log| {
             log.iter()
                 .filter(|r| r.stream == *stream)
@@ -134,11 +160,12 @@ impl Journal for MemoryJournal {
 
     fn find_key(
         &self,
-        _shard: ShardId,
+        shard: ShardId,
         stream: &StreamName,
         key_hash: u128,
         now: Timestamp,
     ) -> Result<Option<Record>, JournalError> {
+        self.is_whole(shard)?;
         let alive = now.as_microsecond() - KEY_LIFETIME_US;
         Ok(self.visible(|log| {
             log.iter()
@@ -161,10 +188,16 @@ impl Journal for MemoryJournal {
         self.full.load(Ordering::Acquire)
     }
 
-    fn wait_indexed(&self, _shard: ShardId, position: u64) -> BoxFuture<'_, ()> {
+    fn wait_indexed(
+        &self,
+        shard: ShardId,
+        position: u64,
+    ) -> BoxFuture<'_, Result<(), JournalError>> {
         Box::pin(async move {
             let mut indexed = self.position.subscribe();
-            let _ended = indexed.wait_for(|indexed| *indexed >= position).await;
+            let there = |indexed: &u64| *indexed >= position || self.is_whole(shard).is_err();
+            let _ended = indexed.wait_for(there).await;
+            self.is_whole(shard)
         })
     }
 }

@@ -466,6 +466,45 @@ async fn refusals_of_the_domain_and_of_the_leader_are_passed_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_that_comes_upon_damage_is_left_for_the_next_one() {
+    for node in 1..=2 {
+        let cell = Cell::new().await;
+        accepted(cell.send(1, support::add(1)).await);
+        cell.journal.damage();
+        let sent = |id: &str| {
+            let (router, stream) = (cell.router(node), support::stream(id));
+            tokio::spawn(async move { router.command(&stream, &support::add(1), WITHIN).await })
+        };
+        let asked = |id: &str| {
+            let (router, stream) = (cell.router(node), support::stream(id));
+            tokio::spawn(async move { router.read(&stream, WITHIN).await.0 })
+        };
+        let (command, read) = (sent("t-2"), asked("t-2"));
+        support::settle().await;
+        assert!(!command.is_finished() && !read.is_finished());
+        cell.elect(3, 2).await;
+        cell.journal.mend();
+        assert_eq!(accepted(command.await.unwrap()).sequence_number, 1);
+        assert!(!matches!(read.await.unwrap(), Answer::Failed(_)));
+        // Nobody leads in its place: that is said in time, and nothing is in doubt.
+        cell.journal.damage();
+        let (command, read) = (sent("t-3"), asked("t-3"));
+        support::settle().await;
+        Cell::at(&cell.worlds, 3).shard.refuse("damaged".to_owned());
+        cell.announce(None, 3);
+        for told in [command.await.unwrap(), read.await.unwrap()] {
+            let told = failure(told);
+            assert!(
+                matches!(told.kind, FailureKind::NotReady | FailureKind::NoLeader),
+                "{told}"
+            );
+            assert!(told.retry_after.is_some());
+        }
+        assert_eq!(cell.journal.last_position(), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_long_history_comes_in_pages() {
     let cell = Cell::new().await;
     let many = support::command("AddMany", r#"{"amount":1,"times":20000}"#);

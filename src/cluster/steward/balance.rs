@@ -11,7 +11,7 @@ use std::time::Duration;
 use phalanx_actors::names::ShardId;
 
 use super::Steward;
-use super::moves::MOVES_AT_ONCE;
+use super::moves::{MOVES_AT_ONCE, Need};
 use crate::cluster::NodeId;
 
 /// A node with this many more leaders than another one gives it some.
@@ -80,7 +80,7 @@ impl Steward {
             let Some(from) = self.leaders.known(shard).led() else {
                 return;
             };
-            match self.move_away(from, shard, to, false).await {
+            match self.move_away(from, shard, to, Need::None).await {
                 Ok(moved) => {
                     tracing::info!(shard, from = me, to = moved.to, "spread the leaders");
                 }

@@ -5,7 +5,7 @@
 //! leaders of the shards concerned take a step. Invariant: two conductors, as there may be for a
 //! moment, do no harm, for each step is decided by the leader of its shard from its own membership.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use futures_util::future::join_all;
 use phalanx_actors::names::ShardId;
 
 use super::Steward;
+use super::moves::Need;
 use crate::cluster::NodeId;
 use crate::cluster::members::{MemberState, Members, MembersCommand, Standing};
 use crate::cluster::placement::{Copies, MOVES_AT_ONCE, Member, Move, next_moves};
@@ -143,9 +144,10 @@ impl Steward {
         let led = self.leaders.known(shard).led();
         let led = led.filter(|led| led.node == me);
         let led = led.ok_or("this node does not lead the shard")?;
-        let to = to.iter().min_by_key(|to| self.leaders.led_by(**to).len());
-        let to = *to.ok_or("nobody who stays has caught up")?;
-        let moved = self.move_away(led, shard, to, true).await;
+        let views = self.views().await;
+        let to = self.best_of(to, shard, &views, &BTreeMap::new(), Need::Certain);
+        let to = to.ok_or("nobody who stays has caught up and can take over")?;
+        let moved = self.move_away(led, shard, to, Need::Certain).await;
         moved.map(|_| outcome).map_err(|error| error.to_string())
     }
 

@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Steward;
 use super::conduct::leader_view;
-use super::moves::MOVE_WAIT;
+use super::moves::{HandedOver, MOVE_WAIT, Need};
 use crate::cluster::NodeId;
 use crate::cluster::handshake::PROTOCOL_WITH_UNDRAIN;
 use crate::cluster::status::{Drained, Kept, MoveError, StaysDrained, Undrained};
@@ -210,15 +210,17 @@ impl Steward {
         let deadline = Instant::now() + DRAIN_WAIT - MOVE_WAIT;
         let mut moved = Vec::new();
         loop {
-            let (done, kept) = {
+            let handed = {
                 let _one = self.handing.lock().await;
-                self.hand_over_all(true).await
+                self.hand_over_all(Need::Wanted).await
             };
-            moved.extend(done);
-            let empty = kept.is_empty() && self.leaders.led_by(me).is_empty();
+            moved.extend(handed.moved);
+            let (kept, led) = (handed.kept, self.leaders.led_by(me));
+            let mut left = kept.iter().map(|kept| kept.shard).chain(led);
+            let done = left.all(|shard| handed.hopeless.contains(&shard));
             // Somebody may have brought it back meanwhile.
             let draining = self.is_draining();
-            if empty || !draining || Instant::now() >= deadline {
+            if done || !draining || Instant::now() >= deadline {
                 tracing::info!(moved = moved.len(), kept = kept.len(), "drained");
                 return Drained {
                     node: me,
@@ -289,7 +291,7 @@ impl Steward {
         let Ok(_one) = self.handing.try_lock() else {
             return;
         };
-        let (moved, kept) = self.hand_over_all(true).await;
+        let HandedOver { moved, kept, .. } = self.hand_over_all(Need::Wanted).await;
         if !moved.is_empty() {
             let (moved, kept) = (moved.len(), kept.len());
             tracing::info!(moved, kept, "handed over what nobody else could lead");

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -24,7 +25,7 @@ use crate::cluster::wire::Led;
 
 /// The pause between two looks while copies are being moved.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
-/// How often a conductor looks at everybody though nothing has happened.
+/// How often a conductor looks at everybody though it has heard of nothing that happened.
 const IDLE_ROUND: Duration = Duration::from_secs(10);
 
 impl Steward {
@@ -36,8 +37,10 @@ impl Steward {
             self.take_a_look(&router, &mut waiting).await;
             self.fill_gaps().await;
             let sequence = self.membership.roster.heard().map(|heard| heard.sequence);
-            let rest = settled
-                .is_some_and(|(at, when)| Some(at) == sequence && when.elapsed() < IDLE_ROUND);
+            let news = self.heard_of_damage.swap(false, Ordering::AcqRel);
+            let rest = !news
+                && settled
+                    .is_some_and(|(at, when)| Some(at) == sequence && when.elapsed() < IDLE_ROUND);
             let mut pause = interval;
             if let Some(sequence) = sequence.filter(|_| !rest) {
                 settled = None;

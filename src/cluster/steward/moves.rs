@@ -1,6 +1,6 @@
 //! Moving leaders: one shard to a chosen voter, or all of a node's to whoever is fit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,16 +10,39 @@ use phalanx_actors::names::ShardId;
 use super::Steward;
 use crate::cluster::NodeId;
 use crate::cluster::members::Standing;
-use crate::cluster::status::{Kept, MoveError, Moved, NodeView};
-use crate::cluster::transport::{CallKind, Lane};
+use crate::cluster::status::{Kept, MoveError, Moved, NodeView, ShardView};
+use crate::cluster::transport::{CallKind, Lane, PeerState};
 use crate::cluster::wire::{self, Led};
 
 /// How long a new leader may take to be known.
 pub(super) const MOVE_WAIT: Duration = Duration::from_secs(2);
 /// Leaders that move at the same time.
 pub(super) const MOVES_AT_ONCE: usize = 3;
+/// How long a connection may take to be made again. Who is out of reach for longer is not waited for.
+const BLIP: Duration = Duration::from_secs(1);
 /// The most entries that a new leader may lack when it is told to take over.
 pub(crate) const MOST_LAG: u64 = 256;
+
+/// How much it matters that a shard goes, and with it who is given it if nobody better is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Need {
+    /// It may as well stay: nobody who should not be given a shard gets it.
+    None,
+    /// This node should not lead it: a node without space gets it, too.
+    Wanted,
+    /// This node cannot lead it for long, as it or its copy goes: so does one that is drained. It leads
+    /// what nobody else can, until somebody can.
+    Certain,
+}
+
+/// What became of everything that a node led.
+#[derive(Debug, Default)]
+pub(super) struct HandedOver {
+    pub(super) moved: Vec<Moved>,
+    pub(super) kept: Vec<Kept>,
+    /// Those of the kept that nobody else comes to lead by waiting.
+    pub(super) hopeless: BTreeSet<ShardId>,
+}
 
 impl Steward {
     /// Hands a shard to another voter, wherever it is led.
@@ -37,7 +60,7 @@ impl Steward {
             return Err(MoveError::NoLeader { shard });
         };
         if led.node == self.membership.me {
-            return as_asked(self.move_away(led, shard, to, false).await?, to);
+            return as_asked(self.move_away(led, shard, to, Need::None).await?, to);
         }
         let request = wire::housekeeping(&(shard, to)).unwrap_or_default();
         let asked = self.ask(led.node, CallKind::Transfer, request, MOVE_WAIT * 2);
@@ -81,52 +104,69 @@ impl Steward {
         wire::read_housekeeping(&answer).map_err(|error| unreachable(error.to_string()))
     }
 
-    /// Hands over everything that this node leads, once: what was moved and what was not. Whether it
-    /// `must` go, if need be to a node without space, or from a node that goes to one that is drained.
-    pub(super) async fn hand_over_all(&self, must: bool) -> (Vec<Moved>, Vec<Kept>) {
+    /// Hands over everything that this node leads, once.
+    pub(super) async fn hand_over_all(&self, need: Need) -> HandedOver {
+        let need = match need {
+            Need::Wanted if self.is_going() => Need::Certain,
+            need => need,
+        };
         let views = self.views().await;
         let mut moves = FuturesUnordered::new();
         let mut outcomes = Vec::new();
         let mut planned = BTreeMap::new();
+        let mut handed = HandedOver::default();
         for shard in self.leaders.led_by(self.membership.me) {
             if moves.len() >= MOVES_AT_ONCE {
                 outcomes.extend(moves.next().await);
             }
-            let to = self.best_for(shard, &views, &planned, must);
-            if let Some(to) = to {
-                *planned.entry(to).or_insert(0) += 1;
+            let others = self.other_voters(shard);
+            let to = self.best_of(&others, shard, &views, &planned, need);
+            match to {
+                Some(to) => *planned.entry(to).or_insert(0) += 1,
+                None if self.is_hopeless(shard, &others, &views) => {
+                    handed.hopeless.insert(shard);
+                }
+                None => {}
             }
-            moves.push(self.move_somewhere(shard, to, must));
+            moves.push(self.move_somewhere(shard, to, need));
         }
         outcomes.extend(moves.collect::<Vec<_>>().await);
-        let (mut moved, mut kept) = (Vec::new(), Vec::new());
         for outcome in outcomes {
             match outcome {
-                Ok(done) => moved.push(done),
-                Err(reason) => kept.push(reason),
+                Ok(done) => handed.moved.push(done),
+                Err(reason) => handed.kept.push(reason),
             }
         }
-        (moved, kept)
+        handed
     }
 
-    /// The best of a shard's other voters to lead it. `planned` counts what each node is about to get
-    /// besides; see [`Self::hand_over_all`] for `must`.
-    fn best_for(
+    fn own_view(&self, shard: ShardId) -> Option<ShardView> {
+        let mut own = self.groups.shards().into_iter();
+        own.find(|view| view.shard == shard)
+    }
+
+    fn other_voters(&self, shard: ShardId) -> Vec<NodeId> {
+        let voters = self.own_view(shard).map(|view| view.voters);
+        let mut voters = voters.unwrap_or_default();
+        voters.retain(|voter| *voter != self.membership.me);
+        voters
+    }
+
+    /// The best of these voters to lead a shard that this node leads. `planned` counts what each node is
+    /// about to get besides.
+    pub(super) fn best_of(
         &self,
+        voters: &[NodeId],
         shard: ShardId,
         views: &[NodeView],
         planned: &BTreeMap<NodeId, usize>,
-        must: bool,
+        need: Need,
     ) -> Option<NodeId> {
-        let own = self.groups.shards();
-        let view = own.iter().find(|view| view.shard == shard);
-        let voters = view.map(|view| view.voters.as_slice()).unwrap_or_default();
-        let followers = view.map(|v| v.followers.as_slice()).unwrap_or_default();
-        let others = voters.iter().filter(|voter| **voter != self.membership.me);
-        let candidates = others.filter_map(|voter| {
+        let own = self.own_view(shard);
+        let followers = own.map(|own| own.followers).unwrap_or_default();
+        let candidates = voters.iter().filter_map(|voter| {
             let view = views.iter().find(|view| view.node == *voter)?;
-            let ready = view.declines().is_none() || self.takes_all_the_same(view, must);
-            ready.then_some((voter, view))
+            self.takes(view, need).is_ok().then_some((voter, view))
         });
         let best = candidates.min_by_key(|(voter, view)| {
             let follower = followers.iter().find(|f| f.node == **voter);
@@ -139,12 +179,34 @@ impl Steward {
         best.map(|(voter, _)| *voter)
     }
 
-    /// Whether a node that should not be given a shard takes one that `must` go. From a node that is about
-    /// to be gone also one that is drained does: it leads what nobody else can, until somebody can. It is
-    /// not given what it would have to give back at once, as one that goes itself would.
-    fn takes_all_the_same(&self, there: &NodeView, must: bool) -> bool {
+    /// Whether a node is given a shard, or why not. It is not given what it would have to give back at
+    /// once, as one that goes itself would.
+    fn takes(&self, there: &NodeView, need: Need) -> Result<(), &'static str> {
+        let Some(reason) = there.declines() else {
+            return Ok(());
+        };
         let standing = self.membership.roster.standing(there.node);
-        must && (!there.draining || self.is_going() && standing != Some(Standing::Leaving))
+        let least = if !there.draining {
+            Need::Wanted
+        } else if standing != Some(Standing::Leaving) {
+            Need::Certain
+        } else {
+            return Err(reason);
+        };
+        (need >= least).then_some(()).ok_or(reason)
+    }
+
+    /// Whether nobody can take a shard by waiting, when nobody can now: its voters stay as they are, and
+    /// each of the others has said that it does not or has been out of reach for a while.
+    fn is_hopeless(&self, shard: ShardId, others: &[NodeId], views: &[NodeView]) -> bool {
+        let settled = |view: ShardView| !view.changing && view.learners.is_empty();
+        let answered = |voter: &NodeId| views.iter().any(|view| view.node == *voter);
+        let is_lost = |voter: &NodeId| match self.peers.state(*voter) {
+            Some(PeerState::Connected) => answered(voter),
+            Some(PeerState::Unreachable { since, .. }) => since.elapsed() >= BLIP,
+            Some(PeerState::Refused(_)) | None => true,
+        };
+        self.own_view(shard).is_some_and(settled) && others.iter().all(is_lost)
     }
 
     /// Hands a shard that this node leads to the voter that was chosen.
@@ -152,7 +214,7 @@ impl Steward {
         &self,
         shard: ShardId,
         to: Option<NodeId>,
-        must: bool,
+        need: Need,
     ) -> Result<Moved, Kept> {
         let kept = |reason: &str| Kept {
             shard,
@@ -161,19 +223,18 @@ impl Steward {
         let led = self.leaders.known(shard).led();
         let led = led.ok_or_else(|| kept("it has no leader at the moment"))?;
         let to = to.ok_or_else(|| kept("no other voter can be asked and is not draining"))?;
-        self.move_away(led, shard, to, must)
+        self.move_away(led, shard, to, need)
             .await
             .map_err(|error| kept(&error.to_string()))
     }
 
-    /// Hands a shard that this node leads to another voter, and waits until that one leads. Whether
-    /// it `must` go, even if that one has no space.
+    /// Hands a shard that this node leads to another voter, and waits until that one leads.
     pub(super) async fn move_away(
         &self,
         led: Led,
         shard: ShardId,
         to: NodeId,
-        must: bool,
+        need: Need,
     ) -> Result<Moved, MoveError> {
         let from = led.node;
         let moved = |to, term| Moved {
@@ -185,7 +246,7 @@ impl Steward {
         if to == from {
             return Ok(moved(to, led.term));
         }
-        self.may_take(led, shard, to, must).await?;
+        self.may_take(led, shard, to, need).await?;
         let Some(mut news) = self.leaders.watch(shard) else {
             return Err(MoveError::NoLeader { shard });
         };
@@ -212,36 +273,31 @@ impl Steward {
         led: Led,
         shard: ShardId,
         to: NodeId,
-        must: bool,
+        need: Need,
     ) -> Result<(), MoveError> {
         let refused = |reason: String| MoveError::Refused {
             shard,
             leader: led.node,
             reason,
         };
-        let shards = self.groups.shards();
-        let view = shards.iter().find(|view| view.shard == shard);
+        let view = self.own_view(shard);
+        let view = view.as_ref();
         let voters = view.map(|view| view.voters.as_slice()).unwrap_or_default();
         if !voters.contains(&to) {
             let reason = format!("node {to} is not one of its voters, which are {voters:?}");
             return Err(refused(reason));
         }
-        let Some(there) = self.ask_view(to).await else {
+        let Some(there) = self.ask_view(to, Bytes::new()).await else {
             return Err(refused(format!("node {to} cannot be asked")));
         };
-        match there.declines() {
-            Some(reason) if !self.takes_all_the_same(&there, must) => {
-                Err(refused(format!("node {to} {reason}")))
-            }
-            _ => {
-                let follower = view.and_then(|v| v.followers.iter().find(|f| f.node == to));
-                let lag = follower.map_or(u64::MAX, |follower| follower.lag);
-                if lag > MOST_LAG {
-                    return Err(refused(format!("node {to} still lacks {lag} log entries")));
-                }
-                Ok(())
-            }
+        let takes = self.takes(&there, need);
+        takes.map_err(|reason| refused(format!("node {to} {reason}")))?;
+        let follower = view.and_then(|v| v.followers.iter().find(|f| f.node == to));
+        let lag = follower.map_or(u64::MAX, |follower| follower.lag);
+        if lag > MOST_LAG {
+            return Err(refused(format!("node {to} still lacks {lag} log entries")));
         }
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Steward;
+use super::moves::{HandedOver, Need};
 
 impl Steward {
     /// Looks every `interval` whether this node has space, until it is dropped.
@@ -25,7 +26,7 @@ impl Steward {
         if !self.groups.is_full() || self.leaders.led_by(self.membership.me).is_empty() {
             return;
         }
-        let (moved, kept) = self.hand_over_all(false).await;
+        let HandedOver { moved, kept, .. } = self.hand_over_all(Need::None).await;
         if moved.is_empty() {
             tracing::debug!(?kept, "no space here, and nobody to hand over to");
         } else {

@@ -1,6 +1,6 @@
 //! Moving leaders, with groups and peers that do as the test says.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use phalanx_actors::names::Position;
@@ -24,6 +24,7 @@ use crate::cluster::wire::Said;
 struct Others {
     draining: Vec<NodeId>,
     away: Vec<NodeId>,
+    away_for: Duration,
     full: Vec<NodeId>,
     /// Of a release before this one.
     older: Vec<NodeId>,
@@ -40,6 +41,10 @@ struct There {
     told: Mutex<Vec<Vec<NodeId>>>,
     /// It takes its time the next time, and whoever can goes ahead.
     slow: AtomicBool,
+    /// How often they were asked how they are.
+    asked: AtomicUsize,
+    /// Whether they were told of damage on that occasion.
+    told_of_damage: AtomicBool,
 }
 
 impl Answering for There {
@@ -49,6 +54,10 @@ impl Answering for There {
 
     fn is_away(&self, peer: NodeId) -> bool {
         self.others.away.contains(&peer)
+    }
+
+    fn away_for(&self, _peer: NodeId) -> Duration {
+        self.others.away_for
     }
 
     fn speaks(&self, peer: NodeId) -> u32 {
@@ -72,10 +81,13 @@ impl Answering for There {
         to: NodeId,
         _lane: Lane,
         kind: CallKind,
-        _request: Bytes,
+        request: Bytes,
         _timeout: Duration,
     ) -> BoxFuture<'_, Result<Bytes, CallError>> {
         assert_eq!(kind, CallKind::Status);
+        self.asked.fetch_add(1, Ordering::AcqRel);
+        let damage = request == wire::WITH_DAMAGE;
+        self.told_of_damage.fetch_or(damage, Ordering::AcqRel);
         let led = self.leaders.led_by(to).into_iter();
         let view = NodeView {
             node: to,
@@ -121,7 +133,13 @@ struct Led {
     aside: Mutex<BTreeSet<ShardId>>,
     retired: Mutex<Vec<(ShardId, Option<LogEnd>)>>,
     full: AtomicBool,
+    /// Whether shard 3 is refused here.
+    refused: AtomicBool,
+    /// Whether node 4 learns all shards.
+    learns: AtomicBool,
     handed: Mutex<Vec<(ShardId, NodeId)>>,
+    /// What the next change of voters comes to.
+    reshaped: Mutex<Option<Reshaped>>,
 }
 
 impl Groups for Led {
@@ -132,8 +150,16 @@ impl Groups for Led {
                 matched_index: Some(1000 - lag),
                 lag: *lag,
             };
+            let refused = shard == 3 && self.refused.load(Ordering::Acquire);
             ShardView {
                 followers: self.lags.iter().map(follower).collect(),
+                learners: self
+                    .learns
+                    .load(Ordering::Acquire)
+                    .then_some(4)
+                    .into_iter()
+                    .collect(),
+                refusal: refused.then(|| "damaged".to_owned()),
                 ..view(&self.leaders, shard, 1)
             }
         };
@@ -154,7 +180,9 @@ impl Groups for Led {
         _voters: BTreeSet<NodeId>,
         _reachable: BTreeSet<NodeId>,
     ) -> BoxFuture<'_, Result<Reshaped, String>> {
-        Box::pin(std::future::ready(Err("not in this test".to_owned())))
+        let reshaped = self.reshaped.lock().take();
+        let reshaped = reshaped.ok_or_else(|| "not in this test".to_owned());
+        Box::pin(std::future::ready(reshaped))
     }
 
     fn retire(&self, shard: ShardId, without: Option<LogEnd>) {
@@ -194,7 +222,10 @@ fn house(others: Others, lags: &[(NodeId, u64)], elected: Option<NodeId>) -> Hou
         aside: Mutex::default(),
         retired: Mutex::default(),
         full: AtomicBool::new(false),
+        refused: AtomicBool::new(false),
+        learns: AtomicBool::new(false),
         handed: Mutex::default(),
+        reshaped: Mutex::default(),
     });
     let members = (1..=3).map(|id| (id, format!("host-{id}:1")));
     let membership = Membership {
@@ -213,6 +244,8 @@ fn house(others: Others, lags: &[(NodeId, u64)], elected: Option<NodeId>) -> Hou
         meanwhile: Mutex::default(),
         told: Mutex::default(),
         slow: AtomicBool::new(false),
+        asked: AtomicUsize::new(0),
+        told_of_damage: AtomicBool::new(false),
     });
     let peers = Arc::clone(&there) as Arc<dyn Peers>;
     House {
@@ -225,6 +258,7 @@ fn house(others: Others, lags: &[(NodeId, u64)], elected: Option<NodeId>) -> Hou
 const ALL_THERE: Others = Others {
     draining: Vec::new(),
     away: Vec::new(),
+    away_for: Duration::ZERO,
     full: Vec::new(),
     older: Vec::new(),
 };
@@ -511,4 +545,101 @@ async fn a_change_that_is_noted_is_never_said_to_have_come_to_nothing() {
         matches!(changed, Err(ChangeError::Unseen(_))),
         "{changed:?}"
     );
+}
+
+/// Cannot be asked anything.
+#[derive(Debug)]
+struct Nobody;
+
+impl Answering for Nobody {
+    fn members(&self) -> Vec<NodeId> {
+        vec![2]
+    }
+
+    fn is_away(&self, _peer: NodeId) -> bool {
+        true
+    }
+
+    fn answer(
+        &self,
+        to: NodeId,
+        _lane: Lane,
+        _kind: CallKind,
+        _request: Bytes,
+        _timeout: Duration,
+    ) -> BoxFuture<'_, Result<Bytes, CallError>> {
+        let reason = "away".to_owned();
+        Box::pin(std::future::ready(Err(CallError::NotSent { to, reason })))
+    }
+}
+
+/// A conductor that finds all as it should be looks again in a while, or once it hears of damage.
+#[tokio::test(start_paused = true)]
+async fn a_conductor_looks_when_somebody_says_that_a_copy_is_damaged() {
+    let world = World::new(Options::default()).await;
+    world.step_down().await;
+    let limits = RouterLimits {
+        leader_wait: Duration::from_millis(200),
+        isolated_wait: Duration::from_millis(40),
+        answer_bytes: 1 << 20,
+        lapse: Duration::from_secs(1),
+    };
+    let leaders = Arc::new(Leaders::new(vec![vec![2]]));
+    let router = Router::new(world.model.clone(), Arc::new(Nobody), leaders, limits);
+    let house = house(ALL_THERE, &[(2, 0), (3, 0)], None);
+    house.steward.hear(with_fourth(8, Standing::Member));
+    let steward = Arc::new(house.steward);
+    let following = tokio::spawn(Arc::clone(&steward).follow(router, Duration::from_secs(1)));
+    let asked_within = |seconds| {
+        let there = Arc::clone(&house.there);
+        async move {
+            let before = there.asked.load(Ordering::Acquire);
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            there.asked.load(Ordering::Acquire) - before
+        }
+    };
+    assert_eq!(asked_within(3).await, 2, "one look");
+    for (request, expected) in [(Bytes::new(), 0), (wire::WITH_DAMAGE, 2)] {
+        let told = steward.receive(2, CallKind::Status, &request).await;
+        assert!(told.is_ok());
+        assert_eq!(asked_within(3).await, expected, "{request:?}");
+    }
+    following.abort();
+}
+
+#[tokio::test]
+async fn who_has_damaged_copies_says_so_when_it_asks() {
+    let house = house(ALL_THERE, &[], None);
+    house.steward.views().await;
+    assert!(!house.there.told_of_damage.load(Ordering::Acquire));
+    house.groups.refused.store(true, Ordering::Release);
+    house.steward.views().await;
+    assert!(house.there.told_of_damage.load(Ordering::Acquire));
+}
+
+/// A copy that goes from a leader that stays takes the lead along, also to a node that is drained if
+/// nobody else is left: the shard could never be without that copy otherwise.
+#[tokio::test(start_paused = true)]
+async fn a_copy_leaves_its_leader_also_while_others_are_drained() {
+    for (draining, leaving, expected) in [
+        (vec![2], None, Some(3)),
+        (vec![2, 3], None, Some(2)),
+        (vec![2, 3], Some(2), Some(3)),
+        (vec![3], Some(3), Some(2)),
+    ] {
+        let others = Others {
+            draining,
+            ..ALL_THERE
+        };
+        let house = house(others, &[(2, 0), (3, 0)], None);
+        let mut heard = with_fourth(9, Standing::Member);
+        if let Some(id) = leaving {
+            heard.members.nodes.get_mut(&id).unwrap().standing = Standing::Leaving;
+        }
+        house.steward.hear(heard);
+        *house.groups.reshaped.lock() = Some(Reshaped::HandOver { to: vec![2, 3] });
+        let voters = BTreeSet::from([2, 3]);
+        house.steward.reshape_here(0, voters).await.unwrap();
+        assert_eq!(house.groups.leaders.known(0).leader, expected);
+    }
 }

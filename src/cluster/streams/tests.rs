@@ -110,12 +110,17 @@ impl Journal for Kept {
         false
     }
 
-    fn wait_indexed(&self, _shard: ShardId, position: u64) -> BoxFuture<'_, ()> {
+    fn wait_indexed(
+        &self,
+        _shard: ShardId,
+        position: u64,
+    ) -> BoxFuture<'_, Result<(), JournalError>> {
         let there = position <= self.indexed;
         Box::pin(async move {
             if !there {
-                std::future::pending().await
+                return std::future::pending().await;
             }
+            Ok(())
         })
     }
 }

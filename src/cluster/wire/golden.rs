@@ -107,7 +107,7 @@ fn pins(kind: CallKind) -> &'static [&'static str] {
         CallKind::Command | CallKind::Read | CallKind::History | CallKind::Past => {
             &["question.0", "said.0"]
         }
-        CallKind::Status => &["status.answer"],
+        CallKind::Status => &["status.ask", "status.answer"],
         CallKind::Transfer => &["transfer.ask", "transfer.moved"],
         // Asked without a word.
         CallKind::Drain => &["drain.answer"],

@@ -12,6 +12,10 @@ use crate::cluster::NodeId;
 use crate::cluster::handshake::PROTOCOL_WITH_SPACE;
 use crate::cluster::status::{NodeView, ShardView};
 
+/// What a node with damaged copies says when it asks others how they are; the others ask without a word.
+/// A peer of an older release does not listen.
+pub const WITH_DAMAGE: Bytes = Bytes::from_static(b"damaged");
+
 /// In versions that know nothing of space.
 #[derive(Serialize, Deserialize)]
 struct WithoutSpace {

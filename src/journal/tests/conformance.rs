@@ -459,15 +459,15 @@ fn waiting_for_the_index_ends_when_it_is_there() {
         let waiter = {
             let journal = journal.clone();
             std::thread::spawn(move || {
-                kit::block_on(journal.wait_indexed(0, 19));
+                kit::block_on(journal.wait_indexed(0, 19)).unwrap();
                 journal.read_stream(0, &stream("a-0"), 19, 5).unwrap().len()
             })
         };
         let (records, mark) = kit::applied(&entries);
         journal.apply(0, records, mark);
         assert_eq!(waiter.join().unwrap(), 1);
-        kit::block_on(journal.wait_indexed(0, 5));
-        kit::block_on(journal.wait_indexed(0, 0));
+        kit::block_on(journal.wait_indexed(0, 5)).unwrap();
+        kit::block_on(journal.wait_indexed(0, 0)).unwrap();
     }
 }
 

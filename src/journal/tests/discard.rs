@@ -6,7 +6,7 @@ use bytes::Bytes;
 use phalanx_actors::ports::{Feed as _, Journal as _};
 use phalanx_actors::record::hash_key;
 
-use super::super::{Journal, MemoryDisk, StorageFailure, Survivors};
+use super::super::{Journal, LogEntry, MemoryDisk, StorageFailure, Survivors};
 use super::damage::{ENTRIES, STREAMS, files, image, inspect_shard, kind};
 use super::kit::{self, Bench, SHARDS, append, commit, copy_dir, history, read_all, stream, wait};
 
@@ -27,11 +27,23 @@ fn damage(journal: &Journal, shard: u32) {
     let (mut records, mark) = kit::applied(&history(40, 3)[30..]);
     records.remove(0);
     journal.apply(shard, records, mark);
+    spin("the damage is noticed", || journal.is_damaged(shard));
+}
+
+fn spin(what: &str, holds: impl Fn() -> bool) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while !journal.is_damaged(shard) {
-        assert!(std::time::Instant::now() < deadline, "no damage is noticed");
+    while !holds() {
+        assert!(std::time::Instant::now() < deadline, "in vain: {what}");
         std::thread::yield_now();
     }
+}
+
+/// Commits the rest of a history of 50 entries, while no task of this thread gets its turn.
+fn commit_at_once(journal: &Journal, shard: u32, rest: &[LogEntry]) {
+    append(journal, shard, rest.to_vec());
+    let (records, mark) = kit::applied(rest);
+    journal.apply(shard, records, mark);
+    spin("it is indexed", || journal.indexed_position(shard) == 49);
 }
 
 fn discard(journal: &Journal, shard: u32) -> Result<(), StorageFailure> {
@@ -103,6 +115,39 @@ fn without_a_restart_as_well_and_a_crash_after_it_changes_nothing() {
         let journal = bench.open();
         assert_eq!(read_all(&journal, 1), history(50, 4));
         journal.shard_health(1).unwrap();
+    }
+}
+
+#[test]
+fn who_waits_for_the_index_of_a_damaged_shard_is_told_and_never_of_rows_that_are_gone() {
+    for bench in Bench::all() {
+        let journal = bench.open();
+        fill(&journal);
+        kit::block_on(async {
+            let wait = |shard, position| {
+                let journal = journal.clone();
+                tokio::spawn(async move { journal.wait_indexed(shard, position).await })
+            };
+            let (waiting, of_another) = (wait(1, 35), wait(2, 35));
+            tokio::task::yield_now().await;
+            damage(&journal, 1);
+            let told = waiting.await.unwrap().unwrap_err().to_string();
+            assert!(told.contains("shard 1"), "{told}");
+            // What the old rows had is refused like all of them.
+            assert!(journal.wait_indexed(1, 1).await.is_err());
+            assert!(!of_another.is_finished());
+            discard(&journal, 1).unwrap();
+            // It waits for the rows that come now.
+            let waiting = wait(1, 35);
+            tokio::task::yield_now().await;
+            damage(&journal, 1);
+            discard(&journal, 1).unwrap();
+            commit_at_once(&journal, 1, &history(50, 4));
+            let told = waiting.await.unwrap().unwrap_err().to_string();
+            assert!(told.contains("thrown away"), "{told}");
+            commit_at_once(&journal, 2, &history(50, 3)[30..]);
+            of_another.await.unwrap().unwrap();
+        });
     }
 }
 

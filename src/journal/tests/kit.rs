@@ -229,7 +229,7 @@ pub(crate) fn apply(journal: &Journal, shard: ShardId, entries: &[LogEntry]) {
         applied.record.first_position + u64::from(applied.record.event_count) - 1
     });
     journal.apply(shard, records, last);
-    block_on(journal.wait_indexed(shard, position));
+    block_on(journal.wait_indexed(shard, position)).unwrap();
 }
 
 pub(crate) fn applied(entries: &[LogEntry]) -> (Vec<AppliedRecord>, Applied) {

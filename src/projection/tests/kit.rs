@@ -314,7 +314,9 @@ impl Streams for OwnStreams {
     ) -> BoxFuture<'_, Result<Vec<Record>, String>> {
         let stream = stream.clone();
         Box::pin(async move {
-            phalanx_actors::ports::Journal::wait_indexed(&self.0, shard, until).await;
+            phalanx_actors::ports::Journal::wait_indexed(&self.0, shard, until)
+                .await
+                .map_err(|error| error.to_string())?;
             // A small page: an attempt takes several.
             phalanx_actors::ports::Journal::read_stream(&self.0, shard, &stream, from_sequence, 2)
                 .map_err(|error| error.to_string())

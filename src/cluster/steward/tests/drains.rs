@@ -171,3 +171,39 @@ async fn a_drain_that_is_taken_back_meanwhile_ends() {
     assert!(!drained.draining && drained.kept.len() == 4);
     assert!(aside(&house).is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_only_where_that_may_help() {
+    let others = |away: &[NodeId], away_for, draining: &[NodeId]| Others {
+        away: away.to_vec(),
+        away_for,
+        draining: draining.to_vec(),
+        ..ALL_THERE
+    };
+    let (blip, gone) = (Duration::ZERO, Duration::from_secs(60));
+    let (even, behind) = ([(2, 0), (3, 0)], [(2, 1_000), (3, 0)]);
+    for (others, lags, waits) in [
+        (others(&[], blip, &[2, 3]), even, false),
+        (others(&[3], gone, &[2]), even, false),
+        (others(&[2, 3], gone, &[]), even, false),
+        // A connection that was lost this moment may be back the next.
+        (others(&[3], blip, &[2]), even, true),
+        // Node 2 may catch up.
+        (others(&[3], gone, &[]), behind, true),
+    ] {
+        let case = format!("{others:?}");
+        let house = house(others, &lags, None);
+        let began = Instant::now();
+        let drained = house.steward.drain_this().await;
+        assert_eq!((drained.moved.len(), drained.kept.len()), (0, 4), "{case}");
+        let waited = began.elapsed() >= Duration::from_secs(5);
+        assert_eq!(waited, waits, "{case}");
+        assert!(drained.draining);
+    }
+    // A voter that is on its way is waited for.
+    let house = house(others(&[], blip, &[2, 3]), &even, None);
+    house.groups.learns.store(true, Ordering::Release);
+    let began = Instant::now();
+    house.steward.drain_this().await;
+    assert!(began.elapsed() >= Duration::from_secs(5));
+}

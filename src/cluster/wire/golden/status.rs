@@ -83,6 +83,9 @@ fn how_a_node_is_in_every_version() {
             let other = if knows { 1 } else { PROTOCOL_WITH_SPACE };
             assert!(read_node_view(&stored, other).is_err());
         }
+        if version >= PROTOCOL_WITH_SPACE {
+            golden.check("status.ask", &WITH_DAMAGE);
+        }
         golden.end();
     }
 }
