@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use super::ask::get;
 use super::output;
+use crate::cluster::NodeId;
 use crate::cluster::roles::Role;
 use crate::cluster::status::{ClusterView, MemberRole, MemberState, MemberView, ShardView};
 
@@ -105,7 +106,8 @@ fn show(cluster: &[u8], shards: &[u8], as_json: bool) -> Result<String, serde_js
     }
     let cluster: ClusterView = serde_json::from_slice(cluster)?;
     let Shards { shards } = serde_json::from_slice(shards)?;
-    Ok(format!("{}\n{}", members(&cluster), shard_table(&shards)))
+    let shards = shard_table(&shards, cluster.node);
+    Ok(format!("{}\n{shards}", members(&cluster)))
 }
 
 fn members(cluster: &ClusterView) -> String {
@@ -164,7 +166,20 @@ fn members(cluster: &ClusterView) -> String {
     text
 }
 
-fn shard_table(shards: &[ShardView]) -> String {
+/// What the node that says so is for a shard.
+fn here(shard: &ShardView, node: NodeId) -> &'static str {
+    let is_copy = || shard.voters.contains(&node) || shard.learners.contains(&node);
+    match (&shard.refusal, shard.serving) {
+        (Some(_), _) => "refused",
+        (None, true) => "serves",
+        // Elected a moment ago, or no majority answers.
+        (None, false) if shard.leader == Some(node) => "waits",
+        (None, false) if is_copy() => "follows",
+        (None, false) => "-",
+    }
+}
+
+fn shard_table(shards: &[ShardView], node: NodeId) -> String {
     let mut text = String::new();
     let header = [
         "SHARD", "LEADER", "TERM", "VOTERS", "LOG", "APPLIED", "LAG", "HERE",
@@ -192,12 +207,7 @@ fn shard_table(shards: &[ShardView]) -> String {
             } else {
                 lag.join(" ")
             },
-            match (&shard.refusal, shard.serving) {
-                (Some(_), _) => "refused",
-                (None, true) => "serves",
-                (None, false) => "follows",
-            }
-            .to_owned(),
+            here(shard, node).to_owned(),
         ]
     };
     table(&mut text, &header, shards.iter().map(row).collect());
@@ -278,6 +288,20 @@ mod tests {
              SHARD  LEADER  TERM  VOTERS  LOG  APPLIED  LAG   HERE\n\
              0      2       7     1,2     41   40       1:11  serves\n"
         );
+    }
+
+    #[test]
+    fn a_node_is_said_to_serve_to_follow_to_wait_or_to_have_no_copy() {
+        let shards: Shards = serde_json::from_str(SHARDS).unwrap();
+        let mut shard = shards.shards.into_iter().next().unwrap();
+        assert_eq!(here(&shard, 2), "serves");
+        shard.serving = false;
+        let seen = [1, 2, 3].map(|node| here(&shard, node));
+        assert_eq!(seen, ["follows", "waits", "-"]);
+        shard.learners = vec![3];
+        assert_eq!(here(&shard, 3), "follows");
+        shard.refusal = Some("it is damaged".to_owned());
+        assert_eq!(here(&shard, 2), "refused");
     }
 
     #[test]

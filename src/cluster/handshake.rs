@@ -206,6 +206,19 @@ pub enum Refusal {
         /// What it is known by.
         known: Uuid,
     },
+    /// This node has been told that its own disk was emptied.
+    #[error(
+        "the data directory of node {me} was emptied or replaced, says a member that knows it from \
+         before, so node {me} founds no cluster with node {node}: the one that it belonged to may be \
+         alive. Give it a new node.id and let it join as a new member, or put its old data directory \
+         back. If a new cluster is to begin, empty the directories of all nodes"
+    )]
+    Emptied {
+        /// The other node.
+        node: NodeId,
+        /// This node.
+        me: NodeId,
+    },
     /// Its incarnation could not be noted down.
     #[error("failed to note the incarnation of node {node}: {reason}")]
     Pin {
@@ -221,6 +234,7 @@ impl Refusal {
     pub(crate) fn code(&self) -> u64 {
         match self {
             Self::Removed { .. } => REMOVED,
+            Self::Incarnation { .. } => EMPTIED,
             _ => 0,
         }
     }
@@ -228,6 +242,8 @@ impl Refusal {
 
 /// The code of [`Refusal::Removed`].
 const REMOVED: u64 = 1;
+/// The code of [`Refusal::Incarnation`].
+const EMPTIED: u64 = 2;
 
 /// This node, as it introduces itself, and whom it accepts.
 #[derive(Debug)]
@@ -241,6 +257,10 @@ pub(crate) struct Identity {
     pub(crate) removed: RwLock<BTreeSet<NodeId>>,
     /// A member has said that this node was removed.
     cast_out: AtomicBool,
+    /// A member has said that it knows this node from before its data directory was emptied.
+    emptied: AtomicBool,
+    /// This node has heard of a cluster that was founded and has members.
+    founded: AtomicBool,
     /// What is spoken with each node, since the newest handshake with it. One version serves both
     /// directions and all lanes: it follows from what the two processes speak, and a process that
     /// was replaced has lost its connections.
@@ -257,11 +277,21 @@ impl Identity {
             members: RwLock::default(),
             removed: RwLock::default(),
             cast_out: AtomicBool::new(false),
+            emptied: AtomicBool::new(false),
+            founded: AtomicBool::new(false),
         }
     }
 
     /// Whether calls of a node may still be answered; it was a member when it connected.
+    ///
+    /// A node that was told of its emptied disk admits nobody before it has heard of a founded cluster:
+    /// together with others whose disks were emptied it would found a new one beside the old. Once
+    /// founded, a node that comes back from the past cannot put the others out of service.
     pub(crate) fn admits(&self, node: NodeId) -> Result<(), Refusal> {
+        if self.emptied.load(Ordering::Acquire) && !self.founded.load(Ordering::Acquire) {
+            let me = self.me.node;
+            return Err(Refusal::Emptied { node, me });
+        }
         if self.members.read().contains_key(&node) {
             return Ok(());
         }
@@ -275,9 +305,16 @@ impl Identity {
 
     /// Takes note of what a refusal by another node means.
     pub(crate) fn refused(&self, code: u64) {
-        if code == REMOVED {
-            self.cast_out.store(true, Ordering::Release);
+        match code {
+            REMOVED => self.cast_out.store(true, Ordering::Release),
+            EMPTIED => self.emptied.store(true, Ordering::Release),
+            _ => {}
         }
+    }
+
+    /// Takes note that the cluster has been founded.
+    pub(crate) fn note_founded(&self) {
+        self.founded.store(true, Ordering::Release);
     }
 
     /// Whether a member has said that this node was removed.
@@ -514,6 +551,23 @@ pub(crate) mod tests {
             identity.receive(b"GET / HTTP/1.1", &Proof::NotNeeded),
             Err(Refusal::Unreadable(_))
         ));
+    }
+
+    #[test]
+    fn a_node_that_was_told_of_its_emptied_disk_founds_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = identity(dir.path());
+        let connect = || identity.receive(&hello(|_| ()), &Proof::NotNeeded);
+        connect().unwrap();
+        let told = identity.receive(&hello(|h| h.from.incarnation = [9; 16]), &Proof::NotNeeded);
+        identity.refused(told.unwrap_err().code());
+        let (node, me) = (2, 1);
+        assert_eq!(connect().unwrap_err(), Refusal::Emptied { node, me });
+        assert_eq!(identity.admits(2), Err(Refusal::Emptied { node, me }));
+        // A cluster that lives does not end because somebody comes from the past.
+        identity.note_founded();
+        connect().unwrap();
+        assert_eq!(identity.admits(2), Ok(()));
     }
 
     #[test]

@@ -229,6 +229,14 @@ impl Roster {
         }
     }
 
+    /// Those whom the config file named as founders beside this node, and of whom the cluster that came
+    /// of it knows nothing: another founder's file did not name them.
+    #[must_use]
+    pub fn left_out(&self) -> Vec<NodeId> {
+        let founders = self.founders.iter().copied();
+        founders.filter(|id| self.standing(*id).is_none()).collect()
+    }
+
     /// Every member with its address, this one included, by id. Before anything was heard, whoever
     /// the config file names.
     #[must_use]
@@ -402,6 +410,17 @@ mod tests {
             .collect();
         assert_eq!(addresses, ["host-2:1", "new-4:1"]);
         assert_eq!(contacts.removed, BTreeSet::from([3]));
+    }
+
+    #[test]
+    fn founders_whom_the_cluster_does_not_know_are_left_out_and_those_that_left_are_not() {
+        let roster = Roster::in_memory(1, configured(&[1, 2, 3, 4]), true);
+        assert!(roster.left_out().is_empty(), "nothing was heard yet");
+        assert!(roster.hear(heard(1, &[1, 3], &[4])).unwrap());
+        assert_eq!(roster.left_out(), [2]);
+        let joined = Roster::in_memory(5, configured(&[1, 2, 5]), false);
+        assert!(joined.hear(heard(1, &[1, 5], &[])).unwrap());
+        assert!(joined.left_out().is_empty());
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub struct ShardView {
     pub applied_index: Option<u64>,
     /// How far the other copies are, as its leader sees it; empty where that is not known.
     pub followers: Vec<FollowerView>,
-    /// Whether this node serves it.
+    /// Whether this node serves it: it leads it, and a majority answers.
     pub serving: bool,
     /// Why this node refuses to, if it does.
     pub refusal: Option<String>,

@@ -326,6 +326,7 @@ impl Transport {
         }
         for (peer, contact) in &contacts.peers {
             if let Some(incarnation) = contact.incarnation {
+                self.0.identity.note_founded();
                 self.0.identity.pins.learn(*peer, incarnation);
             }
             self.add_peer(*peer, contact.address.clone());

@@ -1,5 +1,7 @@
 //! Reading a request body, or getting rid of it: bounded in size and time.
 
+use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -27,7 +29,7 @@ const DISCARD_WITHIN: Duration = Duration::from_secs(2);
 pub(crate) async fn read(
     app: &App,
     headers: &HeaderMap,
-    body: &mut (impl Body<Data = Bytes> + Unpin),
+    body: &mut (impl Body<Data = Bytes, Error: Error + 'static> + Unpin),
     timer: &mut LazyTimer,
 ) -> Result<Bytes, Problem> {
     let max_bytes = app.limits.max_body_bytes;
@@ -48,7 +50,7 @@ pub(crate) async fn read(
             held.grow(bytes)
         };
         while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.map_err(|_| broken_off())?.into_data() else {
+            let Ok(data) = frame.map_err(|error| broken_off(&error))?.into_data() else {
                 continue;
             };
             if first.len().max(all.len()) + data.len() > max_bytes {
@@ -78,12 +80,7 @@ pub(crate) async fn read(
     timer
         .within(app.limits.body_timeout(), read)
         .await
-        .unwrap_or_else(|_| {
-            Err(Problem::new(
-                Code::RequestTimeout,
-                "the body was not complete in time",
-            ))
-        })
+        .unwrap_or_else(|_| Err(too_late()))
 }
 
 /// Reads on to the end of a body that nobody needs, so that the connection can be used again; tells
@@ -129,9 +126,42 @@ fn too_large(max_bytes: usize) -> Problem {
     )
 }
 
-fn broken_off() -> Problem {
+fn too_late() -> Problem {
+    Problem::new(Code::RequestTimeout, "the body was not complete in time")
+}
+
+/// Why there is no more of a body.
+fn broken_off(error: &(dyn Error + 'static)) -> Problem {
+    if is_late(error) {
+        return too_late();
+    }
     Problem::new(
         Code::MalformedRequest,
         "the body ended early or is not framed as announced",
     )
+}
+
+/// Whether the guard of the connection has given the body up. Its time limit is twice the one in here; to
+/// a process that stood still for longer than both it may be the first that tells.
+fn is_late(error: &(dyn Error + 'static)) -> bool {
+    let guard = error.downcast_ref::<io::Error>();
+    guard.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+        || error.source().is_some_and(is_late)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("error reading a body")]
+    struct Reading(#[source] io::Error);
+
+    #[test]
+    fn a_body_that_the_guard_gave_up_is_late_and_not_malformed() {
+        let code = |kind: io::ErrorKind| broken_off(&Reading(kind.into())).code();
+        assert_eq!(code(io::ErrorKind::TimedOut), Code::RequestTimeout);
+        assert_eq!(code(io::ErrorKind::UnexpectedEof), Code::MalformedRequest);
+        assert_eq!(broken_off(&std::fmt::Error).code(), Code::MalformedRequest);
+    }
 }

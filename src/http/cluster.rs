@@ -88,7 +88,8 @@ pub(crate) async fn add_node(
         return Err(malformed("/id", "an id is from 1 to 9223372036854775807"));
     }
     if !is_host_port(&address) {
-        let detail = "an address is host:port, an IPv6 address in brackets";
+        let detail = "an address is host:port that members can reach: an IPv6 address in brackets, \
+                      and no wildcard";
         return Err(malformed("/address", detail));
     }
     changed(app, app.steward.add_node(&app.router, id, address).await)

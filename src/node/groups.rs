@@ -1,6 +1,6 @@
 //! The raft groups of a node, as the cluster's housekeeping and the router's board see them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use phalanx_actors::shard::ShardHandle;
 use crate::cluster::NodeId;
 use crate::cluster::leaders::Leaders;
 use crate::cluster::metrics;
-use crate::cluster::status::{LogEnd, Reshaped, ShardView};
+use crate::cluster::status::{FollowerView, LogEnd, Reshaped, ShardView};
 use crate::cluster::steward::Groups;
 use crate::journal::Journal;
 use crate::replication::service::RaftCalls;
@@ -48,30 +48,43 @@ impl NodeGroups {
     /// ever.
     pub(super) async fn watch(self, silence: Duration) {
         let mut rounds = tokio::time::interval(ROUND);
+        let mut lags = Lags::default();
         loop {
             rounds.tick().await;
             let mut led = 0;
-            let mut lags: Vec<(NodeId, u64)> = Vec::new();
+            lags.begin();
             for handle in &*self.shards {
                 let Some(group) = self.groups.get(handle.shard()) else {
                     self.leaders.set_cut_off(handle.shard(), false);
                     continue;
                 };
-                let lasting = group.quorum_silence();
-                self.leaders
-                    .set_cut_off(handle.shard(), lasting.is_some_and(|s| s > silence));
-                led += usize::from(handle.serving().is_some());
-                for follower in group.view(handle).followers {
-                    match lags.iter_mut().find(|(node, _)| *node == follower.node) {
-                        Some((_, lag)) => *lag = follower.lag.max(*lag),
-                        None => lags.push((follower.node, follower.lag)),
-                    }
-                }
+                let cut_off = group.quorum_silence().is_some_and(|s| s > silence);
+                self.leaders.set_cut_off(handle.shard(), cut_off);
+                led += usize::from(handle.serving().is_some() && !cut_off);
+                lags.add(&group.view(handle).followers);
             }
             metrics::set_shards_led(led);
-            for (peer, lag) in lags {
-                metrics::set_lag(peer, lag);
+            for (peer, lag) in &lags.0 {
+                metrics::set_lag(*peer, *lag);
             }
+        }
+    }
+}
+
+/// The most entries that a copy on each node lacks; 0 on a node that was heard of and has no copy of
+/// what is led here now. Otherwise a gauge would show for ever what was true when the last leader left.
+#[derive(Debug, Default)]
+struct Lags(BTreeMap<NodeId, u64>);
+
+impl Lags {
+    fn begin(&mut self) {
+        self.0.values_mut().for_each(|lag| *lag = 0);
+    }
+
+    fn add(&mut self, followers: &[FollowerView]) {
+        for follower in followers {
+            let lag = self.0.entry(follower.node).or_default();
+            *lag = follower.lag.max(*lag);
         }
     }
 }
@@ -86,6 +99,7 @@ impl Groups for NodeGroups {
             match group.filter(|group| group.has_copy()) {
                 Some(group) => {
                     let mut view = group.view(handle);
+                    view.serving &= !self.leaders.is_cut_off(shard);
                     // The news may have come from another node first.
                     if known.term > view.term && known.leader.is_some() {
                         (view.term, view.leader) = (known.term, known.leader);
@@ -148,5 +162,27 @@ impl Groups for NodeGroups {
         if let Some(group) = self.groups.get(shard) {
             group.stand_aside(aside);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lag_is_the_most_of_a_round_and_ends_with_what_is_led() {
+        let follower = |node, lag| FollowerView {
+            node,
+            matched_index: None,
+            lag,
+        };
+        let mut lags = Lags::default();
+        lags.begin();
+        lags.add(&[follower(2, 7), follower(3, 0)]);
+        lags.add(&[follower(2, 4), follower(3, 1)]);
+        assert_eq!(lags.0, BTreeMap::from([(2, 7), (3, 1)]));
+        lags.begin();
+        lags.add(&[follower(3, 5)]);
+        assert_eq!(lags.0, BTreeMap::from([(2, 0), (3, 5)]));
     }
 }

@@ -38,7 +38,8 @@ pub struct ClusterSettings {
     /// Default 8, range 1 to 4096; fixed when the data directory is formatted. More shards spread
     /// the work over more cores and members; each costs memory, timers and heartbeats.
     pub shards: u32,
-    /// Copies of each shard; the smaller of this and the number of members is used.
+    /// Copies of each shard; the smaller of this and the number of members is used. The same on
+    /// every member: whoever moves copies goes by its own.
     ///
     /// Default 3, range 1 to 9. More copies survive more failures and make each commit wait for
     /// more disks; odd numbers are best, as a majority must agree.

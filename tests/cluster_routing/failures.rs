@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use crate::fixture::{Cluster, SOON};
 use crate::load::{Load, assert_unharmed, assert_went_on, audit, summary};
-use crate::ready_cluster;
 use crate::support::http::{Connection, Http, Request};
 use crate::support::{client, measured, temp_dir, wait};
+use crate::{ready_cluster, shards};
 
 #[test]
 fn a_killed_leader_costs_clients_of_other_nodes_time_and_nothing_else() {
@@ -77,6 +77,11 @@ fn a_node_that_is_left_alone_says_so_at_once() {
     });
     assert!(lonely.is_some(), "{}", cluster.node(1).log());
     wait::let_pass(Duration::from_secs(1));
+    wait::until("nothing is said to be served", SOON, || {
+        let served = shards(&cluster, 1).iter().any(|s| s["serving"] == true);
+        let metrics = http.get("/metrics").text();
+        (!served && metrics.contains("\nphalanx_shards_led 0\n")).then_some(())
+    });
     let mut times = Vec::new();
     for (id, position) in &opened {
         for request in [client::deposit(id, 1), client::fresh_after(id, position)] {

@@ -147,6 +147,15 @@ impl Steward {
             Ok(true) => {
                 let members = self.membership.roster.members();
                 tracing::info!(?members, "the members of the cluster");
+                let left_out = self.membership.roster.left_out();
+                if !left_out.is_empty() {
+                    tracing::error!(
+                        ?left_out,
+                        "the cluster was founded without nodes that [[cluster.peers]] names here: the files \
+                         of its founders did not name the same ones. Let these join under a new node.id and \
+                         with an empty data directory"
+                    );
+                }
                 let removed = self.membership.roster.standing(self.membership.me);
                 if removed == Some(Standing::Removed)
                     && let Err(reason) = self.belongs()

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{Violation, is_name};
 use crate::settings::{ClusterSettings, Settings};
@@ -39,7 +39,8 @@ fn advertised(cluster: &ClusterSettings, found: &mut Vec<Violation>) {
     let keys = ["cluster.advertise", "cluster.listen", "cluster.peers"];
     if !cluster.advertise.is_empty() && !is_host_port(&cluster.advertise) {
         let rule = format!(
-            "`cluster.advertise` = {:?} must be empty or host:port, an IPv6 address in brackets",
+            "`cluster.advertise` = {:?} must be empty or host:port that others can reach: an IPv6 \
+             address in brackets, and no wildcard",
             cluster.advertise
         );
         found.push(Violation::new(&["cluster.advertise"], rule));
@@ -73,7 +74,8 @@ fn peers(settings: &Settings, found: &mut Vec<Violation>) {
         }
         if !is_host_port(&peer.address) {
             let rule = format!(
-                "`{address_key}` = {:?} must be host:port, an IPv6 address in brackets",
+                "`{address_key}` = {:?} must be host:port that others can reach: an IPv6 \
+                 address in brackets, and no wildcard",
                 peer.address
             );
             found.push(Violation::new(&[&address_key], rule));
@@ -99,7 +101,8 @@ fn unique<T: Eq + Hash + std::fmt::Debug>(
     }
 }
 
-/// Whether a text is `host:port`, with an IPv6 address in brackets and a port from 1.
+/// Whether a text is `host:port`, with an IPv6 address in brackets, a port from 1, and a host that leads
+/// others to one machine: a wildcard leads each to itself.
 pub(crate) fn is_host_port(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else {
         return false;
@@ -108,13 +111,16 @@ pub(crate) fn is_host_port(text: &str) -> bool {
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'));
     let host_fits = match bracketed {
-        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        Some(address) => address
+            .parse::<Ipv6Addr>()
+            .is_ok_and(|address| !address.is_unspecified()),
         None => {
             // The longest name that DNS knows.
             (1..=253).contains(&host.len())
                 && host
                     .chars()
                     .all(|letter| letter.is_ascii_alphanumeric() || "._-".contains(letter))
+                && host.parse() != Ok(Ipv4Addr::UNSPECIFIED)
         }
     };
     // `u16::from_str` would also take a leading plus.

@@ -248,6 +248,8 @@ fn peers_are_told_apart_and_are_not_this_node() {
         "http://b:1",
         "::1:1",
         "[b]:1",
+        "0.0.0.0:1",
+        "[::]:1",
     ] {
         assert_eq!(
             broken(vec![peer(2, address)]),
@@ -280,7 +282,12 @@ fn peers_need_an_address_to_reach_this_node() {
         broken("0.0.0.0:7080", "", vec![]).is_empty(),
         "a cluster of one is dialled by nobody"
     );
-    assert_eq!(broken("127.0.0.1:7080", "a", vec![]), ["cluster.advertise"]);
+    for none in ["a", "0.0.0.0:7080", "[::]:7080"] {
+        assert_eq!(
+            broken("127.0.0.1:7080", none, vec![]),
+            ["cluster.advertise"]
+        );
+    }
     let long = |letters: usize| format!("{}:1", "a".repeat(letters));
     assert_eq!(
         broken("127.0.0.1:7080", &long(254), vec![]),
