@@ -160,6 +160,18 @@ impl Connection {
         })
     }
 
+    /// Whether the other side has not closed it so far, and has said nothing that nobody asked for.
+    fn is_idle(&self) -> bool {
+        let mut byte = [0];
+        let peeked = self
+            .stream
+            .set_nonblocking(true)
+            .and_then(|()| self.stream.peek(&mut byte));
+        let blocking = self.stream.set_nonblocking(false);
+        blocking.is_ok()
+            && matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// Changes how long a read may wait.
     pub(crate) fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
         self.stream.set_read_timeout(Some(timeout))
@@ -348,7 +360,8 @@ impl Http {
     }
 
     fn try_current(&mut self, request: &Request) -> io::Result<Response> {
-        let mut connection = match self.connection.take() {
+        let open = self.connection.take().filter(Connection::is_idle);
+        let mut connection = match open {
             Some(connection) => connection,
             None => Connection::open(self.addresses[self.current])?,
         };
