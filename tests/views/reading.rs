@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::support::client::{self, Entry};
-use super::support::http::Http;
+use super::support::http::{Http, Request};
 use super::support::wait;
 
 /// All rows of a view, which must have taken in these positions.
@@ -17,7 +17,8 @@ pub(crate) fn rows(http: &mut Http, view: &str, after: &[String]) -> Vec<Value> 
     loop {
         let target = format!("/v1/views/{view}?limit=100&{fresh}{cursor}");
         let page = wait::until("the view answers", Duration::from_secs(60), || {
-            let page = http.get(&target);
+            // The node may have been started a moment ago.
+            let page = http.try_send(&Request::get(&target)).ok()?;
             match page.status {
                 200 => Some(page.json()),
                 503 | 504 => None,
