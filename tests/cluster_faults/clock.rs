@@ -19,7 +19,7 @@ use super::net::NODES;
 use super::sentries::{Report, Said, Seen, Sentries};
 use super::site::{SHARDS, Site, shard_of};
 use crate::fixture::SOON;
-use crate::load::{Deposit, Load, assert_unharmed, audit, summary};
+use crate::load::{Deposit, Load, assert_unharmed, audit, patient, summary};
 use crate::support::client;
 use crate::support::http::{Http, Request, Response};
 use crate::support::node::NodeSetup;
@@ -404,7 +404,7 @@ fn a_clock_that_jumps_costs_no_leader_no_request_and_no_key() {
     };
     let site = Site::start_with(TEST, |node, setup| {
         // Leaders that are moved to even the load out would look like leaders that are lost.
-        let setup = setup.set("CLUSTER__BALANCE_INTERVAL_MS", 0);
+        let setup = patient(setup).set("CLUSTER__BALANCE_INTERVAL_MS", 0);
         match node {
             JUMPS => clock.given_to(setup),
             _ => setup,
@@ -429,7 +429,7 @@ fn a_clock_that_jumps_costs_no_leader_no_request_and_no_key() {
 
     let watched = jumps(&site, &clock, &mut witness);
 
-    let deposits = clients.stop();
+    let deposits = clients.stop_after(LEAST_DEPOSITS);
     let report = sentries.stop();
     measured(
         TEST,
