@@ -48,7 +48,7 @@ const WATCHED: Duration = Duration::from_millis(2_700);
 const CLIENTS: i64 = 2;
 const LEAST_DEPOSITS: usize = 30;
 /// Writes in a second, and fresh reads in a second, below which a jump met a cluster that stood still.
-const LEAST_RATE: f64 = 10.0;
+const LEAST_RATE: f64 = 4.0;
 
 /// What a node adds to its time of day.
 struct Clock {
@@ -216,7 +216,7 @@ fn events(site: &Site, id: &str) -> Vec<Value> {
     let mut target = format!("{}/events?limit=1000", client::account_target(id));
     let mut events = Vec::new();
     loop {
-        let page = http.get(&target);
+        let page = http.send_until_answered(&Request::get(&target));
         assert_eq!(page.status, 200, "events of {id}: {}", page.text());
         let body = page.json();
         events.extend(body.as_array().expect("a list").iter().cloned());

@@ -329,7 +329,7 @@ impl Base {
         self.site.finish_and(self.load, |site| {
             let addresses = site.cluster.addresses();
             let page = Http::new(addresses[0])
-                .get("/v1/views/accounts?limit=1000")
+                .send_until_answered(&Request::get("/v1/views/accounts?limit=1000"))
                 .json();
             let rows = page["rows"].as_array().expect("rows");
             let id = |row: &serde_json::Value| row["id"].as_str().expect("an id").to_owned();
