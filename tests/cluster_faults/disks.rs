@@ -291,7 +291,12 @@ fn hands_over_what_it_leads(site: &Site, load: &Load, disk: &MemoryDisk, ballast
     };
     let elsewhere = site.outages(load, &[LED], &NODES, handed);
     assert_within("a shard that left the full disk", &elsewhere, BACK_WITHIN);
-    let rest = site.outages(load, &REST, &NODES, handed);
+    // The time that the hand-over took is not theirs.
+    let full = Moment {
+        began: filled.done,
+        ..filled
+    };
+    let rest = site.outages(load, &REST, &NODES, full);
     assert_short("shards led elsewhere, while one disk is full", &rest);
     let back = Request::post(
         &format!("/v1/shards/{LED}/transfer"),

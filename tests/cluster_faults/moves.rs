@@ -13,6 +13,9 @@ const BETWEEN: Duration = Duration::from_millis(150);
 const TRANSFERS: u64 = 16;
 /// The promise: 99 of 100 requests take at most so many times as long as before.
 const TIMES: u32 = 3;
+/// Longer than 99 of 100 requests take on a machine that does nothing else: with less than a processor for
+/// each node, times say more about who gets one than about moves.
+const QUIET: Duration = Duration::from_millis(100);
 /// What a machine may need beyond that for its own affairs.
 const GRACE: Duration = Duration::from_millis(150);
 
@@ -38,6 +41,9 @@ fn compare(what: &str, before: &[Duration], during: &[Duration], calm: bool) {
     );
     if !calm {
         return skipped(what, "the machine stood still meanwhile");
+    }
+    if was > QUIET {
+        return skipped(what, "the machine did other things before");
     }
     assert!(
         is < was * TIMES + GRACE,
