@@ -29,7 +29,7 @@ use support::{measured, number_from_env, seeded, temp_dir};
 use truth::{Seen, Truth};
 
 const PARALLEL: usize = 3;
-const READY_WITHIN: Duration = Duration::from_secs(20);
+const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// How a node with a flipped bit behaved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -151,7 +151,7 @@ fn try_one(original: &Path, flip: Option<&Flip>, truth: &Truth) -> Result<Outcom
         )),
         Ok(_) if ready.is_err() => Ok(Outcome::RefusedAShard),
         Ok(_) => Ok(Outcome::RefusedAnAnswer),
-        Err(what) => match node.wait_end(Duration::from_secs(10)) {
+        Err(what) => match node.wait_end(Duration::from_secs(30)) {
             Some(_) => ended_with_a_message(&mut node, flip, Outcome::EndedWithAMessage),
             None => Err(format!("{what}\n{}", node.log())),
         },

@@ -45,7 +45,7 @@ const ACCOUNTS: usize = 12;
 /// Three nodes that say they are ready.
 fn three(directory: &Path) -> Cluster {
     let mut cluster = Cluster::new(directory);
-    cluster.set_up(|setup| setup.set("CLUSTER__SHARDS", SHARDS));
+    cluster.set_up(|setup| load::patient(setup).set("CLUSTER__SHARDS", SHARDS));
     cluster.start_ready();
     cluster
 }
@@ -59,7 +59,7 @@ fn newcomer(cluster: &mut Cluster, directory: &Path) -> (u64, SocketAddr) {
         (node, cluster.setups[at].cluster_address)
     });
     let members: Vec<(u64, SocketAddr)> = known.into_iter().chain([(id, address)]).collect();
-    let setup = NodeSetup::member(directory, id, &members)
+    let setup = load::patient(NodeSetup::member(directory, id, &members))
         .set("CLUSTER__SHARDS", SHARDS)
         .set("CLUSTER__BOOTSTRAP", false);
     cluster.setups.push(setup);

@@ -50,10 +50,18 @@ use support::wait;
 /// Three nodes that say they are ready, each of which leads something: one that came late gets its
 /// share in a while.
 fn ready_cluster(directory: &Path) -> Cluster {
-    let cluster = Cluster::start_all(directory);
-    for node in 1..=3 {
-        cluster.wait_ready(node);
-    }
+    ready(Cluster::new(directory))
+}
+
+/// The same, for clients that must not see an error.
+fn patient_cluster(directory: &Path) -> Cluster {
+    let mut cluster = Cluster::new(directory);
+    cluster.set_up(load::patient);
+    ready(cluster)
+}
+
+fn ready(mut cluster: Cluster) -> Cluster {
+    cluster.start_ready();
     wait::until("leaders are spread", SOON, || {
         let seen = [1, 2, 3].map(|node| leaders(&cluster, node));
         let all = (1..=3).all(|node| seen[0].contains(&node));

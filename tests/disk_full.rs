@@ -32,8 +32,8 @@ const DISK_BYTES: u64 = 160 * MIB;
 const RESERVE_BYTES: u64 = 32 * MIB;
 const CLIENTS: u64 = 8;
 const LARGE_BYTES: usize = 500 * 1024;
-/// The promise is 5 s; a machine that does other things beside gets some more.
-const BACK_WITHIN: Duration = Duration::from_secs(15);
+/// The promise is 5 s; a machine that does other things beside, or stands still, gets much more.
+const BACK_WITHIN: Duration = Duration::from_secs(30);
 
 fn small_disk(test: &str, directory: &Path) -> Option<MemoryDisk> {
     if !is_root() {
@@ -87,8 +87,8 @@ fn a_full_disk_refuses_commands_and_answers_reads_until_there_is_space_again() {
     let accounts = open_accounts(node.address, 4);
     client::expect_success(&mut http, &client::open("own"));
     let mut rng = seeded("a full disk");
-    let tellers = Tellers::start(4, node.address, &accounts, &mut rng);
-    wait::let_pass(Duration::from_millis(200));
+    let mut tellers = Tellers::start(4, node.address, &accounts, &mut rng);
+    tellers.progress(20);
 
     let ballast = disk.path().join("ballast");
     fill(&disk, &ballast);
@@ -208,7 +208,7 @@ fn large_owner(id: &str) -> String {
 fn assert_all_there(http: &mut Http, ids: &[String]) {
     for id in ids {
         let owner = large_owner(id);
-        let state = wait::until("an answer to a fresh read", Duration::from_secs(20), || {
+        let state = wait::until("an answer to a fresh read", Duration::from_secs(60), || {
             let response = http.send(&client::fresh(id));
             (!matches!(response.status, 429 | 503)).then_some(response)
         });

@@ -80,7 +80,7 @@ fn after_a_power_cut_everything_acknowledged_is_there_once() {
         tellers.check();
         tellers.switch_power();
         cut_power(&[disk.path()]).expect("the power can be cut");
-        match node.wait_end(Duration::from_secs(10)) {
+        match node.wait_end(Duration::from_secs(20)) {
             Some(status) => {
                 assert!(!status.success(), "cut {cut}: {status}\n{}", node.log());
                 ended += 1;

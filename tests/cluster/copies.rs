@@ -25,13 +25,17 @@ impl Cluster {
 
     /// Hands a shard to a node, waiting until that one may have it.
     pub(crate) fn transfer(&self, shard: usize, to: u64) {
+        wait::until("a shard is moved", SOON, || {
+            self.try_transfer(shard, to).then_some(())
+        });
+    }
+
+    /// Asks for a shard to be handed to a node; says whether it was.
+    pub(crate) fn try_transfer(&self, shard: usize, to: u64) -> bool {
         let target = format!("/v1/shards/{shard}/transfer");
         let request = Request::post(&target, format!("{{\"to\":{to}}}"));
-        let mut http = self.anywhere();
-        wait::until("a shard is moved", SOON, || {
-            let answer = http.try_send(&request).ok()?;
-            (answer.status == 200).then_some(())
-        });
+        let answer = self.anywhere().try_send(&request);
+        answer.is_ok_and(|answer| answer.status == 200)
     }
 
     /// All nodes have applied the same log, as far as its end tells.

@@ -14,8 +14,11 @@ use super::support::{measured, number_from_env, seeded, temp_dir, wait};
 
 const TELLERS: i64 = 8;
 const ACCOUNTS: usize = 16;
-/// The promise is 2 s; a machine that runs other tests beside gets some more.
-const WRITABLE_WITHIN: Duration = Duration::from_secs(10);
+/// The promise is 2 s, which `tests/cluster_faults` holds against a machine that keeps going; one that runs
+/// other tests beside, or stands still for seconds, gets much more.
+const WRITABLE_WITHIN: Duration = Duration::from_secs(30);
+/// What is waited for before each kill.
+const DEPOSITS_BEFORE_A_KILL: u64 = 60;
 
 #[test]
 fn killed_leaders_lose_nothing_and_are_replaced_soon() {
@@ -28,6 +31,7 @@ fn killed_leaders_lose_nothing_and_are_replaced_soon() {
     let mut tellers = Tellers::start_anywhere(TELLERS, &cluster.addresses(), &accounts, &mut rng);
     let mut gaps = Vec::new();
     for kill in 0..kills {
+        tellers.progress(DEPOSITS_BEFORE_A_KILL);
         let (id, position) = &opened[rng.random_range(0..ACCOUNTS)];
         let victim = cluster
             .served_by(&mut cluster.anywhere(), id, position)

@@ -11,6 +11,8 @@ use super::support::http::{Connection, Http};
 use super::support::{measured, temp_dir, wait};
 
 const ROUNDS: u64 = 3;
+/// And at most so many, until somebody was answered.
+const MOST_ROUNDS: u64 = 20;
 /// Reads that wait in the stopped leader's sockets, so that it answers them the moment it runs.
 const READERS: usize = 8;
 
@@ -19,8 +21,13 @@ fn a_leader_that_slept_past_its_lease_gives_no_stale_answer() {
     let directory = temp_dir();
     let cluster = Cluster::start_all(directory.path());
     let mut accounts = cluster.open_accounts(8);
-    let (mut refused, mut fresh) = (0, 0);
-    for round in 0..ROUNDS {
+    let (mut refused, mut fresh, mut rounds) = (0, 0, 0);
+    for round in 0..MOST_ROUNDS {
+        // On a busy machine it may refuse all of them: its connections to the others are gone as well.
+        if round >= ROUNDS && fresh > 0 {
+            break;
+        }
+        rounds += 1;
         let (id, position) = &mut accounts[0];
         let leader = cluster
             .served_by(&mut cluster.anywhere(), id, position)
@@ -76,7 +83,7 @@ fn a_leader_that_slept_past_its_lease_gives_no_stale_answer() {
     }
     measured(
         "leaders stopped past their lease",
-        format!("{ROUNDS}; answers right away: {refused} refused, {fresh} fresh, 0 stale"),
+        format!("{rounds}; answers right away: {refused} refused, {fresh} fresh, 0 stale"),
     );
     assert!(fresh > 0, "nobody was answered, so nothing was tried");
 }

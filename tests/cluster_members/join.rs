@@ -41,7 +41,9 @@ fn a_fourth_node_joins_under_load_and_takes_its_share() {
     );
     for node in 1..=4 {
         assert_spread(&cluster, node, &[1, 2, 3, 4], 3);
-        assert_eq!(members(&cluster, node).len(), 4);
+        wait::until("every node knows the members", SOON, || {
+            (members(&cluster, node).len() == 4).then_some(())
+        });
     }
     cluster.wait_ready(id);
     wait::let_pass(Duration::from_millis(500));
@@ -226,13 +228,13 @@ fn a_cluster_of_one_says_what_it_needs_to_grow_and_then_grows() {
     assert!(told.contains(advice), "{told}");
     let mut http = Http::new(cluster.address(1));
     let body = json!({"id": 2, "address": address}).to_string();
-    let answer = http.send(&Request::post("/v1/nodes", body));
+    let answer = http.send_until_answered(&Request::post("/v1/nodes", body));
     assert_eq!(
         (answer.status, answer.code()),
         (409, "membership-refused".to_owned())
     );
     assert_eq!(answer.json()["rejection"], "cluster-of-one");
-    let answer = http.send(&Request::new("DELETE", "/v1/nodes/2"));
+    let answer = http.send_until_answered(&Request::new("DELETE", "/v1/nodes/2"));
     assert_eq!(
         (answer.status, answer.code()),
         (404, "unknown-node".to_owned())

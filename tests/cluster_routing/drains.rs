@@ -16,8 +16,9 @@ use crate::support::{measured, temp_dir, wait};
 use crate::{leaders, shards};
 
 const ACCOUNTS: usize = 12;
-/// An election among the others, which comes first, and one more; and what a busy machine takes.
-const STANDS_IN_WITHIN: Duration = Duration::from_secs(10);
+/// An election among the others, which comes first, and one more; and what a busy machine takes, which may
+/// elect several times.
+const STANDS_IN_WITHIN: Duration = Duration::from_secs(30);
 
 /// Three nodes that are ready, and move leaders by themselves only when they must.
 fn unbalanced(directory: &Path) -> Cluster {
@@ -28,7 +29,7 @@ fn unbalanced(directory: &Path) -> Cluster {
 }
 
 fn ask(cluster: &Cluster, at: u64, method: &str, target: &str) -> Response {
-    Http::new(cluster.address(at)).send(&Request::new(method, target))
+    Http::new(cluster.address(at)).send_until_answered(&Request::new(method, target))
 }
 
 /// Drains a node until it leads nothing. A copy may lag for a moment and be kept; who drains twice
@@ -64,9 +65,18 @@ fn pay(cluster: &Cluster, nodes: &[u64], accounts: &[(String, String)], key: &st
     began.elapsed()
 }
 
-fn role(cluster: &Cluster, at: u64, node: usize) -> Value {
-    let view = Http::new(cluster.address(at)).get("/v1/cluster").json();
-    view["members"][node - 1]["role"].clone()
+/// Waits until a node has heard that another one, or it itself, is in this role.
+fn wait_role(cluster: &Cluster, at: u64, node: usize, role: &str) {
+    let mut last = Value::Null;
+    let heard = wait::poll(SOON, || {
+        let view = Http::new(cluster.address(at)).get("/v1/cluster").json();
+        last = view["members"][node - 1]["role"].clone();
+        (last == role).then_some(())
+    });
+    assert!(
+        heard.is_some(),
+        "node {node} at node {at}: {last}, and not {role}"
+    );
 }
 
 #[test]
@@ -85,7 +95,7 @@ fn drained_nodes_lead_when_the_last_that_is_not_drained_dies() {
     );
     assert!(took < STANDS_IN_WITHIN, "{took:?}");
     // They drain as before, and hand over once somebody can take it.
-    assert_eq!(role(&cluster, 2, 3), "draining");
+    wait_role(&cluster, 2, 3, "draining");
     cluster.start(1);
     cluster.wait_ready(1);
     wait_led_by(&cluster, 1, &[1]);
@@ -129,7 +139,7 @@ fn a_drain_is_taken_back_and_the_node_gets_its_share() {
     cluster.open_accounts(ACCOUNTS);
     drain(&cluster, 1, 2);
     wait_led_by(&cluster, 1, &[1, 3]);
-    assert_eq!(role(&cluster, 1, 2), "draining");
+    wait_role(&cluster, 1, 2, "draining");
     // Asked at another node, then at the node itself, then of one that does not drain.
     for (at, was_draining) in [(3, true), (2, false)] {
         let back = ask(&cluster, at, "DELETE", "/v1/nodes/2/drain");
@@ -137,19 +147,22 @@ fn a_drain_is_taken_back_and_the_node_gets_its_share() {
         let expected = json!({"node": 2, "draining": false, "was_draining": was_draining});
         assert_eq!(back.json(), expected);
     }
-    assert_eq!(role(&cluster, 1, 2), "serving");
+    wait_role(&cluster, 1, 2, "serving");
     wait::until("it leads something again", SOON, || {
         leaders(&cluster, 1).contains(&2).then_some(())
     });
     // The same by the command line.
-    let drained = cli(&cluster, 1, &["drain", "2"]);
-    let told = String::from_utf8_lossy(&drained.stdout);
-    assert!(
-        drained.status.success() && told.starts_with("node 2 is drained"),
-        "{drained:?}"
-    );
+    // A copy may lag for a moment and be kept; who drains twice drains the rest.
+    let mut last = None;
+    let drained = wait::poll(SOON, || {
+        let drained = last.insert(cli(&cluster, 1, &["drain", "2"]));
+        let told = String::from_utf8_lossy(&drained.stdout);
+        let right = drained.status.success() && told.starts_with("node 2 is drained");
+        right.then(|| told.into_owned())
+    });
+    let told = drained.unwrap_or_else(|| panic!("{last:?}"));
     assert!(told.contains("phalanx cluster undrain 2"), "{told}");
-    assert_eq!(role(&cluster, 3, 2), "draining");
+    wait_role(&cluster, 3, 2, "draining");
     let back = cli(&cluster, 3, &["undrain", "2"]);
     let told = String::from_utf8_lossy(&back.stdout);
     assert!(
@@ -162,7 +175,7 @@ fn a_drain_is_taken_back_and_the_node_gets_its_share() {
         told,
         json!({"node": 2, "draining": false, "was_draining": false})
     );
-    assert_eq!(role(&cluster, 3, 2), "serving");
+    wait_role(&cluster, 3, 2, "serving");
 }
 
 #[test]
@@ -202,7 +215,7 @@ fn refusals_are_told_in_words_with_what_to_do_next() {
             "host:port",
         ),
     ] {
-        let refused = cli(&cluster, 2, arguments);
+        let refused = cli_until_answered(&cluster, 2, arguments);
         assert_eq!(refused.status.code(), Some(1), "{arguments:?}: {refused:?}");
         assert!(refused.stdout.is_empty(), "{refused:?}");
         let told = String::from_utf8_lossy(&refused.stderr);
@@ -215,7 +228,7 @@ fn refusals_are_told_in_words_with_what_to_do_next() {
         );
         // Programs get what the node said.
         let with_json: Vec<&str> = arguments.iter().copied().chain(["--json"]).collect();
-        let refused = cli(&cluster, 2, &with_json);
+        let refused = cli_until_answered(&cluster, 2, &with_json);
         assert_eq!(refused.status.code(), Some(1), "{with_json:?}: {refused:?}");
         let problem: Value = serde_json::from_slice(&refused.stdout).expect("JSON");
         assert_eq!(problem["code"], code, "{problem}");
@@ -235,7 +248,7 @@ fn assert_refused(
         Some(body) => Request::post(target, body.to_owned()),
         None => Request::new(method, target),
     };
-    let answer = Http::new(node).send(&request);
+    let answer = Http::new(node).send_until_answered(&request);
     let what = format!("{method} {target} {body:?}: {}", answer.text());
     assert_eq!((answer.status, answer.code().as_str()), expected, "{what}");
     assert_eq!(
@@ -336,7 +349,7 @@ fn what_makes_no_sense_is_refused_by_name() {
         (405, Some("POST, DELETE, OPTIONS"))
     );
     // Nothing of this has drained anybody. Asked by two at once, both are told the same.
-    assert_eq!(role(&cluster, 3, 2), "serving");
+    wait_role(&cluster, 3, 2, "serving");
     let both: Vec<Response> = std::thread::scope(|scope| {
         let asked = [1, 3].map(|at| {
             let cluster = &cluster;
@@ -398,6 +411,20 @@ fn the_only_node_is_asked_to_drain_to_leave_and_to_hand_over() {
     assert_eq!(last["rejection"], "last-member");
     let join = "{\"id\":2,\"address\":\"127.0.0.1:9\"}";
     assert_refused(running.address, "POST", "/v1/nodes", Some(join), refused);
+}
+
+/// Asks again while there is no leader that could be asked: the founders are written down a moment after
+/// the start, and a busy machine may lose a leader.
+fn cli_until_answered(cluster: &Cluster, at: u64, arguments: &[&str]) -> Output {
+    wait::until("an answer that means something", SOON, || {
+        let output = cli(cluster, at, arguments);
+        let told = [&*output.stdout, &output.stderr].map(String::from_utf8_lossy);
+        let later = ["no-leader", "not-ready", "member-unreachable"];
+        let later = later
+            .iter()
+            .any(|code| told.iter().any(|told| told.contains(code)));
+        (!later).then_some(output)
+    })
 }
 
 fn cli(cluster: &Cluster, at: u64, arguments: &[&str]) -> Output {

@@ -6,12 +6,12 @@ use crate::fixture::{Cluster, SOON};
 use crate::load::{Load, assert_unharmed, assert_went_on, audit, summary};
 use crate::support::http::{Connection, Http, Request};
 use crate::support::{client, measured, temp_dir, wait};
-use crate::{ready_cluster, shards};
+use crate::{patient_cluster, ready_cluster, shards};
 
 #[test]
 fn a_killed_leader_costs_clients_of_other_nodes_time_and_nothing_else() {
     let directory = temp_dir();
-    let mut cluster = ready_cluster(directory.path());
+    let mut cluster = patient_cluster(directory.path());
     let opened = cluster.open_accounts(12);
     let accounts: Vec<String> = opened.iter().map(|(id, _)| id.clone()).collect();
     let mut all = Vec::new();
@@ -23,10 +23,11 @@ fn a_killed_leader_costs_clients_of_other_nodes_time_and_nothing_else() {
         // Amounts repeat from round to round, so each round has accounts of its own.
         let mine = &accounts[usize::try_from(victim - 1).expect("fits") * 4..][..4];
         let load = Load::start(6, &others, mine);
-        wait::let_pass(Duration::from_millis(400));
+        load.progress(50);
         let killed = Instant::now();
         cluster.kill(victim);
         wait::let_pass(Duration::from_millis(2_500));
+        load.goes_on();
         let replaced = Instant::now();
         let deposits = load.stop_after(100);
         measured("kill -9 of a leader", summary(&deposits));
@@ -138,9 +139,13 @@ fn a_node_that_cannot_finish_what_it_began_answers_it_and_ends_with_code_0() {
             })
         })
         .collect();
+    // Every request has come: it waits, or it was answered.
     let waiting = wait::poll(SOON, || {
-        let in_flight = cluster.node(1).metric("phalanx_requests_in_flight");
-        (in_flight >= Some(12.0)).then_some(())
+        let asked = clients.iter().flatten();
+        let over = asked.filter(|(client, _)| client.is_finished()).count();
+        let in_flight = cluster.node(1).metric("phalanx_requests_in_flight")?;
+        let all = over as f64 + in_flight >= 2.0 * opened.len() as f64;
+        (all && in_flight >= 12.0).then_some(())
     });
     assert!(waiting.is_some(), "{}", cluster.node(1).log());
     let mut node = cluster.nodes[0].take().expect("the node runs");

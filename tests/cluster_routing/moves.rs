@@ -8,7 +8,7 @@ use crate::fixture::{Cluster, SOON};
 use crate::load::{Load, assert_unharmed, assert_went_on, audit, summary};
 use crate::support::http::{Http, Request, Response};
 use crate::support::{measured, temp_dir, wait};
-use crate::{leaders, ready_cluster};
+use crate::{leaders, patient_cluster, ready_cluster};
 
 const CLIENTS: i64 = 6;
 const ACCOUNTS: usize = 12;
@@ -27,12 +27,13 @@ fn transfer(cluster: &Cluster, at: u64, shard: usize, to: u64) -> Response {
 #[test]
 fn shards_move_under_load_and_nobody_notices() {
     let directory = temp_dir();
-    let cluster = ready_cluster(directory.path());
+    let cluster = patient_cluster(directory.path());
     let accounts = accounts(&cluster);
     let load = Load::start(CLIENTS, &cluster.addresses(), &accounts);
     let began = Instant::now();
     for round in 0..12_u64 {
-        wait::let_pass(Duration::from_millis(150));
+        wait::let_pass(Duration::from_millis(100));
+        load.progress(20);
         let shard = usize::try_from(round % 4).expect("fits");
         // Asked at a node that is neither of the two as often as not.
         let at = round % 3 + 1;
@@ -66,7 +67,11 @@ fn transfers_that_make_no_sense_are_refused() {
     let leader = wait::until("every shard has a leader", SOON, || {
         leaders(&cluster, 1).first().copied()
     });
-    let same = transfer(&cluster, leader % 3 + 1, 0, leader);
+    // Another one may lead by now, and a copy may lag.
+    let same = wait::until("a shard is where it shall be", SOON, || {
+        let same = transfer(&cluster, leader % 3 + 1, 0, leader);
+        (!matches!(same.status, 409 | 503 | 504)).then_some(same)
+    });
     assert_eq!((same.status, &same.json()["to"]), (200, &json!(leader)));
     let code = |response: Response| (response.status, response.code());
     assert_eq!(
@@ -109,17 +114,20 @@ fn transfers_that_make_no_sense_are_refused() {
 #[test]
 fn a_drained_node_leads_nothing_and_still_answers() {
     let directory = temp_dir();
-    let mut cluster = ready_cluster(directory.path());
+    let mut cluster = patient_cluster(directory.path());
     let accounts = accounts(&cluster);
     let load = Load::start(CLIENTS, &cluster.addresses(), &accounts);
-    wait::let_pass(Duration::from_millis(300));
+    load.progress(30);
+    wait::until("it leads something", SOON, || {
+        leaders(&cluster, 1).contains(&2).then_some(())
+    });
     let began = Instant::now();
     // Asked at another node. A copy may lag for a moment under load and be kept; who drains twice
     // drains the rest.
     let mut moved = 0;
     wait::until("the node is drained", SOON, || {
         let drain = Request::new("POST", "/v1/nodes/2/drain");
-        let drained = Http::new(cluster.address(1)).send(&drain);
+        let drained = Http::new(cluster.address(1)).send_until_answered(&drain);
         assert_eq!(drained.status, 200, "{}", drained.text());
         let told = drained.json();
         assert_eq!(told["draining"], json!(true));
@@ -135,11 +143,16 @@ fn a_drained_node_leads_nothing_and_still_answers() {
             (!leaders.is_empty() && !leaders.contains(&2)).then_some(())
         },
     );
-    let refused = transfer(&cluster, 3, 0, 2);
+    let refused = wait::until("an answer that means something", SOON, || {
+        let answer = transfer(&cluster, 3, 0, 2);
+        (!matches!(answer.status, 503 | 504)).then_some(answer)
+    });
     assert_eq!(refused.code(), "transfer-refused", "{}", refused.text());
-    let view = Http::new(cluster.address(3)).get("/v1/cluster").json();
-    assert_eq!(view["members"][1]["role"], "draining");
-    wait::let_pass(Duration::from_millis(300));
+    wait::until("the third one has heard of it", SOON, || {
+        let view = Http::new(cluster.address(3)).get("/v1/cluster").json();
+        (view["members"][1]["role"] == "draining").then_some(())
+    });
+    load.goes_on();
     let drained = Instant::now();
     let deposits = load.stop_after(100);
     measured("drain", summary(&deposits));
@@ -166,18 +179,18 @@ fn stop(cluster: &mut Cluster, node: u64) {
 #[test]
 fn a_rolling_restart_shows_no_client_an_error() {
     let directory = temp_dir();
-    let mut cluster = ready_cluster(directory.path());
+    let mut cluster = patient_cluster(directory.path());
     let accounts = accounts(&cluster);
     let load = Load::start(CLIENTS, &cluster.addresses(), &accounts);
     let began = Instant::now();
     for node in 1..=3 {
-        wait::let_pass(Duration::from_millis(300));
+        load.progress(30);
         stop(&mut cluster, node);
-        wait::let_pass(Duration::from_millis(300));
+        load.progress(30);
         cluster.start(node);
         cluster.wait_ready(node);
     }
-    wait::let_pass(Duration::from_millis(300));
+    load.goes_on();
     let restarted = Instant::now();
     let deposits = load.stop_after(300);
     measured("rolling restart", summary(&deposits));

@@ -95,6 +95,8 @@ pub(crate) struct Teller {
     switched: Arc<AtomicU64>,
     /// How many commands of all tellers were answered.
     answered: Arc<AtomicU64>,
+    /// Nobody will take the books any more.
+    abandoned: Arc<AtomicBool>,
     books: Books,
 }
 
@@ -117,6 +119,7 @@ impl Teller {
             disk_fails: false,
             switched: Arc::default(),
             answered: Arc::default(),
+            abandoned: Arc::default(),
             books: Books {
                 teller: number,
                 ..Books::default()
@@ -213,6 +216,11 @@ impl Teller {
                 "{request:?} had no answer in {:?}; the last attempt: {answer:?}",
                 self.patience
             );
+            // The nodes of another test may have these addresses by now.
+            assert!(
+                !self.abandoned.load(Ordering::Relaxed),
+                "the test has failed"
+            );
             self.books.retries += 1;
             wait::let_pass(Duration::from_millis(3));
         }
@@ -279,6 +287,7 @@ pub(crate) struct Tellers {
     stop: Arc<AtomicBool>,
     switched: Arc<AtomicU64>,
     answered: Arc<AtomicU64>,
+    abandoned: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Books>>,
 }
 
@@ -367,12 +376,14 @@ impl Tellers {
 
     fn start_each(count: i64, rng: &mut StdRng, teller: impl Fn(i64, u64) -> Teller) -> Self {
         let (stop, switched, answered) = (Arc::default(), Arc::default(), Arc::default());
+        let abandoned = Arc::default();
         let mut known = None;
         let threads = (1..=count)
             .map(|number| {
                 let mut teller = teller(number, rng.random());
                 teller.switched = Arc::clone(&switched);
                 teller.answered = Arc::clone(&answered);
+                teller.abandoned = Arc::clone(&abandoned);
                 teller.known = known.get_or_insert_with(|| teller.known.clone()).clone();
                 teller.work(Arc::clone(&stop))
             })
@@ -381,6 +392,7 @@ impl Tellers {
             stop,
             switched,
             answered,
+            abandoned,
             threads,
         }
     }
@@ -418,6 +430,7 @@ impl Tellers {
 impl Drop for Tellers {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        self.abandoned.store(true, Ordering::Relaxed);
     }
 }
 

@@ -83,12 +83,12 @@ pub(crate) fn fresh_after(id: &str, position: &str) -> Request {
 }
 
 /// The whole history of an account, over as many pages as it takes; the first answer that is no
-/// 200 as an error.
+/// 200 as an error, if it says more than that there is none for now.
 pub(crate) fn history(http: &mut Http, id: &str) -> Result<Vec<Entry>, Response> {
     let mut target = format!("{}/events?limit=1000", account_target(id));
     let mut entries = Vec::new();
     loop {
-        let page = http.get(&target);
+        let page = http.send_until_answered(&Request::get(&target));
         if page.status != 200 {
             return Err(page);
         }
@@ -119,7 +119,7 @@ pub(crate) fn next_page(page: &Response) -> Option<String> {
 /// # Panics
 /// When the answer is no success.
 pub(crate) fn expect_success(http: &mut Http, request: &Request) -> Response {
-    let response = http.send(request);
+    let response = http.send_until_answered(request);
     assert!(
         matches!(response.status, 200 | 201),
         "{request:?}: {} {}",

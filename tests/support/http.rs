@@ -1,7 +1,7 @@
 //! A small blocking HTTP/1.1 client with full control over the bytes it sends.
 //!
-//! Refuses to be clever: no redirects, no retries, no reuse of a connection that failed. Invariant:
-//! a response is only returned when it was received completely.
+//! Refuses to be clever: no redirects, no retries but where a test asks for them by name, no reuse of a
+//! connection that failed. Invariant: a response is only returned when it was received completely.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -9,11 +9,17 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::wait;
+
 /// Longer than the longest time in which a node must answer.
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// In which a whole response must have come, however often there is more of it: one that never ends, such
 /// as a stream of events where a refusal was expected, is an error and does not hold a test up for ever.
 const WHOLE: Duration = Duration::from_secs(60);
+/// For elections and connections that come back, with room for a busy machine.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
+/// In which a node that was started listens, on a busy machine as well.
+const LISTENS_WITHIN: Duration = Duration::from_secs(60);
 
 /// A request under construction.
 #[derive(Debug, Clone)]
@@ -68,6 +74,15 @@ impl Request {
     pub(crate) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = Some(body.into());
         self
+    }
+
+    /// Whether it can be sent again although what became of it is unknown. A drain is one, however often it
+    /// is asked for.
+    fn is_repeatable(&self) -> bool {
+        let reads = matches!(&*self.method, "GET" | "HEAD");
+        reads
+            || self.target.ends_with("/drain")
+            || self.headers.iter().any(|(n, _)| n == "Idempotency-Key")
     }
 
     /// Sets the idempotency key.
@@ -378,13 +393,57 @@ impl Http {
         Ok(response)
     }
 
-    /// Sends to a node that is expected to answer.
+    /// Sends to a node that is expected to answer. One that does not listen yet is waited for: it has been
+    /// started, and has been sent nothing.
     ///
     /// # Panics
     /// When no complete response comes.
     pub(crate) fn send(&mut self, request: &Request) -> Response {
-        self.try_send(request)
-            .unwrap_or_else(|error| panic!("no answer to {request:?}: {error}"))
+        let answer = wait::poll(LISTENS_WITHIN, || match self.try_send(request) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => None,
+            answer => Some(answer),
+        });
+        let answer = answer.unwrap_or_else(|| Err(io::ErrorKind::ConnectionRefused.into()));
+        answer.unwrap_or_else(|error| panic!("no answer to {request:?}: {error}"))
+    }
+
+    /// Sends until the answer says more than that there is none for now: a leader may be lost, and a
+    /// connection as well, on a machine that stands still for a moment. What was refused because too much
+    /// was asked for is not asked for again, except under a limit in a second; what may have been done is
+    /// sent again only if that does no harm.
+    ///
+    /// # Panics
+    /// When there is no such answer, or not in time.
+    pub(crate) fn send_until_answered(&mut self, request: &Request) -> Response {
+        let mut last = None;
+        let answer = wait::poll(ANSWERED_WITHIN, || {
+            let answer = match self.try_send(request) {
+                Ok(answer) => answer,
+                Err(error)
+                    if request.is_repeatable()
+                        || error.kind() == io::ErrorKind::ConnectionRefused =>
+                {
+                    last = Some(error.to_string());
+                    return None;
+                }
+                Err(error) => panic!("no answer to {request:?}: {error}"),
+            };
+            let later = match answer.status {
+                429 => true,
+                503 => answer.code() != "overloaded",
+                504 => {
+                    let lost = ["outcome-unknown", "member-unreachable", "transfer-timeout"];
+                    lost.contains(&&*answer.code()) && request.is_repeatable()
+                }
+                _ => false,
+            };
+            if later {
+                last = Some(format!("{} {}", answer.status, answer.text()));
+                return None;
+            }
+            Some(answer)
+        });
+        answer.unwrap_or_else(|| panic!("no other answer to {request:?}: {last:?}"))
     }
 
     /// GETs from a node that is expected to answer.

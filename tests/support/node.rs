@@ -264,7 +264,7 @@ impl Node {
     pub(crate) fn freeze(&self) {
         self.signal(Signal::STOP);
         let tasks = format!("/proc/{}/task", self.child.id());
-        wait::until("every thread stands still", Duration::from_secs(10), || {
+        wait::until("every thread stands still", Duration::from_secs(60), || {
             let threads = std::fs::read_dir(&tasks).expect("the process is there");
             let all = threads.flatten().all(|thread| {
                 // `pid (name) state ...`; a thread that is gone stands still as well.

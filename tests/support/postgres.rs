@@ -192,7 +192,7 @@ impl Postgres {
         }
         drop(slot);
         let give_up = Instant::now() + Duration::from_secs(120);
-        while self.try_sql("postgres", "SELECT 1").is_err() {
+        while self.try_sql("postgres", "SELECT 1", 2).is_err() {
             assert!(
                 Instant::now() < give_up,
                 "PostgreSQL does not answer: {}",
@@ -253,7 +253,7 @@ impl Postgres {
 
     /// Whether it answers.
     pub(crate) fn answers(&self) -> bool {
-        self.try_sql("postgres", "SELECT 1").is_ok()
+        self.try_sql("postgres", "SELECT 1", 2).is_ok()
     }
 
     /// Makes the whole server stand still until the value is dropped.
@@ -291,13 +291,14 @@ impl Postgres {
 
     /// Runs a statement through `psql`; gives what it prints, rows by lines.
     pub(crate) fn sql(&self, database: &str, text: &str) -> String {
-        match self.try_sql(database, text) {
+        match self.try_sql(database, text, 30) {
             Ok(out) => out,
             Err(error) => panic!("{text}: {error}"),
         }
     }
 
-    fn try_sql(&self, database: &str, text: &str) -> Result<String, String> {
+    /// `seconds` are for the connection alone.
+    fn try_sql(&self, database: &str, text: &str, seconds: u32) -> Result<String, String> {
         let mut psql = self.program("psql");
         psql.args([
             "-h",
@@ -310,7 +311,7 @@ impl Postgres {
         ])
         .args(["-p", &self.port.to_string(), "-d", database, "-c", text])
         .env("PGPASSWORD", PASSWORD)
-        .env("PGCONNECT_TIMEOUT", "2");
+        .env("PGCONNECT_TIMEOUT", seconds.to_string());
         let done = psql.output().map_err(|error| error.to_string())?;
         if done.status.success() {
             return Ok(String::from_utf8_lossy(&done.stdout).trim().to_owned());

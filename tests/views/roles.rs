@@ -23,15 +23,24 @@ const ROUNDS: usize = 150;
 /// Sends the ids of events as they come from a node's stream, until nobody takes them.
 fn follow(address: SocketAddr) -> mpsc::Receiver<String> {
     let (ids, taken) = mpsc::sync_channel(100_000);
-    let mut stream = Stream::open(address, "/v1/events?after=start", None);
     thread::spawn(move || {
-        while let Some(message) = stream.try_message() {
-            if message.data.is_empty() {
+        let mut last: Option<String> = None;
+        loop {
+            // A stream may be cut, and goes on where it was.
+            let opened = Stream::try_open(address, "/v1/events?after=start", last.as_deref());
+            let Ok(mut stream) = opened else {
+                wait::let_pass(Duration::from_millis(50));
                 continue;
-            }
-            let id = message.json()["id"].as_str().expect("an id").to_owned();
-            if ids.send(id).is_err() {
-                return;
+            };
+            while let Some(message) = stream.try_message() {
+                last = Some(stream.last_id.clone()).filter(|id| !id.is_empty());
+                if message.data.is_empty() {
+                    continue;
+                }
+                let id = message.json()["id"].as_str().expect("an id").to_owned();
+                if ids.send(id).is_err() {
+                    return;
+                }
             }
         }
     });
