@@ -5,6 +5,7 @@
 //! what differs and what to do, and both sides log them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use uuid::Uuid;
 use super::NodeId;
 use super::pins::{PinError, Pins};
 use super::tls::{Proof, Security, lacks, member_name};
+use super::twins::{Attendance, Twins};
 
 /// The oldest version of the protocol between nodes that this release speaks.
 pub const PROTOCOL_MIN: u32 = 1;
@@ -73,6 +75,15 @@ pub(crate) struct Welcome {
     pub(crate) from: Introduction,
     /// The version that both speak from now on.
     pub(crate) protocol: u32,
+}
+
+/// Who opened a connection, and what it is told.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    pub(crate) hello: Hello,
+    pub(crate) welcome: Welcome,
+    /// Kept as long as the connection lasts.
+    pub(crate) attendance: Attendance,
 }
 
 /// Why there is no connection. Told to the other side as text.
@@ -219,6 +230,19 @@ pub enum Refusal {
         /// This node.
         me: NodeId,
     },
+    /// Another process of it is connected.
+    #[error(
+        "another process of node {node} is connected to node {me}. A node that was restarted is let in \
+         when the connections of the process before have ended; otherwise two processes run on copies of \
+         one data directory, and only the one that has been running all along may go on: stop the other, \
+         and do not start it again"
+    )]
+    Twin {
+        /// The other node.
+        node: NodeId,
+        /// This node.
+        me: NodeId,
+    },
     /// Its incarnation could not be noted down.
     #[error("failed to note the incarnation of node {node}: {reason}")]
     Pin {
@@ -235,6 +259,7 @@ impl Refusal {
         match self {
             Self::Removed { .. } => REMOVED,
             Self::Incarnation { .. } => EMPTIED,
+            Self::Twin { .. } => TWIN,
             _ => 0,
         }
     }
@@ -244,6 +269,8 @@ impl Refusal {
 const REMOVED: u64 = 1;
 /// The code of [`Refusal::Incarnation`].
 const EMPTIED: u64 = 2;
+/// The code of [`Refusal::Twin`].
+pub(crate) const TWIN: u64 = 3;
 
 /// This node, as it introduces itself, and whom it accepts.
 #[derive(Debug)]
@@ -251,6 +278,7 @@ pub(crate) struct Identity {
     pub(crate) me: Introduction,
     pub(crate) security: Security,
     pub(crate) pins: Pins,
+    pub(crate) twins: Arc<Twins>,
     /// Every other member and its address.
     pub(crate) members: RwLock<BTreeMap<NodeId, String>>,
     /// Who was a member once.
@@ -268,11 +296,12 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    pub(crate) fn new(me: Introduction, security: Security, pins: Pins) -> Self {
+    pub(crate) fn new(me: Introduction, process: u64, security: Security, pins: Pins) -> Self {
         Self {
             me,
             security,
             pins,
+            twins: Arc::new(Twins::new(process)),
             spoken: RwLock::default(),
             members: RwLock::default(),
             removed: RwLock::default(),
@@ -322,8 +351,13 @@ impl Identity {
         self.cast_out.load(Ordering::Acquire)
     }
 
-    /// Checks the caller of a new connection.
-    pub(crate) fn receive(&self, bytes: &[u8], proof: &Proof) -> Result<(Hello, Welcome), Refusal> {
+    /// Checks the caller of a new connection: what it says of itself, and the number of its process.
+    pub(crate) fn receive(
+        &self,
+        bytes: &[u8],
+        process: u64,
+        proof: &Proof,
+    ) -> Result<Caller, Refusal> {
         let hello: Hello =
             codec::from_bytes(bytes).map_err(|error| Refusal::Unreadable(error.to_string()))?;
         // Words that fit every release come first: a stranger may mean anything by the rest.
@@ -335,13 +369,17 @@ impl Identity {
                 me: self.me.node,
             });
         }
-        self.pin(&hello.from)?;
+        let attendance = self.pin(&hello.from, process)?;
         self.spoken.write().insert(hello.from.node, protocol);
         let welcome = Welcome {
             from: self.me.clone(),
             protocol,
         };
-        Ok((hello, welcome))
+        Ok(Caller {
+            hello,
+            welcome,
+            attendance,
+        })
     }
 
     /// Checks that the other side's certificate is that of the node which it is taken for.
@@ -362,8 +400,13 @@ impl Identity {
         })
     }
 
-    /// Checks whom a connection has reached.
-    pub(crate) fn reached(&self, wanted: NodeId, bytes: &[u8]) -> Result<Welcome, Refusal> {
+    /// Checks whom a connection has reached: what it says of itself, and the number of its process.
+    pub(crate) fn reached(
+        &self,
+        wanted: NodeId,
+        bytes: &[u8],
+        process: u64,
+    ) -> Result<Attendance, Refusal> {
         let welcome: Welcome =
             codec::from_bytes(bytes).map_err(|error| Refusal::Unreadable(error.to_string()))?;
         let newest = self.check(&welcome.from)?;
@@ -380,9 +423,9 @@ impl Identity {
                 newest,
             });
         }
-        self.pin(&welcome.from)?;
+        let attendance = self.pin(&welcome.from, process)?;
         self.spoken.write().insert(wanted, newest);
-        Ok(welcome)
+        Ok(attendance)
     }
 
     /// The first words to `to`.
@@ -427,7 +470,7 @@ impl Identity {
         Ok(newest)
     }
 
-    fn pin(&self, other: &Introduction) -> Result<(), Refusal> {
+    fn pin(&self, other: &Introduction, process: u64) -> Result<Attendance, Refusal> {
         let (node, me) = (other.node, self.me.node);
         self.admits(node)?;
         let found = Uuid::from_bytes(other.incarnation);
@@ -442,7 +485,9 @@ impl Identity {
                 node,
                 reason: error.to_string(),
             },
-        })
+        })?;
+        let attendance = self.twins.attend(node, process);
+        attendance.ok_or(Refusal::Twin { node, me })
     }
 }
 
@@ -465,6 +510,7 @@ pub(crate) mod tests {
     fn identity(dir: &std::path::Path) -> Identity {
         let identity = Identity::new(
             introduction(1),
+            1,
             Security::Plaintext,
             Pins::open(dir).unwrap(),
         );
@@ -514,12 +560,13 @@ pub(crate) mod tests {
     fn whoever_fits_is_welcome_and_every_difference_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let identity = identity(dir.path());
-        let (_, welcome) = identity.receive(&hello(|_| ()), &Proof::NotNeeded).unwrap();
+        let caller = identity.receive(&hello(|_| ()), 2, &Proof::NotNeeded);
+        let welcome = caller.unwrap().welcome;
         assert_eq!((welcome.from.node, welcome.protocol), (1, PROTOCOL_MAX));
 
         let refusal = |change: fn(&mut Hello)| {
             identity
-                .receive(&hello(change), &Proof::NotNeeded)
+                .receive(&hello(change), 2, &Proof::NotNeeded)
                 .unwrap_err()
         };
         let text = refusal(|h| h.from.cluster = "other".to_owned()).to_string();
@@ -548,7 +595,7 @@ pub(crate) mod tests {
         let text = refusal(|h| h.from.incarnation = [9; 16]).to_string();
         assert!(text.contains("new node.id"), "{text}");
         assert!(matches!(
-            identity.receive(b"GET / HTTP/1.1", &Proof::NotNeeded),
+            identity.receive(b"GET / HTTP/1.1", 2, &Proof::NotNeeded),
             Err(Refusal::Unreadable(_))
         ));
     }
@@ -557,9 +604,13 @@ pub(crate) mod tests {
     fn a_node_that_was_told_of_its_emptied_disk_founds_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let identity = identity(dir.path());
-        let connect = || identity.receive(&hello(|_| ()), &Proof::NotNeeded);
+        let connect = || identity.receive(&hello(|_| ()), 2, &Proof::NotNeeded);
         connect().unwrap();
-        let told = identity.receive(&hello(|h| h.from.incarnation = [9; 16]), &Proof::NotNeeded);
+        let told = identity.receive(
+            &hello(|h| h.from.incarnation = [9; 16]),
+            3,
+            &Proof::NotNeeded,
+        );
         identity.refused(told.unwrap_err().code());
         let (node, me) = (2, 1);
         assert_eq!(connect().unwrap_err(), Refusal::Emptied { node, me });
@@ -587,9 +638,9 @@ pub(crate) mod tests {
                 (from.protocol_min, from.protocol_max) = theirs;
             };
             identity.spoken.write().clear();
-            let received = identity.receive(&hello(|h| of(&mut h.from)), &Proof::NotNeeded);
+            let received = identity.receive(&hello(|h| of(&mut h.from)), 2, &Proof::NotNeeded);
             match received {
-                Ok((_, welcome)) => assert_eq!(Some(welcome.protocol), common),
+                Ok(caller) => assert_eq!(Some(caller.welcome.protocol), common),
                 Err(refusal) => {
                     assert_eq!(common, None);
                     let text = refusal.to_string();
@@ -614,7 +665,7 @@ pub(crate) mod tests {
             codec::to_bytes(&Welcome { from, protocol }).unwrap()
         };
         for chosen in [0, 1, 3] {
-            let refused = identity.reached(2, &welcome(chosen)).unwrap_err();
+            let refused = identity.reached(2, &welcome(chosen), 2).unwrap_err();
             let newest = 2;
             let node = 2;
             assert_eq!(
@@ -627,7 +678,7 @@ pub(crate) mod tests {
             );
             assert_eq!(identity.pins.of(2), None);
         }
-        identity.reached(2, &welcome(2)).unwrap();
+        identity.reached(2, &welcome(2), 2).unwrap();
         assert_eq!(identity.spoken.read().get(&2), Some(&2));
     }
 }
