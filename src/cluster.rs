@@ -31,6 +31,7 @@ mod strangers;
 pub mod streams;
 pub mod tls;
 pub mod transport;
+mod twins;
 pub mod wire;
 
 /// A node's id, from 1. An id belongs to one data directory and is never used again.

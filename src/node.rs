@@ -28,6 +28,8 @@ use tokio::time::Instant;
 
 pub use self::builder::NodeBuilder;
 pub use self::error::NodeError;
+use crate::cluster::NodeId;
+use crate::cluster::peers::Peers;
 use crate::cluster::router::Router;
 use crate::cluster::steward::Steward;
 use crate::journal::Journal;
@@ -41,9 +43,11 @@ const CLOSING: Duration = Duration::from_secs(1);
 /// A running node.
 #[derive(Debug)]
 pub struct Node {
+    id: NodeId,
     model: CommandModel,
     router: Router,
     steward: Arc<Steward>,
+    peers: Arc<dyn Peers>,
     http_address: SocketAddr,
     stop_http: watch::Sender<bool>,
     http: JoinHandle<()>,
@@ -97,6 +101,14 @@ impl Node {
     #[must_use]
     pub fn http_address(&self) -> SocketAddr {
         self.http_address
+    }
+
+    /// Returns when this process must end, because another one of the same node is connected to the other
+    /// members: two processes have been started on copies of one data directory. Nothing is to be handed over
+    /// then, and nobody else listens to this process any more. Safe to cancel.
+    pub async fn displaced(&self) -> NodeError {
+        self.peers.displaced().await;
+        NodeError::Displaced { node: self.id }
     }
 
     /// Stops: hand over what this node leads, take no connections, refuse new requests, finish what

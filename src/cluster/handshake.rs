@@ -1,10 +1,11 @@
 //! Who may talk to whom.
 //!
 //! Each new connection opens with a `Hello` and is answered by a `Welcome` or by a refusal in
-//! words. Owns the checks and their words; refuses to repair anything. Invariant: the words name
-//! what differs and what to do, and both sides log them.
+//! words (`refusal.rs`), which both sides log. Owns the checks; refuses to repair anything. Invariant: what
+//! was not checked is not believed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
@@ -13,9 +14,15 @@ use phalanx_actors::codec::{self, CodecError};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use self::refusal::Refusal;
+pub(crate) use self::refusal::TWIN;
+use self::refusal::{EMPTIED, REMOVED};
 use super::NodeId;
 use super::pins::{PinError, Pins};
-use super::tls::{Proof, Security, lacks, member_name};
+use super::tls::{Proof, Security, member_name};
+use super::twins::{Attendance, Twins};
+
+mod refusal;
 
 /// The oldest version of the protocol between nodes that this release speaks.
 pub const PROTOCOL_MIN: u32 = 1;
@@ -75,175 +82,14 @@ pub(crate) struct Welcome {
     pub(crate) protocol: u32,
 }
 
-/// Why there is no connection. Told to the other side as text.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// Bytes that are no introduction.
-    #[error("the other side does not speak the protocol of Phalanx nodes: {0}")]
-    Unreadable(String),
-    /// The versions do not overlap.
-    #[error(
-        "node {node} speaks versions {theirs_min} to {theirs_max} of the protocol between nodes, \
-         and node {me} versions {ours_min} to {ours_max}; \
-         upgrade over a release that speaks both"
-    )]
-    Protocol {
-        /// The other node.
-        node: NodeId,
-        /// This node.
-        me: NodeId,
-        /// The other node's oldest.
-        theirs_min: u32,
-        /// The other node's newest.
-        theirs_max: u32,
-        /// This node's oldest.
-        ours_min: u32,
-        /// This node's newest.
-        ours_max: u32,
-    },
-    /// The other side chose a version that it should not have.
-    #[error(
-        "node {node} chose version {chosen} of the protocol between nodes, where the newest that \
-         both speak is {newest}; one of the two releases is defective"
-    )]
-    Chosen {
-        /// The other node.
-        node: NodeId,
-        /// What it chose.
-        chosen: u32,
-        /// What it had to choose.
-        newest: u32,
-    },
-    /// Another cluster.
-    #[error(
-        "node {node} belongs to the cluster {theirs:?}, and node {me} to {ours:?}; \
-         cluster.name must be the same, or the address of a peer is wrong"
-    )]
-    Cluster {
-        /// The other node.
-        node: NodeId,
-        /// This node.
-        me: NodeId,
-        /// Its cluster.
-        theirs: String,
-        /// Ours.
-        ours: String,
-    },
-    /// Another number of shards.
-    #[error(
-        "node {node} has {theirs} shards, and node {me} has {ours}; \
-         cluster.shards must be the same on every node"
-    )]
-    Shards {
-        /// The other node.
-        node: NodeId,
-        /// This node.
-        me: NodeId,
-        /// Its number.
-        theirs: u32,
-        /// Ours.
-        ours: u32,
-    },
-    /// Its certificate is another node's.
-    #[error("the certificate of node {node} {}", lacks(expected, carried))]
-    Certificate {
-        /// The other node, as it says.
-        node: NodeId,
-        /// The DNS name that would prove it.
-        expected: String,
-        /// Those that its certificate carries.
-        carried: Vec<String>,
-    },
-    /// The address leads to somebody else.
-    #[error(
-        "the caller wanted node {wanted} and reached node {me}; \
-         correct the address of node {wanted} in [[cluster.peers]]"
-    )]
-    Misdirected {
-        /// Whom the caller wanted.
-        wanted: NodeId,
-        /// Whom it reached.
-        me: NodeId,
-    },
-    /// It was a member once.
-    #[error(
-        "node {node} was removed from the cluster and is no member any more, says node {me}; stop \
-         it. Its data is of no use to the cluster. A new node may take its place under a new \
-         node.id and with an empty data directory"
-    )]
-    Removed {
-        /// The other node.
-        node: NodeId,
-        /// This node.
-        me: NodeId,
-    },
-    /// Nobody knows this node.
-    #[error(
-        "node {node} is no member that node {me} knows; \
-         let it join (phalanx cluster join), or, before the cluster is founded, name it in \
-         [[cluster.peers]] there"
-    )]
-    Stranger {
-        /// The other node.
-        node: NodeId,
-        /// This node.
-        me: NodeId,
-    },
-    /// A known id on another disk.
-    #[error(
-        "node {node} came with incarnation {found}, but node {me} knows it as {known}: its data \
-         directory was emptied or replaced, and what it once confirmed is gone, so it must not \
-         vote under its old id. Give it a new node.id and let it join as a new member, or put its \
-         old data directory back"
-    )]
-    Incarnation {
-        /// The other node.
-        node: NodeId,
-        /// This node.
-        me: NodeId,
-        /// What it came with.
-        found: Uuid,
-        /// What it is known by.
-        known: Uuid,
-    },
-    /// This node has been told that its own disk was emptied.
-    #[error(
-        "the data directory of node {me} was emptied or replaced, says a member that knows it from \
-         before, so node {me} founds no cluster with node {node}: the one that it belonged to may be \
-         alive. Give it a new node.id and let it join as a new member, or put its old data directory \
-         back. If a new cluster is to begin, empty the directories of all nodes"
-    )]
-    Emptied {
-        /// The other node.
-        node: NodeId,
-        /// This node.
-        me: NodeId,
-    },
-    /// Its incarnation could not be noted down.
-    #[error("failed to note the incarnation of node {node}: {reason}")]
-    Pin {
-        /// The other node.
-        node: NodeId,
-        /// Why.
-        reason: String,
-    },
+/// Who opened a connection, and what it is told.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    pub(crate) hello: Hello,
+    pub(crate) welcome: Welcome,
+    /// Kept as long as the connection lasts.
+    pub(crate) attendance: Attendance,
 }
-
-impl Refusal {
-    /// The id of a frame that carries it: 0, unless a program has to know which one it is.
-    pub(crate) fn code(&self) -> u64 {
-        match self {
-            Self::Removed { .. } => REMOVED,
-            Self::Incarnation { .. } => EMPTIED,
-            _ => 0,
-        }
-    }
-}
-
-/// The code of [`Refusal::Removed`].
-const REMOVED: u64 = 1;
-/// The code of [`Refusal::Incarnation`].
-const EMPTIED: u64 = 2;
 
 /// This node, as it introduces itself, and whom it accepts.
 #[derive(Debug)]
@@ -251,6 +97,7 @@ pub(crate) struct Identity {
     pub(crate) me: Introduction,
     pub(crate) security: Security,
     pub(crate) pins: Pins,
+    pub(crate) twins: Arc<Twins>,
     /// Every other member and its address.
     pub(crate) members: RwLock<BTreeMap<NodeId, String>>,
     /// Who was a member once.
@@ -268,11 +115,12 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    pub(crate) fn new(me: Introduction, security: Security, pins: Pins) -> Self {
+    pub(crate) fn new(me: Introduction, process: u64, security: Security, pins: Pins) -> Self {
         Self {
             me,
             security,
             pins,
+            twins: Arc::new(Twins::new(process)),
             spoken: RwLock::default(),
             members: RwLock::default(),
             removed: RwLock::default(),
@@ -322,8 +170,13 @@ impl Identity {
         self.cast_out.load(Ordering::Acquire)
     }
 
-    /// Checks the caller of a new connection.
-    pub(crate) fn receive(&self, bytes: &[u8], proof: &Proof) -> Result<(Hello, Welcome), Refusal> {
+    /// Checks the caller of a new connection: what it says of itself, and the number of its process.
+    pub(crate) fn receive(
+        &self,
+        bytes: &[u8],
+        process: u64,
+        proof: &Proof,
+    ) -> Result<Caller, Refusal> {
         let hello: Hello =
             codec::from_bytes(bytes).map_err(|error| Refusal::Unreadable(error.to_string()))?;
         // Words that fit every release come first: a stranger may mean anything by the rest.
@@ -335,13 +188,17 @@ impl Identity {
                 me: self.me.node,
             });
         }
-        self.pin(&hello.from)?;
+        let attendance = self.pin(&hello.from, process)?;
         self.spoken.write().insert(hello.from.node, protocol);
         let welcome = Welcome {
             from: self.me.clone(),
             protocol,
         };
-        Ok((hello, welcome))
+        Ok(Caller {
+            hello,
+            welcome,
+            attendance,
+        })
     }
 
     /// Checks that the other side's certificate is that of the node which it is taken for.
@@ -362,8 +219,13 @@ impl Identity {
         })
     }
 
-    /// Checks whom a connection has reached.
-    pub(crate) fn reached(&self, wanted: NodeId, bytes: &[u8]) -> Result<Welcome, Refusal> {
+    /// Checks whom a connection has reached: what it says of itself, and the number of its process.
+    pub(crate) fn reached(
+        &self,
+        wanted: NodeId,
+        bytes: &[u8],
+        process: u64,
+    ) -> Result<Attendance, Refusal> {
         let welcome: Welcome =
             codec::from_bytes(bytes).map_err(|error| Refusal::Unreadable(error.to_string()))?;
         let newest = self.check(&welcome.from)?;
@@ -380,9 +242,9 @@ impl Identity {
                 newest,
             });
         }
-        self.pin(&welcome.from)?;
+        let attendance = self.pin(&welcome.from, process)?;
         self.spoken.write().insert(wanted, newest);
-        Ok(welcome)
+        Ok(attendance)
     }
 
     /// The first words to `to`.
@@ -427,7 +289,7 @@ impl Identity {
         Ok(newest)
     }
 
-    fn pin(&self, other: &Introduction) -> Result<(), Refusal> {
+    fn pin(&self, other: &Introduction, process: u64) -> Result<Attendance, Refusal> {
         let (node, me) = (other.node, self.me.node);
         self.admits(node)?;
         let found = Uuid::from_bytes(other.incarnation);
@@ -442,7 +304,9 @@ impl Identity {
                 node,
                 reason: error.to_string(),
             },
-        })
+        })?;
+        let attendance = self.twins.attend(node, process);
+        attendance.ok_or(Refusal::Twin { node, me })
     }
 }
 
@@ -465,6 +329,7 @@ pub(crate) mod tests {
     fn identity(dir: &std::path::Path) -> Identity {
         let identity = Identity::new(
             introduction(1),
+            1,
             Security::Plaintext,
             Pins::open(dir).unwrap(),
         );
@@ -514,12 +379,13 @@ pub(crate) mod tests {
     fn whoever_fits_is_welcome_and_every_difference_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let identity = identity(dir.path());
-        let (_, welcome) = identity.receive(&hello(|_| ()), &Proof::NotNeeded).unwrap();
+        let caller = identity.receive(&hello(|_| ()), 2, &Proof::NotNeeded);
+        let welcome = caller.unwrap().welcome;
         assert_eq!((welcome.from.node, welcome.protocol), (1, PROTOCOL_MAX));
 
         let refusal = |change: fn(&mut Hello)| {
             identity
-                .receive(&hello(change), &Proof::NotNeeded)
+                .receive(&hello(change), 2, &Proof::NotNeeded)
                 .unwrap_err()
         };
         let text = refusal(|h| h.from.cluster = "other".to_owned()).to_string();
@@ -548,7 +414,7 @@ pub(crate) mod tests {
         let text = refusal(|h| h.from.incarnation = [9; 16]).to_string();
         assert!(text.contains("new node.id"), "{text}");
         assert!(matches!(
-            identity.receive(b"GET / HTTP/1.1", &Proof::NotNeeded),
+            identity.receive(b"GET / HTTP/1.1", 2, &Proof::NotNeeded),
             Err(Refusal::Unreadable(_))
         ));
     }
@@ -557,9 +423,13 @@ pub(crate) mod tests {
     fn a_node_that_was_told_of_its_emptied_disk_founds_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let identity = identity(dir.path());
-        let connect = || identity.receive(&hello(|_| ()), &Proof::NotNeeded);
+        let connect = || identity.receive(&hello(|_| ()), 2, &Proof::NotNeeded);
         connect().unwrap();
-        let told = identity.receive(&hello(|h| h.from.incarnation = [9; 16]), &Proof::NotNeeded);
+        let told = identity.receive(
+            &hello(|h| h.from.incarnation = [9; 16]),
+            3,
+            &Proof::NotNeeded,
+        );
         identity.refused(told.unwrap_err().code());
         let (node, me) = (2, 1);
         assert_eq!(connect().unwrap_err(), Refusal::Emptied { node, me });
@@ -587,9 +457,9 @@ pub(crate) mod tests {
                 (from.protocol_min, from.protocol_max) = theirs;
             };
             identity.spoken.write().clear();
-            let received = identity.receive(&hello(|h| of(&mut h.from)), &Proof::NotNeeded);
+            let received = identity.receive(&hello(|h| of(&mut h.from)), 2, &Proof::NotNeeded);
             match received {
-                Ok((_, welcome)) => assert_eq!(Some(welcome.protocol), common),
+                Ok(caller) => assert_eq!(Some(caller.welcome.protocol), common),
                 Err(refusal) => {
                     assert_eq!(common, None);
                     let text = refusal.to_string();
@@ -614,7 +484,7 @@ pub(crate) mod tests {
             codec::to_bytes(&Welcome { from, protocol }).unwrap()
         };
         for chosen in [0, 1, 3] {
-            let refused = identity.reached(2, &welcome(chosen)).unwrap_err();
+            let refused = identity.reached(2, &welcome(chosen), 2).unwrap_err();
             let newest = 2;
             let node = 2;
             assert_eq!(
@@ -627,7 +497,7 @@ pub(crate) mod tests {
             );
             assert_eq!(identity.pins.of(2), None);
         }
-        identity.reached(2, &welcome(2)).unwrap();
+        identity.reached(2, &welcome(2), 2).unwrap();
         assert_eq!(identity.spoken.read().get(&2), Some(&2));
     }
 }

@@ -23,9 +23,10 @@ use super::NodeId;
 use super::beside::Beside;
 use super::calls::{Calls, Outgoing, text};
 use super::frame::{Frame, FrameDecoder, FrameEncoder, Tag};
-use super::handshake::Identity;
+use super::handshake::{Identity, TWIN};
 use super::tls::{Proof, SecurityError};
 use super::transport::{Lane, PATH, TransportOptions};
+use super::twins::{Attendance, Telling};
 
 type Body = UnsyncBoxBody<bytes::Bytes, tonic::Status>;
 
@@ -49,8 +50,23 @@ pub(crate) enum LaneState {
 enum LaneError {
     #[error("{0}")]
     Refused(String),
+    /// Refused because another process of this node is connected, which may have ended by the next time.
+    #[error("{0}")]
+    Twin(String),
     #[error("{0}")]
     Broken(String),
+}
+
+impl LaneError {
+    /// Of a refusal by the other side.
+    fn refused(frame: &Frame) -> Self {
+        let reason = text(&frame.payload);
+        if frame.id == TWIN {
+            Self::Twin(reason)
+        } else {
+            Self::Refused(reason)
+        }
+    }
 }
 
 fn broken(what: &str) -> impl FnOnce(&dyn std::error::Error) -> LaneError + '_ {
@@ -70,10 +86,11 @@ pub(crate) struct LaneLink {
     pub(crate) to: NodeId,
     pub(crate) lane: Lane,
     state: Mutex<LaneState>,
+    told: Telling,
 }
 
 impl LaneLink {
-    pub(crate) fn new(to: NodeId, lane: Lane) -> Self {
+    pub(crate) fn new(to: NodeId, lane: Lane, told: Telling) -> Self {
         let state = LaneState::Down {
             since: Instant::now(),
             reason: "no connection has been made yet".to_owned(),
@@ -82,6 +99,7 @@ impl LaneLink {
             to,
             lane,
             state: Mutex::new(state),
+            told,
         }
     }
 
@@ -112,6 +130,7 @@ impl LaneLink {
             if began.elapsed() > options.connect_timeout {
                 failures = 0;
             }
+            self.told.note(matches!(ended, LaneError::Twin(_)));
             let refused = matches!(ended, LaneError::Refused(_));
             self.note(ended);
             failures = failures.saturating_add(1);
@@ -137,15 +156,20 @@ impl LaneLink {
                 tracing::error!(peer = to, ?lane, %reason, "no connection is allowed");
                 LaneState::Refused(reason)
             }
-            (LaneError::Broken(reason), LaneState::Down { since, .. }) => LaneState::Down {
+            (
+                LaneError::Broken(reason) | LaneError::Twin(reason),
+                LaneState::Down { since, .. },
+            ) => LaneState::Down {
                 since: *since,
                 reason,
             },
-            (LaneError::Broken(reason), LaneState::Refused(_)) => LaneState::Down {
-                since: Instant::now(),
-                reason,
-            },
-            (LaneError::Broken(reason), LaneState::Open(calls)) => {
+            (LaneError::Broken(reason) | LaneError::Twin(reason), LaneState::Refused(_)) => {
+                LaneState::Down {
+                    since: Instant::now(),
+                    reason,
+                }
+            }
+            (LaneError::Broken(reason) | LaneError::Twin(reason), LaneState::Open(calls)) => {
                 calls.end(&reason);
                 tracing::warn!(peer = to, ?lane, %reason, "the connection is lost");
                 LaneState::Down {
@@ -234,7 +258,7 @@ impl LaneLink {
         };
         let unproven = identity.prove(self.to, proof).err();
         calls.say(match &unproven {
-            None => Frame::plain(Tag::Hello, 0, hello),
+            None => Frame::plain(Tag::Hello, identity.twins.me(), hello),
             // Instead of an introduction: the other side should learn why none comes.
             Some(refusal) => Frame::plain(Tag::Refusal, 0, refusal.to_string()),
         });
@@ -247,16 +271,17 @@ impl LaneLink {
                 let _ended = frames.message().await;
                 return Err(LaneError::Refused(refusal.to_string()));
             }
-            self.welcomed(identity, calls, &mut frames).await?;
-            Ok(frames)
+            let attendance = self.welcomed(identity, calls, &mut frames).await?;
+            Ok((frames, attendance))
         });
-        let mut frames = match welcomed.await {
+        let (mut frames, _attendance) = match welcomed.await {
             Ok(Ok(frames)) => frames,
             Ok(Err(error)) => return error,
             Err(_) => {
                 return LaneError::Broken("the peer does not answer the handshake".to_owned());
             }
         };
+        self.told.note(false);
         *self.state.lock() = LaneState::Open(Arc::clone(calls));
         let protocol = identity.spoken.read().get(&self.to).copied();
         tracing::info!(peer = self.to, lane = ?self.lane, protocol, "connected");
@@ -264,7 +289,7 @@ impl LaneLink {
             match frames.message().await {
                 Ok(Some(frame)) if frame.tag == Tag::Refusal => {
                     identity.refused(frame.id);
-                    return LaneError::Refused(text(&frame.payload));
+                    return LaneError::refused(&frame);
                 }
                 Ok(Some(frame)) => calls.answered(frame),
                 Ok(None) => return LaneError::Broken("the peer closed the connection".to_owned()),
@@ -278,28 +303,33 @@ impl LaneLink {
         identity: &Identity,
         calls: &Calls,
         frames: &mut Streaming<Frame>,
-    ) -> Result<(), LaneError> {
+    ) -> Result<Attendance, LaneError> {
         let first = frames
             .message()
             .await
             .map_err(|status| LaneError::Broken(status.message().to_owned()))?;
         match first {
             Some(frame) if frame.tag == Tag::Welcome => {
-                match identity.reached(self.to, &frame.payload) {
-                    Ok(_) => Ok(()),
+                match identity.reached(self.to, &frame.payload, frame.id) {
+                    Ok(attendance) => Ok(attendance),
                     Err(refusal) => {
                         let reason = refusal.to_string();
                         // The other side has welcomed this one and should learn why nothing comes.
                         calls.say(Frame::plain(Tag::Refusal, refusal.code(), reason.clone()));
                         // Its frame leaves with the task that writes; nobody waits for an answer.
                         let _ended = frames.message().await;
-                        Err(LaneError::Refused(reason))
+                        Err(if refusal.code() == TWIN {
+                            // It may be gone by the next time.
+                            LaneError::Broken(reason)
+                        } else {
+                            LaneError::Refused(reason)
+                        })
                     }
                 }
             }
             Some(frame) if frame.tag == Tag::Refusal => {
                 identity.refused(frame.id);
-                Err(LaneError::Refused(text(&frame.payload)))
+                Err(LaneError::refused(&frame))
             }
             Some(_) => Err(LaneError::Refused(
                 "the peer does not speak the protocol of Phalanx nodes".to_owned(),

@@ -63,6 +63,12 @@ pub trait Peers: Debug + Send + Sync + 'static {
         false
     }
 
+    /// Returns when this process must end because another one of its node is connected to others. Safe to
+    /// cancel.
+    fn displaced(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+
     /// Whether a peer can be asked now.
     fn is_connected(&self, peer: NodeId) -> bool {
         matches!(self.state(peer), Some(PeerState::Connected))
@@ -99,6 +105,10 @@ impl Peers for Transport {
 
     fn is_cast_out(&self) -> bool {
         Self::is_cast_out(self)
+    }
+
+    fn displaced(&self) -> BoxFuture<'_, ()> {
+        Box::pin(Self::displaced(self))
     }
 }
 

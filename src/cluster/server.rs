@@ -41,11 +41,11 @@ use super::NodeId;
 use super::beside::Beside;
 use super::calls::text;
 use super::frame::{Frame, FrameDecoder, FrameEncoder, Tag};
-use super::handshake::{Identity, Refusal};
+use super::handshake::{Caller, Identity, Refusal};
 use super::lanes::{PIECE_BYTES, WINDOW_BYTES};
 use super::strangers::{Eviction, Guarded, Place, Strangers};
 use super::tls::{Proof, SecurityError, Socket, refused_from};
-use super::transport::{CallKind, PATH, Services, TransportOptions};
+use super::transport::{CallKind, PATH, Services, TWIN_WAITS, TransportOptions};
 
 type Body = http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, Status>;
 
@@ -271,16 +271,20 @@ impl Server {
         let first = tokio::time::timeout(self.options.connect_timeout, frames.message()).await;
         let received = match first {
             Ok(Ok(Some(hello))) => match hello.tag {
-                Tag::Hello => self.identity.receive(&hello.payload, &proof),
+                Tag::Hello => self.identity.receive(&hello.payload, hello.id, &proof),
                 Tag::Refusal => return self.refused_by(&hello.payload),
-                _ => self.identity.receive(&[], &proof),
+                _ => self.identity.receive(&[], 0, &proof),
             },
             Ok(Err(status)) => Err(Refusal::Unreadable(status.message().to_owned())),
             // It ended, or says nothing.
             Ok(Ok(None)) | Err(_) => return,
         };
-        let (hello, welcome) = match received {
-            Ok(both) => both,
+        let Caller {
+            hello,
+            welcome,
+            attendance: _attendance,
+        } = match received {
+            Ok(caller) => caller,
             Err(refusal) => {
                 let text = brief(&refusal.to_string());
                 if self.told.is_news(&text) {
@@ -294,7 +298,7 @@ impl Server {
         place.welcome();
         let (from, lane) = (hello.from.node, hello.lane);
         let welcome = match phalanx_actors::codec::to_bytes(&welcome) {
-            Ok(welcome) => Frame::plain(Tag::Welcome, 0, welcome),
+            Ok(welcome) => Frame::plain(Tag::Welcome, self.identity.twins.me(), welcome),
             Err(error) => {
                 tracing::error!(%error, "failed to welcome a peer");
                 return;
@@ -372,6 +376,9 @@ impl Server {
                 frame.kind
             ));
         };
+        if self.identity.twins.is_told() {
+            return busy(TWIN_WAITS.to_owned());
+        }
         if in_flight >= self.options.calls_in_flight {
             return busy("too many calls are in flight".to_owned());
         }

@@ -187,6 +187,10 @@ pub struct Services {
     pub command: Arc<dyn Service>,
 }
 
+/// Why a process keeps silent for the moment.
+pub(crate) const TWIN_WAITS: &str =
+    "a member says that another process of this node is connected to it, so this one waits";
+
 /// The one method that nodes offer to each other.
 pub(crate) const PATH: &str = "/phalanx.Node/Exchange";
 
@@ -218,6 +222,8 @@ pub struct TransportIdentity {
     pub shards: u32,
     /// Of its data directory.
     pub incarnation: Uuid,
+    /// Of this process: a number that no other has, and not 0.
+    pub process: u64,
     /// Where the incarnations of peers are noted.
     pub data_dir: PathBuf,
     /// The other members as they are known at the start.
@@ -281,7 +287,8 @@ impl Transport {
             protocol_min,
             protocol_max,
         };
-        let identity = Identity::new(me, who.security, Pins::open(&who.data_dir)?);
+        let pins = Pins::open(&who.data_dir)?;
+        let identity = Identity::new(me, who.process, who.security, pins);
         let transport = Self(Arc::new(Inner {
             identity: Arc::new(identity),
             options,
@@ -339,6 +346,15 @@ impl Transport {
         self.0.identity.is_cast_out()
     }
 
+    /// Returns when members have said, for longer than it can be a mistake, that another process of this
+    /// node is connected to them: this one must end. Safe to cancel.
+    pub async fn displaced(&self) {
+        let options = &self.0.options;
+        // What a process that is gone leaves behind has ended after one of these at the latest.
+        let patience = 4 * (options.keepalive_interval + options.keepalive_timeout);
+        self.0.identity.twins.displaced(patience).await;
+    }
+
     /// The version of the protocol in which a peer is spoken to, and answered; `None` before the
     /// first contact.
     #[must_use]
@@ -357,8 +373,10 @@ impl Transport {
             // The next attempt goes to the new address.
             return;
         }
-        let lanes =
-            [Lane::Raft, Lane::Command, Lane::Bulk].map(|lane| Arc::new(LaneLink::new(peer, lane)));
+        let lanes = [Lane::Raft, Lane::Command, Lane::Bulk].map(|lane| {
+            let told = self.0.identity.twins.lane();
+            Arc::new(LaneLink::new(peer, lane, told))
+        });
         let tasks = lanes
             .iter()
             .map(|link| {
@@ -414,6 +432,9 @@ impl Transport {
                 "the message has {} bytes; transport.max_message_bytes allows {most}",
                 request.len()
             )));
+        }
+        if self.0.identity.twins.is_told() {
+            return Err(not_sent(TWIN_WAITS.to_owned()));
         }
         let calls = {
             let links = self.0.links.read();

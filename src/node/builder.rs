@@ -115,9 +115,11 @@ impl NodeBuilder {
                 None
             }
         };
-        if started.is_some() {
-            let signal = signals.next().await;
-            tracing::info!(signal, "asked to stop");
+        if let Some(node) = &started {
+            tokio::select! {
+                signal = signals.next() => tracing::info!(signal, "asked to stop"),
+                displaced = node.displaced() => return Err(displaced),
+            }
         }
         let stopping = async {
             let node = match started {
@@ -174,6 +176,7 @@ impl NodeBuilder {
             roster,
             key_seed: rand::random(),
         };
+        let peers = Arc::clone(&ground.peers);
         let core = Core::start(&settings, ground).await?;
         let missing_shards = Arc::<AtomicUsize>::default();
         let feed = read_side::feed(&core, &journal);
@@ -216,9 +219,11 @@ impl NodeBuilder {
             "listening on http://{http_address}, its documentation is at http://{http_address}/docs"
         );
         Ok(Node {
+            id: settings.node.id,
             model: core.model,
             router: core.router,
             steward: core.steward,
+            peers,
             http_address,
             stop_http,
             http,

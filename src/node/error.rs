@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use phalanx_actors::projection::ProjectionError;
 use phalanx_actors::types::RegistrationError;
 
+use crate::cluster::NodeId;
 use crate::cluster::tls::TlsError;
 use crate::journal::OpenError;
 use crate::projection::StartError;
@@ -64,6 +65,16 @@ pub enum NodeError {
         shard: u32,
         /// Why.
         reason: String,
+    },
+    /// Two processes run on copies of one data directory.
+    #[error(
+        "another process of node {node} is connected to members of the cluster, and goes on: two processes \
+         have been started on copies of one data directory. Do not start this one again; to have another \
+         member, give it a new node.id and an empty data directory, and let it join"
+    )]
+    Displaced {
+        /// This node.
+        node: NodeId,
     },
     /// What is stored needs a role that the settings take away.
     #[error(

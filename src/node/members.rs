@@ -82,6 +82,7 @@ pub(super) fn connect(
         cluster: settings.cluster.name.clone(),
         shards: settings.cluster.shards,
         incarnation: journal.incarnation(),
+        process: rand::random_range(1..=u64::MAX),
         data_dir: settings.node.data_dir.clone(),
         contacts: roster.contacts(),
         security: security.clone(),

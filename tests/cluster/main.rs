@@ -19,4 +19,5 @@ mod read_models;
 mod refusals;
 mod spread;
 mod tls;
+mod twins;
 mod versions;

@@ -340,6 +340,7 @@ fn liar(cluster: &Cluster, files: &Files, directory: &Path) -> Transport {
         cluster: "phalanx".to_owned(),
         shards: 4,
         incarnation: uuid::Uuid::from_u128(666),
+        process: 666,
         data_dir: directory.to_owned(),
         contacts: Contacts {
             peers: BTreeMap::from([(1, known)]),

@@ -88,6 +88,7 @@ fn side(
         cluster: "phalanx".to_owned(),
         shards: 8,
         incarnation: Uuid::from_u128(u128::from(node)),
+        process: rand::random_range(1..=u64::MAX),
         data_dir: dir.path().to_owned(),
         contacts: contacts([peer]),
         security: Security::Plaintext,
@@ -230,21 +231,70 @@ async fn whoever_opens_another_connection_is_not_listened_to_on_the_one_before()
     let (a, b) = pair(|_| ()).await;
     connected(&a, 2).await;
     assert_eq!(echoed(&a, 1).await, Ok(Bytes::from_static(&[1])));
-    // The same node once more: its lines are newer.
+    // The same process once more: its lines are newer.
     let address = a.transport.address_of(2).unwrap();
-    let twin = side(1, listener().await, (2, address), |_| ());
-    connected(&twin, 2).await;
-    assert_eq!(echoed(&twin, 2).await, Ok(Bytes::from_static(&[2])));
+    let process = a.transport.0.identity.twins.me();
+    let again = side(1, listener().await, (2, address), |who| {
+        who.process = process;
+    });
+    connected(&again, 2).await;
+    assert_eq!(echoed(&again, 2).await, Ok(Bytes::from_static(&[2])));
     let late = echoed(&a, 3).await;
     assert!(matches!(late, Err(CallError::Unknown { .. })), "{late:?}");
     assert_eq!(*b.echo.seen.lock(), [1, 2]);
 }
 
-async fn echoed(side: &Side, byte: u8) -> Result<Bytes, CallError> {
+fn is_told_of_a_twin(side: &Side) -> bool {
+    side.transport.0.identity.twins.is_told()
+}
+
+#[tokio::test]
+async fn a_second_process_of_a_node_waits_until_the_first_is_gone() {
+    let (one, two) = pair(|_| ()).await;
+    connected(&one, 2).await;
+    connected(&two, 1).await;
+    let (first, second) = (
+        two.transport.address_of(1).unwrap(),
+        one.transport.address_of(2).unwrap(),
+    );
+    // Started on a copy of the data directory of node 2: all is the same but the process.
+    let twin = side(2, listener().await, (1, first.clone()), |_| ());
+    until("it is told", || is_told_of_a_twin(&twin)).await;
+    let waits = echoed_by(&twin, 1, 7).await;
+    assert!(matches!(waits, Err(CallError::NotSent { .. })), "{waits:?}");
+    let state = twin.transport.peer_state(1);
+    assert_ne!(state, Some(PeerState::Connected));
+    // The first is not disturbed, in neither direction.
+    assert_eq!(echoed_by(&two, 1, 1).await, Ok(Bytes::from_static(&[1])));
+    assert_eq!(echoed(&one, 2).await, Ok(Bytes::from_static(&[2])));
+    assert!(!is_told_of_a_twin(&two) && !is_told_of_a_twin(&one));
+    assert_eq!(*one.echo.seen.lock(), [1]);
+    assert_eq!(twin.echo.calls.load(Ordering::Relaxed), 0);
+    // As after a restart: the process before is gone.
+    drop(twin);
+    two.drop_server();
+    drop(two);
+    until("gone", || {
+        one.transport.peer_state(2) != Some(PeerState::Connected)
+    })
+    .await;
+    let listener = TcpListener::bind(&second).await.unwrap();
+    let next = side(2, listener, (1, first), |_| ());
+    connected(&one, 2).await;
+    connected(&next, 1).await;
+    until("no lane is refused any more", || !is_told_of_a_twin(&next)).await;
+    assert_eq!(echoed_by(&next, 1, 3).await, Ok(Bytes::from_static(&[3])));
+}
+
+async fn echoed_by(side: &Side, to: NodeId, byte: u8) -> Result<Bytes, CallError> {
     let request = Bytes::from(vec![byte]);
     side.transport
-        .call(2, Lane::Command, CallKind::Command, request, LONG)
+        .call(to, Lane::Command, CallKind::Command, request, LONG)
         .await
+}
+
+async fn echoed(side: &Side, byte: u8) -> Result<Bytes, CallError> {
+    echoed_by(side, 2, byte).await
 }
 
 #[tokio::test]

@@ -117,6 +117,7 @@ async fn member(id: NodeId, listener: TcpListener, addresses: BTreeMap<NodeId, S
         cluster: "test".to_owned(),
         shards: 1,
         incarnation: journal.incarnation(),
+        process: rand::random_range(1..=u64::MAX),
         data_dir: dir.path().to_owned(),
         contacts: contacts(id, &addresses),
         security: Security::Plaintext,

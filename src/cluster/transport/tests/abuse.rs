@@ -26,6 +26,7 @@ async fn patient() -> (Transport, String, Arc<Echo>, tempfile::TempDir) {
         cluster: "phalanx".to_owned(),
         shards: 8,
         incarnation: Uuid::from_u128(1),
+        process: rand::random_range(1..=u64::MAX),
         data_dir: dir.path().to_owned(),
         // Nobody listens there.
         contacts: contacts([(2, "127.0.0.1:1".to_owned())]),
