@@ -1,4 +1,4 @@
-//! Moving leaders, with groups and peers that do as the test says.
+//! A steward with groups and peers that do as the test says.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -85,7 +85,15 @@ impl Answering for There {
         request: Bytes,
         _timeout: Duration,
     ) -> BoxFuture<'_, Result<Bytes, CallError>> {
-        assert_eq!(kind, CallKind::Status);
+        if kind != CallKind::Status {
+            let reason = "as the test says".to_owned();
+            let error = if self.is_away(to) {
+                CallError::NotSent { to, reason }
+            } else {
+                CallError::Unknown { to, reason }
+            };
+            return Box::pin(std::future::ready(Err(error)));
+        }
         self.asked.fetch_add(1, Ordering::AcqRel);
         let damage = request == wire::WITH_DAMAGE;
         self.told_of_damage.fetch_or(damage, Ordering::AcqRel);

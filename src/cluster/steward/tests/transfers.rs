@@ -75,3 +75,20 @@ async fn a_copy_leaves_its_leader_also_while_others_are_drained() {
         assert_eq!(house.groups.leaders.known(0).leader, expected);
     }
 }
+
+#[tokio::test]
+async fn it_is_told_whether_a_leader_elsewhere_was_asked_at_all() {
+    for (away, told) in [(vec![2], true), (Vec::new(), false)] {
+        let others = Others { away, ..ALL_THERE };
+        let house = house(others, &[], None);
+        let leader = Some(2);
+        house.groups.leaders.report(1, Known { term: 6, leader });
+        let error = house.steward.transfer(1, 3).await.unwrap_err();
+        let certain = matches!(error, MoveError::Unreachable { unasked: true, .. });
+        assert_eq!(certain, told, "{error}");
+        assert_eq!(error.to_string().contains("nothing was done"), told);
+        // Who asks a draining node that cannot be asked hears the same.
+        let error = house.steward.drain(2).await.unwrap_err();
+        assert_eq!(error.to_string().contains("nothing was done"), told);
+    }
+}
