@@ -69,7 +69,7 @@ impl Answering for Net {
         _lane: Lane,
         _kind: CallKind,
         request: Bytes,
-        _timeout: Duration,
+        timeout: Duration,
     ) -> BoxFuture<'_, Result<Bytes, CallError>> {
         self.calls.lock().push(to);
         let fate = self.fates.lock().pop_front().unwrap_or(Fate::Arrives);
@@ -77,7 +77,7 @@ impl Answering for Net {
             to,
             reason: "lost".to_owned(),
         };
-        Box::pin(async move {
+        let answered = async move {
             let at = usize::try_from(to - 1).unwrap();
             let there = self.routers.get().unwrap()[at].clone();
             match fate {
@@ -96,6 +96,10 @@ impl Answering for Net {
                 }
                 Fate::Hangs => std::future::pending().await,
             }
+        };
+        Box::pin(async move {
+            let answered = tokio::time::timeout(timeout, answered).await;
+            answered.unwrap_or_else(|_| Err(lost()))
         })
     }
 }

@@ -51,3 +51,20 @@ async fn what_may_be_stored_is_never_called_not_applied() {
     let told = failure(router.command(&tally(), &dry, within).await);
     assert_eq!(told.kind, FailureKind::NoLeader);
 }
+
+/// An attempt at the very end could not be answered in time, and nobody would know what became of it.
+#[tokio::test(start_paused = true)]
+async fn a_command_that_every_leader_asked_declines_was_not_stored() {
+    // The time of a request ends within a pause, or as one ends.
+    for millis in [150, 155, 163, 400, 455, 1_000] {
+        let cell = Cell::new().await;
+        accepted(cell.send(1, support::add(1)).await);
+        cell.journal.damage();
+        let (stream, request) = (support::stream("t-2"), support::add(1));
+        let within = Duration::from_millis(millis);
+        let told = failure(cell.router(2).command(&stream, &request, within).await);
+        assert_eq!(told.kind, FailureKind::NoLeader, "{millis} ms: {told}");
+        assert!(told.retry_after.is_some() && told.detail.ends_with("nothing was stored"));
+        assert!(cell.net(2).calls.lock().len() > 1);
+    }
+}
