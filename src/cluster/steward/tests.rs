@@ -147,8 +147,10 @@ struct Led {
     /// Whether node 4 learns all shards.
     learns: AtomicBool,
     handed: Mutex<Vec<(ShardId, NodeId)>>,
-    /// What the next change of voters comes to.
+    /// What the next change of voters comes to; it is refused without.
     reshaped: Mutex<Option<Reshaped>>,
+    /// The shards whose voters were to change, in this order.
+    steps: Mutex<Vec<ShardId>>,
 }
 
 impl Groups for Led {
@@ -185,10 +187,11 @@ impl Groups for Led {
 
     fn reshape(
         &self,
-        _shard: ShardId,
+        shard: ShardId,
         _voters: BTreeSet<NodeId>,
         _reachable: BTreeSet<NodeId>,
     ) -> BoxFuture<'_, Result<Reshaped, String>> {
+        self.steps.lock().push(shard);
         let reshaped = self.reshaped.lock().take();
         let reshaped = reshaped.ok_or_else(|| "not in this test".to_owned());
         Box::pin(std::future::ready(reshaped))
@@ -235,6 +238,7 @@ fn house(others: Others, lags: &[(NodeId, u64)], elected: Option<NodeId>) -> Hou
         learns: AtomicBool::new(false),
         handed: Mutex::default(),
         reshaped: Mutex::default(),
+        steps: Mutex::default(),
     });
     let members = (1..=3).map(|id| (id, format!("host-{id}:1")));
     let membership = Membership {
@@ -290,9 +294,17 @@ fn with_fourth(sequence: u64, fourth: Standing) -> Heard {
     Heard { sequence, members }
 }
 
+const LIMITS: RouterLimits = RouterLimits {
+    leader_wait: Duration::from_millis(200),
+    isolated_wait: Duration::from_millis(40),
+    answer_bytes: 1 << 20,
+    lapse: Duration::from_secs(1),
+};
+
 mod damage;
 mod drains;
 mod gaps;
 mod members;
 mod space;
+mod steps;
 mod transfers;

@@ -7,14 +7,8 @@ use super::*;
 async fn a_conductor_looks_when_somebody_says_that_a_copy_is_damaged() {
     let world = World::new(Options::default()).await;
     world.step_down().await;
-    let limits = RouterLimits {
-        leader_wait: Duration::from_millis(200),
-        isolated_wait: Duration::from_millis(40),
-        answer_bytes: 1 << 20,
-        lapse: Duration::from_secs(1),
-    };
     let leaders = Arc::new(Leaders::new(vec![vec![2]]));
-    let router = Router::new(world.model.clone(), Arc::new(NoPeers), leaders, limits);
+    let router = Router::new(world.model.clone(), Arc::new(NoPeers), leaders, LIMITS);
     let house = house(ALL_THERE, &[(2, 0), (3, 0)], None);
     house.steward.hear(with_fourth(8, Standing::Member));
     let steward = Arc::new(house.steward);

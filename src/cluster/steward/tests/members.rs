@@ -77,13 +77,7 @@ async fn a_change_that_is_noted_is_never_said_to_have_come_to_nothing() {
     let leaders = Arc::new(Leaders::new(vec![vec![2]]));
     let leader = Some(2);
     leaders.report(0, Known { term: 1, leader });
-    let limits = RouterLimits {
-        leader_wait: Duration::from_millis(200),
-        isolated_wait: Duration::from_millis(40),
-        answer_bytes: 1 << 20,
-        lapse: Duration::from_secs(1),
-    };
-    let router = Router::new(world.model.clone(), Arc::new(Taker), leaders, limits);
+    let router = Router::new(world.model.clone(), Arc::new(Taker), leaders, LIMITS);
     let house = house(ALL_THERE, &[], None);
     let address = "host-4:1".to_owned();
     let changed = house.steward.add_node(&router, 4, address).await;
