@@ -16,6 +16,7 @@ mod entity;
 mod output;
 mod projections;
 mod serve;
+mod settings;
 mod verify;
 
 use std::ffi::OsString;

@@ -10,6 +10,12 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+#[path = "support/authority.rs"]
+#[expect(dead_code, reason = "other tests ask it for more")]
+mod authority;
+
+use authority::{Authority, Wish};
+
 /// The program with no variable of this process.
 fn phalanx(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_phalanx"));
@@ -249,16 +255,59 @@ fn certificates_are_all_named_and_looked_at() {
             "node.toml:2: `transport.tls.private_key_file` must be set as well",
         ],
     );
+}
 
-    let output = File::with(
-        "[transport.tls]\ncertificate_file = \"/no/node.crt\"\n\
-         private_key_file = \"/no/node.key\"\nca_file = \"/no/ca.crt\"\n",
-    )
-    .check();
+#[test]
+fn every_file_of_a_certificate_that_cannot_be_used_is_named_where_it_was_set() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("node.key"), "no key").unwrap();
+    let text = "[transport.tls]\nca_file = \"/no/ca.crt\"\n\
+                private_key_file = \"node.key\"\ncertificate_file = \"/no/node.crt\"\n";
+    std::fs::write(directory.path().join("node.toml"), text).unwrap();
+    let named = [
+        "3 problems",
+        "node.toml:2: `transport.tls.ca_file`: failed to read /no/ca.crt",
+        "node.toml:3: `transport.tls.private_key_file`: node.key holds no private key",
+        "node.toml:4: `transport.tls.certificate_file`: failed to read /no/node.crt",
+    ];
+
+    for arguments in [&["check-config"][..], &["serve", "--config"]] {
+        let output = phalanx(arguments)
+            .arg("node.toml")
+            .current_dir(directory.path())
+            .output()
+            .unwrap();
+
+        assert_refused(&output, &named);
+    }
+    let output = phalanx(&["serve", "--config", "node.toml"])
+        .env("PHALANX__TRANSPORT__TLS__CA_FILE", "/no/other.crt")
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    let variable = "environment variable PHALANX__TRANSPORT__TLS__CA_FILE: \
+                    `transport.tls.ca_file`: failed to read /no/other.crt";
+    assert_refused(&output, &[variable]);
+    let left = std::fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(left, 2, "no data directory was made");
+}
+
+#[test]
+fn a_certificate_that_others_would_refuse_is_a_mistake_of_its_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = Authority::new("ca").issue(directory.path(), &Wish::name("node-9.phalanx"));
+    let file = directory.path().join("node.toml");
+    let text = format!(
+        "[transport.tls]\ncertificate_file = {:?}\nprivate_key_file = {:?}\nca_file = {:?}\n",
+        files.certificate, files.private_key, files.ca
+    );
+    std::fs::write(&file, text).unwrap();
+
+    let output = run(&["check-config", file.to_str().unwrap()]);
 
     assert_refused(
         &output,
-        &["`transport.tls.certificate_file`: failed to read /no/node.crt"],
+        &["node.toml:2: `transport.tls.certificate_file`: the certificate in "],
     );
 }
 

@@ -3,7 +3,7 @@
 //! Plain HTTP/1.1 over one connection that is closed behind it. Refuses redirects, TLS and answers
 //! over 64 MiB.
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
@@ -37,6 +37,18 @@ pub(crate) enum AskError {
         /// Whom.
         url: String,
         /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Somebody is there and speaks no HTTP/1.1, or ended before a word.
+    #[error(
+        "failed to ask {url}: {source}; if that is `cluster.listen`, the address for other members: \
+         --url takes `http.listen` of a node, by default http://127.0.0.1:8080"
+    )]
+    NoHttp {
+        /// Whom.
+        url: String,
+        /// What came instead of an answer.
         #[source]
         source: std::io::Error,
     },
@@ -132,7 +144,13 @@ fn ask(
         url: url.to_owned(),
         source,
     })?;
-    let answer = exchange(socket, &request, patience).map_err(failed)?;
+    let mut answer = Vec::new();
+    let exchanged = exchange(socket, &request, patience, &mut answer);
+    if let Some(source) = no_http(&exchanged, &answer) {
+        let url = url.to_owned();
+        return Err(AskError::NoHttp { url, source });
+    }
+    exchanged.map_err(failed)?;
     let cut = || {
         let text = "the answer is cut short";
         failed(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, text))
@@ -196,19 +214,46 @@ fn connect(authority: &str, patience: Duration) -> std::io::Result<TcpStream> {
     Err(last)
 }
 
-fn exchange(mut socket: TcpStream, request: &str, patience: Duration) -> std::io::Result<Vec<u8>> {
+fn exchange(
+    mut socket: TcpStream,
+    request: &str,
+    patience: Duration,
+    answer: &mut Vec<u8>,
+) -> io::Result<()> {
     socket.set_read_timeout(Some(patience))?;
     socket.set_write_timeout(Some(patience))?;
     socket.write_all(request.as_bytes())?;
-    let mut answer = Vec::new();
-    match socket.take(MAX_BYTES).read_to_end(&mut answer) {
-        Ok(_) => Ok(answer),
+    match socket.take(MAX_BYTES).read_to_end(answer) {
+        Ok(_) => Ok(()),
         // What the system says of a timeout helps nobody.
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
             let text = format!("no answer within {patience:?}");
-            Err(std::io::Error::new(std::io::ErrorKind::TimedOut, text))
+            Err(io::Error::new(ErrorKind::TimedOut, text))
         }
         Err(error) => Err(error),
+    }
+}
+
+/// What speaks against HTTP at the other end: it closes or resets the connection before an answer
+/// begins, or sends something else.
+fn no_http(exchanged: &io::Result<()>, answer: &[u8]) -> Option<io::Error> {
+    if answer.starts_with(b"HTTP/") {
+        return None;
+    }
+    match exchanged {
+        Ok(()) if answer.is_empty() => Some(io::Error::other(
+            "the connection is closed without an answer",
+        )),
+        Ok(()) => Some(io::Error::other("the answer is not HTTP/1.1")),
+        Err(error) => {
+            let gone = [
+                ErrorKind::ConnectionReset,
+                ErrorKind::ConnectionAborted,
+                ErrorKind::BrokenPipe,
+            ];
+            gone.contains(&error.kind())
+                .then(|| io::Error::new(error.kind(), error.to_string()))
+        }
     }
 }
 
@@ -261,6 +306,28 @@ mod tests {
         drop(listener);
         let told = get(&url, "/x", PATIENCE).unwrap_err().to_string();
         assert!(told.contains("refused") && told.contains("--url"), "{told}");
+    }
+
+    /// The port for other members speaks HTTP/2, or TLS, and closes what begins with anything else.
+    #[test]
+    fn where_no_http_is_spoken_the_address_for_members_is_suspected() {
+        let settings_of_http2 = "\0\0\0\u{4}\0\0\0\0\0";
+        let alert_of_tls = "\u{15}\u{3}\u{3}\0\u{2}\u{2}\u{a}";
+        for said in ["", settings_of_http2, alert_of_tls] {
+            let told = get(&answering(said), "/x", PATIENCE).unwrap_err();
+            let told = told.to_string();
+            assert!(told.contains("`cluster.listen`"), "{told}");
+            assert!(told.contains("--url takes `http.listen`"), "{told}");
+        }
+        // Closed over a request that is not read, a connection is reset.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let (socket, _) = listener.accept().unwrap();
+            socket.peek(&mut [0]).unwrap();
+        });
+        let told = get(&url, "/x", PATIENCE).unwrap_err().to_string();
+        assert!(told.contains("`cluster.listen`"), "{told}");
     }
 
     #[test]

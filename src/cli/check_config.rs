@@ -1,7 +1,8 @@
 //! `phalanx check-config FILE`: what a node would run with, and why.
 //!
-//! Refuses to open the data directory or a socket; the files of certificates it does read. Invariant: the plain output is itself valid TOML
-//! with the same values, so that it can be kept, compared and used.
+//! Refuses to open the data directory or a socket; the files of certificates it does read. Invariant:
+//! the plain output is itself valid TOML with the same values, so that it can be kept, compared and
+//! used.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,9 +10,9 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::output;
-use crate::cluster::tls::{Tls, TlsError, TlsFiles};
-use crate::settings::{LoadedSettings, Origin, Settings};
+use super::{output, settings};
+use crate::cluster::tls::{Tls, TlsFiles};
+use crate::settings::{LoadedSettings, Origin, Settings, SettingsError};
 
 /// Width up to which origins are aligned; one long list must not push them all away.
 const MOST_ALIGNED: usize = 60;
@@ -28,10 +29,7 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self) -> ExitCode {
-        match Settings::load(self.file.as_deref()) {
-            Ok(loaded) if let Err(error) = certificates(&loaded.settings) => {
-                output::unusable(&error)
-            }
+        match load(self.file.as_deref()) {
             Ok(loaded) if self.json => {
                 output::result(format!("{:#}\n", as_json(self.file.as_deref(), &loaded)).as_bytes())
             }
@@ -41,12 +39,19 @@ impl Arguments {
     }
 }
 
-/// Whether the other members would accept what this node shows them.
-fn certificates(settings: &Settings) -> Result<(), TlsError> {
-    match TlsFiles::of(&settings.transport.tls) {
-        Some(files) => Tls::check(settings.node.id, &settings.cluster.name, &files),
-        None => Ok(()),
-    }
+/// What `serve` would take, and besides what the other members would refuse of it.
+fn load(file: Option<&Path>) -> Result<LoadedSettings, SettingsError> {
+    let loaded = settings::load(file)?;
+    let Settings {
+        node,
+        cluster,
+        transport,
+        ..
+    } = &loaded.settings;
+    let refused = TlsFiles::of(&transport.tls)
+        .and_then(|files| Tls::check(node.id, &cluster.name, &files).err());
+    loaded.refuse_for(refused.map(|error| (error.key(), error.to_string())))?;
+    Ok(loaded)
 }
 
 fn as_lines(loaded: &LoadedSettings) -> String {

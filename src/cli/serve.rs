@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::output;
+use super::{output, settings};
 use crate::failpoints;
 use crate::settings::Settings;
 use crate::telemetry;
@@ -23,7 +23,7 @@ impl Arguments {
             Ok(armed) => armed,
             Err(error) => return output::unusable(&error),
         };
-        let loaded = match Settings::load(self.config.as_deref()) {
+        let loaded = match settings::load(self.config.as_deref()) {
             Ok(loaded) => loaded,
             Err(error) => return output::unusable(&error),
         };

@@ -285,12 +285,19 @@ pub enum MoveError {
         shard: u32,
     },
     /// The node that would have to act cannot be asked.
-    #[error("node {node} cannot be asked: {reason}")]
+    #[error(
+        "node {node} cannot be asked: {reason}{}",
+        if *.unasked { "; nothing was done" } else { "" }
+    )]
     Unreachable {
         /// The node.
         node: NodeId,
         /// Why.
         reason: String,
+        /// Whether it certainly was not asked, so that nothing was done. Known where it would have
+        /// been asked, and not told to other nodes.
+        #[serde(skip)]
+        unasked: bool,
     },
     /// The move makes no sense, or not now.
     #[error("shard {shard} stays with node {leader}: {reason}")]

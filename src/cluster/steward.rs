@@ -120,6 +120,8 @@ pub struct Steward {
     handing: tokio::sync::Mutex<()>,
     /// Shards in which this node stands for no election; see [`Groups::retire`].
     retired: Mutex<BTreeSet<ShardId>>,
+    /// Which steps of moving copies were refused.
+    refusals: Mutex<conduct::Refusals>,
     /// Held from taking news of the members until the transport goes by them.
     hearing: Mutex<()>,
     /// Wakes [`Steward::follow`]: there may be news.
@@ -145,6 +147,7 @@ impl Steward {
             away: Mutex::default(),
             handing: tokio::sync::Mutex::default(),
             retired: Mutex::default(),
+            refusals: Mutex::default(),
             hearing: Mutex::default(),
             nudge: tokio::sync::Notify::new(),
             heard_of_damage: AtomicBool::new(false),

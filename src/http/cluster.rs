@@ -237,9 +237,36 @@ fn not_moved(app: &App, error: MoveError) -> Problem {
             return unknown_node(app, &format!("there is no member {node}"));
         }
         MoveError::NoLeader { .. } => Code::NoLeader,
-        MoveError::Unreachable { .. } => Code::MemberUnreachable,
+        MoveError::Unreachable { unasked, .. } => return unreachable(&error.to_string(), unasked),
         MoveError::Refused { .. } | MoveError::Elsewhere { .. } => Code::TransferRefused,
         MoveError::TooSlow { .. } => Code::TransferTimeout,
     };
     Problem::new(code, error.to_string())
+}
+
+/// 504, with what is certain of it: nothing was done by a member that was not asked.
+fn unreachable(detail: &str, unasked: bool) -> Problem {
+    let problem = Problem::new(Code::MemberUnreachable, detail.to_owned());
+    if unasked {
+        problem.not_applied()
+    } else {
+        problem
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_that_was_not_asked_has_done_nothing() {
+        for (unasked, outcome) in [(true, "not_applied"), (false, "unknown")] {
+            let reply = unreachable("why", unasked).into_reply("/x", "t");
+            assert_eq!(reply.status(), 504);
+            let body = crate::http::response::test_body(&reply);
+            let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(json["code"], "member-unreachable");
+            assert_eq!(json["outcome"], outcome);
+        }
+    }
 }

@@ -304,7 +304,8 @@ codes! {
     MemberUnreachable "member-unreachable" GATEWAY_TIMEOUT true Unknown
         "The member cannot be asked"
         "The member that would have to act is not connected to this node, or did not answer in \
-         time. /v1/cluster says how each member is reached."
+         time. In the first case nothing was done, and `outcome` is `not_applied`. /v1/cluster says how \
+         each member is reached."
         "Ask again, at that member itself if this node cannot reach it. Asking twice does no harm.";
     StorageFull "storage-full" INSUFFICIENT_STORAGE true NotApplied
         "The disk is full"

@@ -91,6 +91,13 @@ impl Problem {
         self
     }
 
+    /// Says that nothing was done, where a code leaves that open.
+    #[must_use]
+    pub(crate) fn not_applied(mut self) -> Self {
+        self.outcome = Outcome::NotApplied;
+        self
+    }
+
     /// Says whether the same request may succeed later, where that differs within one code.
     #[must_use]
     pub(crate) fn retryable(mut self, retryable: bool) -> Self {

@@ -55,6 +55,23 @@ impl LoadedSettings {
         self.origins.get(key).cloned().unwrap_or(Origin::Default)
     }
 
+    /// Refuses the settings for what only shows outside of them, such as a file that is named and not
+    /// there: each key with what is wrong with it.
+    ///
+    /// # Errors
+    /// [`SettingsError::Invalid`] with every one of them; none is no error.
+    pub fn refuse_for(
+        &self,
+        found: impl IntoIterator<Item = (&'static str, String)>,
+    ) -> Result<(), SettingsError> {
+        let mut problems: Vec<Problem> = found
+            .into_iter()
+            .map(|(key, rule)| Violation::new(&[key], rule).into_problem(|key| self.origin(key)))
+            .collect();
+        in_order(&mut problems);
+        refuse_if_any(problems)
+    }
+
     /// Every key with its value and origin, sorted by key; a list is one entry.
     #[must_use]
     pub fn entries(&self) -> Vec<Entry> {
@@ -137,11 +154,7 @@ fn merge(file: Layer, environment: Layer) -> Result<LoadedSettings, SettingsErro
             .filter(|violation| !violation.touches(&refused))
             .map(|violation| violation.into_problem(origin_of)),
     );
-    problems.sort_by_key(|problem| match &problem.origin {
-        Origin::File { line, .. } => (0, *line),
-        Origin::Environment { .. } => (1, 0),
-        Origin::Default | Origin::Program => (2, 0),
-    });
+    in_order(&mut problems);
     refuse_if_any(problems)?;
 
     let mut values = schema::to_dict(&settings)?;
@@ -161,6 +174,15 @@ fn hide(values: &mut Dict) {
     {
         *text = StoreAddress::shown(text);
     }
+}
+
+/// As they stand in the file, and those of elsewhere behind them.
+fn in_order(problems: &mut [Problem]) {
+    problems.sort_by_key(|problem| match &problem.origin {
+        Origin::File { line, .. } => (0, *line),
+        Origin::Environment { .. } => (1, 0),
+        Origin::Default | Origin::Program => (2, 0),
+    });
 }
 
 fn refuse_if_any(problems: Vec<Problem>) -> Result<(), SettingsError> {

@@ -28,7 +28,7 @@ pub(super) struct Violation {
 }
 
 impl Violation {
-    fn new(keys: &[&str], rule: String) -> Self {
+    pub(super) fn new(keys: &[&str], rule: String) -> Self {
         let keys = keys.iter().map(|&key| key.to_owned()).collect();
         Self { keys, rule }
     }

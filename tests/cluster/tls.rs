@@ -289,7 +289,7 @@ fn a_node_whose_files_cannot_be_used_does_not_start() {
     cluster.start(1);
     let node = cluster.nodes[0].as_mut().expect("it was started");
     let status = node.wait_end(SOON).expect("it ends");
-    assert_eq!(status.code(), Some(1));
+    assert_eq!(status.code(), Some(2));
     let log = node.log();
     assert!(log.contains("`transport.tls.private_key_file`"), "{log}");
 }

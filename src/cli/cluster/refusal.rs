@@ -16,7 +16,9 @@ use super::super::output;
 pub(super) fn show(error: &AskError, url: &str, as_json: bool) -> ExitCode {
     let text = match error {
         AskError::Url { .. } => return output::unusable(error),
-        AskError::Connect { .. } | AskError::Io { .. } => return output::failed(error),
+        AskError::Connect { .. } | AskError::Io { .. } | AskError::NoHttp { .. } => {
+            return output::failed(error);
+        }
         AskError::Status { text, .. } => text,
     };
     let problem: Option<Value> = serde_json::from_str(text).ok();

@@ -25,6 +25,9 @@ use crate::cluster::wire::{self, Heading, Led, Question, Said};
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 /// The longest one.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+/// Time that an attempt after the first has at least. With less, its answer would hardly come in time, and
+/// what was certain before, that nothing is stored, would be so no more.
+const SHORTEST_ATTEMPT: Duration = Duration::from_millis(10);
 /// How long a leader may take from its election until it serves, before whoever waits looks again.
 pub(super) const BEGIN_WAIT: Duration = Duration::from_secs(1);
 
@@ -148,6 +151,9 @@ impl<'a> Course<'a> {
             return (failed, me);
         };
         loop {
+            if self.is_too_late() {
+                return (Said::Answer(Answer::Failed(self.ending())), me);
+            }
             let known = *news.borrow_and_update();
             match self.attempt(known, &mut news).await {
                 Step::Said(said, node) => {
@@ -156,11 +162,7 @@ impl<'a> Course<'a> {
                         return (last_word, node);
                     }
                 }
-                Step::News => {
-                    if Instant::now() < self.deadline {
-                        continue;
-                    }
-                }
+                Step::News => continue,
                 Step::Nobody(reason) => {
                     self.leaderless_since.get_or_insert_with(Instant::now);
                     self.last = Failure::new(FailureKind::NoLeader, reason);
@@ -421,10 +423,18 @@ impl<'a> Course<'a> {
         let hopeless = !self.unresolved.any()
             && (lasts(self.isolated_since, limits.isolated_wait)
                 || lasts(self.leaderless_since, limits.leader_wait));
-        if now < self.deadline && !hopeless {
-            return None;
-        }
-        Some(if self.unresolved.any() {
+        (hopeless || self.is_too_late()).then(|| self.ending())
+    }
+
+    /// Whether an attempt that begins now could not be answered in time.
+    fn is_too_late(&self) -> bool {
+        let left = self.left();
+        left.is_zero() || self.attempts > 0 && left < SHORTEST_ATTEMPT
+    }
+
+    /// The failure to end with: what is certain of the attempts so far.
+    fn ending(&self) -> Failure {
+        if self.unresolved.any() {
             unknown(&self.last)
         } else if let Some(reason) = self.router.0.model.refusal(self.shard) {
             Failure::new(FailureKind::NotReady, reason)
@@ -433,7 +443,7 @@ impl<'a> Course<'a> {
                 FailureKind::NoLeader,
                 format!("{}; nothing was stored", self.last.detail),
             )
-        })
+        }
     }
 
     /// Pauses, but not beyond news of the leader.

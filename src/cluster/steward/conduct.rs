@@ -1,9 +1,11 @@
 //! Moving copies until they are where the members say.
 //!
 //! Done by the node that leads the shard in which the members are written down; everybody else lets
-//! it pass. Refuses to remember anything: each round asks all nodes how it is, plans, and lets the
-//! leaders of the shards concerned take a step. Invariant: two conductors, as there may be for a
-//! moment, do no harm, for each step is decided by the leader of its shard from its own membership.
+//! it pass. Refuses to remember anything but which steps were refused: each round asks all nodes how it
+//! is, plans, and lets the leaders of the shards concerned take a step. Invariants: two conductors, as
+//! there may be for a moment, do no harm, for each step is decided by the leader of its shard from its
+//! own membership; a step that is refused time and again is tried behind all others, so that it holds
+//! up none of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -49,6 +51,39 @@ pub(super) enum Round {
     Stuck,
 }
 
+/// The shards whose steps were refused, and when: the number of the refusal, from 1.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    newest: u64,
+    refused: BTreeMap<ShardId, u64>,
+}
+
+impl Refusals {
+    fn count(&self) -> usize {
+        self.refused.len()
+    }
+
+    /// The steps to take of those that are planned: first those that were not refused, then those whose
+    /// refusal is longest ago.
+    fn choose(&mut self, mut planned: Vec<Move>) -> Vec<Move> {
+        let is_planned = |shard| planned.iter().any(|step| step.shard == shard);
+        self.refused.retain(|shard, _| is_planned(*shard));
+        planned.sort_by_key(|step| self.refused.get(&step.shard).copied());
+        planned.truncate(MOVES_AT_ONCE);
+        planned
+    }
+
+    /// What became of a step.
+    fn note(&mut self, shard: ShardId, refused: bool) {
+        if refused {
+            self.newest += 1;
+            self.refused.insert(shard, self.newest);
+        } else {
+            self.refused.remove(&shard);
+        }
+    }
+}
+
 impl Steward {
     /// Takes the next steps, if this node conducts.
     pub(super) async fn conduct(&self, router: &Router) -> Round {
@@ -62,7 +97,10 @@ impl Steward {
         let views = self.views().await;
         let survey = self.survey(&views);
         let factor = self.membership.replication_factor;
-        let moves = next_moves(&survey.members, &survey.copies, factor, MOVES_AT_ONCE);
+        // More than are taken, so that enough are left without those that were refused.
+        let most = MOVES_AT_ONCE + self.refusals.lock().count();
+        let planned = next_moves(&survey.members, &survey.copies, factor, most);
+        let moves = self.refusals.lock().choose(planned);
         let planned = !moves.is_empty();
         let steps = join_all(moves.into_iter().map(|step| self.take_step(step))).await;
         let mut progress = steps.into_iter().any(|moved| moved);
@@ -110,6 +148,7 @@ impl Steward {
             let asked = self.ask(led.node, CallKind::Reshape, request, RESHAPE_WAIT);
             asked.await.unwrap_or_else(|error| Err(error.to_string()))
         };
+        self.refusals.lock().note(shard, outcome.is_err());
         match outcome {
             Ok(Reshaped::Done) => {
                 tracing::info!(shard, ?voters, "moved a copy");

@@ -11,7 +11,7 @@ use super::Steward;
 use crate::cluster::NodeId;
 use crate::cluster::members::Standing;
 use crate::cluster::status::{Kept, MoveError, Moved, NodeView, ShardView};
-use crate::cluster::transport::{CallKind, Lane, PeerState};
+use crate::cluster::transport::{CallError, CallKind, Lane, PeerState};
 use crate::cluster::wire::{self, Led};
 
 /// How long a new leader may take to be known.
@@ -98,10 +98,17 @@ impl Steward {
         request: Bytes,
         within: Duration,
     ) -> Result<T, MoveError> {
-        let unreachable = |reason: String| MoveError::Unreachable { node, reason };
+        let unreachable = |reason: String, unasked| MoveError::Unreachable {
+            node,
+            reason,
+            unasked,
+        };
         let call = self.peers.call(node, Lane::Command, kind, request, within);
-        let answer = call.await.map_err(|error| unreachable(error.to_string()))?;
-        wire::read_housekeeping(&answer).map_err(|error| unreachable(error.to_string()))
+        let answer = call.await.map_err(|error| {
+            let unasked = matches!(error, CallError::NotSent { .. });
+            unreachable(error.to_string(), unasked)
+        })?;
+        wire::read_housekeeping(&answer).map_err(|error| unreachable(error.to_string(), false))
     }
 
     /// Hands over everything that this node leads, once.

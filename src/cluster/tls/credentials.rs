@@ -15,7 +15,7 @@ use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio_rustls::rustls::version::TLS13;
-use tokio_rustls::rustls::{CertificateError, ClientConfig, Error, RootCertStore, ServerConfig};
+use tokio_rustls::rustls::{CertificateError, ClientConfig, Error, ServerConfig};
 
 use super::files::{CA, CERTIFICATE, Contents, KEY, TlsError, TlsFiles};
 use super::verifier::{AnyMember, names};
@@ -47,15 +47,14 @@ impl Credentials {
     /// Takes the contents of the files.
     pub(super) fn new(files: &TlsFiles, contents: &Contents) -> Result<Self, TlsError> {
         let provider = Arc::new(ring::default_provider());
-        let mut roots = RootCertStore::empty();
-        for root in files.roots(contents)? {
-            let added = roots.add(root);
-            added.map_err(|error| files.unusable(CA, error))?;
-        }
-        let roots = Arc::new(roots);
-        let chain = files.chain(contents)?;
-        let pair = CertifiedKey::from_der(chain.clone(), files.key(contents)?, &provider)
-            .map_err(|error| files.unusable(KEY, error))?;
+        let roots = Arc::new(files.roots(&contents.ca)?);
+        let chain = files.chain(&contents.certificate)?;
+        let key = files.key(&contents.private_key)?;
+        let pair = CertifiedKey::from_der(chain.clone(), key, &provider).map_err(|error| {
+            // The certificate is read here as well, to compare the two.
+            let of_certificate = matches!(error, Error::InvalidCertificate(_));
+            files.unusable(if of_certificate { CERTIFICATE } else { KEY }, error)
+        })?;
         let pair = Arc::new(SingleCertAndKey::from(pair));
         let clients =
             WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))

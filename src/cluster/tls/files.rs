@@ -7,10 +7,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tokio_rustls::rustls::Error;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{Error, RootCertStore};
 
+use super::credentials::Credentials;
 use crate::settings::TlsSettings;
 
 /// The keys of the settings.
@@ -72,6 +73,19 @@ pub enum TlsError {
     },
 }
 
+impl TlsError {
+    /// The key of the settings that names the file.
+    #[must_use]
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Unreadable { key, .. }
+            | Self::Malformed { key, .. }
+            | Self::Unusable { key, .. } => key,
+            Self::Unfit { .. } => CERTIFICATE,
+        }
+    }
+}
+
 impl TlsFiles {
     /// The files that the settings name; `None` without TLS.
     #[must_use]
@@ -81,6 +95,32 @@ impl TlsFiles {
             private_key: settings.private_key_file.clone(),
             ca: settings.ca_file.clone(),
         })
+    }
+
+    /// Everything that keeps a node from using the files: of each by itself, and if there is nothing
+    /// of that sort, of all three together.
+    #[must_use]
+    pub fn problems(&self) -> Vec<TlsError> {
+        let of_certificate = read(CERTIFICATE, &self.certificate)
+            .and_then(|bytes| self.chain(&bytes))
+            .err();
+        let of_key = read(KEY, &self.private_key)
+            .and_then(|bytes| self.key(&bytes))
+            .err();
+        let of_ca = read(CA, &self.ca)
+            .and_then(|bytes| self.roots(&bytes))
+            .err();
+        let found: Vec<_> = [of_certificate, of_key, of_ca]
+            .into_iter()
+            .flatten()
+            .collect();
+        if !found.is_empty() {
+            return found;
+        }
+        let together = self
+            .read()
+            .and_then(|contents| Credentials::new(self, &contents));
+        together.err().into_iter().collect()
     }
 
     /// Reads all three. They are small and on a local disk.
@@ -93,22 +133,22 @@ impl TlsFiles {
     }
 
     /// This node's certificate first, then its intermediates.
-    pub(super) fn chain(
-        &self,
-        contents: &Contents,
-    ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-        certificates(CERTIFICATE, &self.certificate, &contents.certificate)
+    pub(super) fn chain(&self, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        certificates(CERTIFICATE, &self.certificate, bytes)
     }
 
-    pub(super) fn roots(
-        &self,
-        contents: &Contents,
-    ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-        certificates(CA, &self.ca, &contents.ca)
+    /// The CAs that members are trusted by.
+    pub(super) fn roots(&self, bytes: &[u8]) -> Result<RootCertStore, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for root in certificates(CA, &self.ca, bytes)? {
+            let added = roots.add(root);
+            added.map_err(|error| self.unusable(CA, error))?;
+        }
+        Ok(roots)
     }
 
-    pub(super) fn key(&self, contents: &Contents) -> Result<PrivateKeyDer<'static>, TlsError> {
-        PrivateKeyDer::from_pem_slice(&contents.private_key)
+    pub(super) fn key(&self, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+        PrivateKeyDer::from_pem_slice(bytes)
             .map_err(|error| malformed(KEY, &self.private_key, &error))
     }
 
@@ -130,9 +170,9 @@ impl TlsFiles {
 /// The bytes of the files.
 #[derive(Hash)]
 pub(super) struct Contents {
-    certificate: Vec<u8>,
-    private_key: Vec<u8>,
-    ca: Vec<u8>,
+    pub(super) certificate: Vec<u8>,
+    pub(super) private_key: Vec<u8>,
+    pub(super) ca: Vec<u8>,
 }
 
 impl Contents {

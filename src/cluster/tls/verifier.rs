@@ -79,8 +79,36 @@ impl ServerCertVerifier for AnyMember {
 /// The DNS names that a certificate carries, as they are: a wildcard is a name that begins with a
 /// star, and no node is called so. The common name is none of them.
 pub(super) fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
-    match webpki::EndEntityCert::try_from(certificate) {
-        Ok(parsed) => parsed.valid_dns_names().map(str::to_owned).collect(),
-        Err(_) => Vec::new(),
+    let Ok(parsed) = webpki::EndEntityCert::try_from(certificate) else {
+        return Vec::new();
+    };
+    let mut names: Vec<String> = parsed.valid_dns_names().map(str::to_owned).collect();
+    for wildcard in wildcards(&parsed) {
+        if !names.contains(&wildcard) {
+            names.push(wildcard);
+        }
+    }
+    names
+}
+
+/// The wildcards among the names. The library gives those of at least three labels as names, and
+/// shows others, such as `*.phalanx`, only where it tells what does not fit.
+fn wildcards(certificate: &webpki::EndEntityCert<'_>) -> Vec<String> {
+    let Ok(nobody) = ServerName::try_from("nobody.invalid") else {
+        return Vec::new();
+    };
+    match certificate.verify_is_valid_for_subject_name(&nobody) {
+        Err(webpki::Error::CertNotValidForName(context)) => {
+            let shown = context.presented.iter();
+            let name = |text: &String| {
+                let name = text.strip_prefix("DnsName(\"")?.strip_suffix("\")")?;
+                Some(name.to_owned())
+            };
+            let is_wildcard = |name: &String| {
+                name.starts_with('*') && name.bytes().all(|byte| byte.is_ascii_graphic())
+            };
+            shown.filter_map(name).filter(is_wildcard).collect()
+        }
+        Ok(()) | Err(_) => Vec::new(),
     }
 }

@@ -75,11 +75,17 @@ pub(super) fn certificate(error: &Error) -> String {
 
 /// A certificate without the name that it needs.
 pub(crate) fn lacks(name: &str, carried: &[String]) -> String {
+    let wildcard = carried.iter().any(|name| name.starts_with('*'));
     let carried = match carried {
         [] => "no DNS name".to_owned(),
         some => some.join(", "),
     };
-    format!("carries {carried} and not {name}: make one with exactly this DNS name")
+    let hint = if wildcard {
+        ", as a wildcard proves no node"
+    } else {
+        ""
+    };
+    format!("carries {carried} and not {name}: make one with exactly this DNS name{hint}")
 }
 
 /// Why the peer refuses; `None` for alerts that say nothing about certificates.

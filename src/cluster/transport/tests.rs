@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use super::*;
 use crate::cluster::roster::Contact;
@@ -28,12 +29,40 @@ fn options() -> TransportOptions {
     }
 }
 
-/// Answers with what it was asked, in the order of calls; `Past` never answers, `Status` refuses, and
-/// `History` takes a moment.
-#[derive(Debug, Default)]
+/// Answers with what it was asked, in the order of calls; `Past` never answers, `Status` refuses,
+/// `History` takes a moment, and `Read` and `Transfer` take until they may.
+#[derive(Debug)]
 struct Echo {
     seen: Mutex<Vec<u8>>,
     calls: AtomicU64,
+    /// Whether `Read` and `Transfer` may end.
+    may_end: watch::Sender<bool>,
+    /// Those that ended, and whether they came to their end.
+    ended: Arc<Mutex<Vec<(CallKind, bool)>>>,
+}
+
+impl Default for Echo {
+    fn default() -> Self {
+        Self {
+            seen: Mutex::default(),
+            calls: AtomicU64::default(),
+            may_end: watch::Sender::new(false),
+            ended: Arc::default(),
+        }
+    }
+}
+
+/// Notes how a call ended, also if it is dropped.
+struct Ending {
+    kind: CallKind,
+    whole: bool,
+    ended: Arc<Mutex<Vec<(CallKind, bool)>>>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.ended.lock().push((self.kind, self.whole));
+    }
 }
 
 impl Service for Echo {
@@ -54,6 +83,21 @@ impl Service for Echo {
                 tokio::task::yield_now().await;
                 Ok(request)
             }),
+            CallKind::Read | CallKind::Transfer => {
+                let mut may_end = self.may_end.subscribe();
+                let ending = Ending {
+                    kind,
+                    whole: false,
+                    ended: Arc::clone(&self.ended),
+                };
+                Box::pin(async move {
+                    // As a whole, so that it is dropped with the call.
+                    let mut ending = ending;
+                    may_end.wait_for(|may| *may).await.unwrap();
+                    ending.whole = true;
+                    Ok(request)
+                })
+            }
             _ => Box::pin(async move { Ok(request) }),
         }
     }
@@ -348,6 +392,39 @@ async fn a_lost_peer_is_noticed_and_reached_again() {
     // Attempts go on at a short distance.
     assert!(back.elapsed() < 5 * SECOND, "{:?}", back.elapsed());
     server.abort();
+}
+
+/// A drain that was begun goes on though whoever asked for it is gone. What is brief is part of its
+/// connection, and its asker knows no more than that it may have been done.
+#[tokio::test]
+async fn what_runs_on_its_own_outlives_its_connection_and_what_is_brief_does_not() {
+    let (one, two) = pair(|_| ()).await;
+    connected(&one, 2).await;
+    let begun = [CallKind::Read, CallKind::Transfer].map(|kind| {
+        let call = one
+            .transport
+            .begin(2, Lane::Command, kind, Bytes::new(), LONG);
+        call.unwrap()
+    });
+    until("both arrived", || {
+        two.echo.calls.load(Ordering::Relaxed) == 2
+    })
+    .await;
+    two.drop_server();
+    for call in begun {
+        assert!(matches!(
+            call.answer().await,
+            Err(CallError::Unknown { .. })
+        ));
+    }
+    until("the brief one is dropped", || {
+        !two.echo.ended.lock().is_empty()
+    })
+    .await;
+    assert_eq!(*two.echo.ended.lock(), [(CallKind::Read, false)]);
+    two.echo.may_end.send_replace(true);
+    until("the other one ends", || two.echo.ended.lock().len() == 2).await;
+    assert_eq!(two.echo.ended.lock()[1], (CallKind::Transfer, true));
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The rules of `[transport.tls]`: all files or none, and names that a certificate can carry.
 //!
-//! Refuses to look into the files: that is for the node's start and for `check-config`.
+//! Refuses to look into the files: `serve` and `check-config` do, once the settings keep the rules.
 
 use super::Violation;
 use crate::settings::Settings;

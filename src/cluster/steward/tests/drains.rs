@@ -207,3 +207,46 @@ async fn a_drain_waits_only_where_that_may_help() {
     house.steward.drain_this().await;
     assert!(began.elapsed() >= Duration::from_secs(5));
 }
+
+#[tokio::test]
+async fn a_drain_spreads_what_it_hands_over_and_stands_aside() {
+    let house = house(ALL_THERE, &[(2, 3), (3, 0)], None);
+    let drained = house.steward.drain(1).await.unwrap();
+    assert!(drained.draining && drained.kept.is_empty());
+    let to = |node| {
+        drained
+            .moved
+            .iter()
+            .filter(|moved| moved.to == node)
+            .count()
+    };
+    assert_eq!((to(2), to(3)), (2, 2));
+    assert_eq!(house.groups.aside.lock().len(), 4);
+    let view = house.steward.cluster().await;
+    let roles: Vec<_> = view.members.iter().map(|m| (m.role, m.leads)).collect();
+    assert_eq!(
+        roles,
+        [
+            (MemberRole::Draining, 0),
+            (MemberRole::Serving, 2),
+            (MemberRole::Serving, 2)
+        ]
+    );
+    let unknown = house.steward.drain(7).await.unwrap_err();
+    assert_eq!(unknown, MoveError::NoMember { node: 7 });
+}
+
+#[tokio::test]
+async fn a_drain_passes_by_whoever_is_away_or_far_behind() {
+    let others = Others {
+        away: vec![3],
+        ..ALL_THERE
+    };
+    let house = house(others, &[(2, 0), (3, 0)], None);
+    let drained = house.steward.drain_this().await;
+    assert_eq!(drained.moved.len(), 4);
+    assert!(drained.moved.iter().all(|moved| moved.to == 2));
+    let state = house.steward.cluster().await.members.remove(2);
+    assert_eq!(state.state, MemberState::Unreachable);
+    assert_eq!((state.role, state.incarnation), (MemberRole::Unknown, None));
+}

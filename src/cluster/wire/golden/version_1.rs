@@ -34,6 +34,7 @@ fn housekeeping_of_version_1() {
         MoveError::Unreachable {
             node,
             reason: reason(),
+            unasked: false,
         },
         MoveError::Refused {
             shard,
