@@ -358,9 +358,10 @@ impl Seen {
         (0..120).find(|n| (*n..n + 3).all(second))
     }
 
-    /// Whether nobody looked for as long as a lease lasts.
+    /// Whether nobody looked for as long as a lease lasts; the last look waited for the clients to end.
     fn stood_still(&self) -> bool {
-        let mut pauses = self.looks.windows(2).map(|pair| pair[1].at - pair[0].at);
+        let regular = &self.looks[..self.looks.len() - 1];
+        let mut pauses = regular.windows(2).map(|pair| pair[1].at - pair[0].at);
         pauses.any(|pause| pause > LEASE)
     }
 
