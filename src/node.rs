@@ -28,7 +28,6 @@ use tokio::time::Instant;
 
 pub use self::builder::NodeBuilder;
 pub use self::error::NodeError;
-use crate::cluster::NodeId;
 use crate::cluster::peers::Peers;
 use crate::cluster::router::Router;
 use crate::cluster::steward::Steward;
@@ -43,7 +42,6 @@ const CLOSING: Duration = Duration::from_secs(1);
 /// A running node.
 #[derive(Debug)]
 pub struct Node {
-    id: NodeId,
     model: CommandModel,
     router: Router,
     steward: Arc<Steward>,
@@ -108,7 +106,9 @@ impl Node {
     /// then, and nobody else listens to this process any more. Safe to cancel.
     pub async fn displaced(&self) -> NodeError {
         self.peers.displaced().await;
-        NodeError::Displaced { node: self.id }
+        NodeError::Displaced {
+            node: self.steward.me(),
+        }
     }
 
     /// Stops: hand over what this node leads, take no connections, refuse new requests, finish what

@@ -219,7 +219,6 @@ impl NodeBuilder {
             "listening on http://{http_address}, its documentation is at http://{http_address}/docs"
         );
         Ok(Node {
-            id: settings.node.id,
             model: core.model,
             router: core.router,
             steward: core.steward,

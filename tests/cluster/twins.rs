@@ -47,6 +47,20 @@ fn copied(directory: &Path) -> (Cluster, NodeSetup, Vec<(String, String)>) {
     (cluster, twin, accounts)
 }
 
+/// Until it ends, it refuses whoever asks.
+fn serves_nobody(node: &mut Node) {
+    wait::until("it refuses, or has ended", SOON, || {
+        if node.status().is_some() {
+            return Some(());
+        }
+        let ready = node.client().try_send(&Request::get("/readyz")).ok()?;
+        assert_eq!(ready.status, 503, "{}", ready.text());
+        let answer = node.client().try_send(&client::open("refused")).ok()?;
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        Some(())
+    });
+}
+
 /// Waits until a process ends because another one of its node is connected.
 fn ends(node: &mut Node) {
     let status = node.wait_end(SOON);
@@ -61,6 +75,7 @@ fn a_copy_of_a_running_node_is_let_in_nowhere_and_ends() {
     let directory = temp_dir();
     let (mut cluster, twin, accounts) = copied(directory.path());
     let mut twin = twin.spawn();
+    serves_nobody(&mut twin);
     let mut http = cluster.anywhere();
     for (id, _) in &accounts {
         client::store(&mut http, &client::deposit(id, 5).key("meanwhile"));

@@ -195,6 +195,16 @@ async fn connected(side: &Side, peer: NodeId) {
     .await;
 }
 
+/// Ends the second of a pair, and waits until the first has noticed.
+async fn gone(one: &Side, two: Side) {
+    two.drop_server();
+    drop(two);
+    until("gone", || {
+        one.transport.peer_state(2) != Some(PeerState::Connected)
+    })
+    .await;
+}
+
 fn refused(side: &Side, peer: NodeId) -> Option<String> {
     match side.transport.peer_state(peer) {
         Some(PeerState::Refused(reason)) => Some(reason),
@@ -316,12 +326,7 @@ async fn a_second_process_of_a_node_waits_until_the_first_is_gone() {
     assert_eq!(twin.echo.calls.load(Ordering::Relaxed), 0);
     // As after a restart: the process before is gone.
     drop(twin);
-    two.drop_server();
-    drop(two);
-    until("gone", || {
-        one.transport.peer_state(2) != Some(PeerState::Connected)
-    })
-    .await;
+    gone(&one, two).await;
     let listener = TcpListener::bind(&second).await.unwrap();
     let next = side(2, listener, (1, first), |_| ());
     connected(&one, 2).await;
@@ -445,12 +450,7 @@ async fn a_wiped_disk_under_an_old_id_is_refused_and_told_what_to_do() {
     connected(&two, 1).await;
     let address = one.transport.address_of(2).unwrap();
     let peer = (1, two.transport.address_of(1).unwrap());
-    two.drop_server();
-    drop(two);
-    until("gone", || {
-        one.transport.peer_state(2) != Some(PeerState::Connected)
-    })
-    .await;
+    gone(&one, two).await;
     let listener = TcpListener::bind(&address).await.unwrap();
     let wiped = side(2, listener, peer, |who| {
         who.incarnation = Uuid::from_u128(99)
