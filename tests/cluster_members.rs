@@ -23,6 +23,9 @@ mod join;
 #[path = "cluster_members/leave.rs"]
 mod leave;
 
+#[path = "cluster_members/mischief.rs"]
+mod mischief;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
