@@ -21,6 +21,7 @@ mod node;
 mod plots;
 mod watch;
 mod world;
+mod wounds;
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
@@ -95,7 +96,8 @@ fn one_seed() {
     let report = simulate(seed, prints);
     println!(
         "SEED {seed} hash={:016x} steps={} acknowledged={} reads={} unknown={} crashes={} cuts={} \
-         pauses={} slow_disks={} full_disks={} moves={} changes={} plots={} simulated_ms={} real_ms={}",
+         pauses={} slow_disks={} full_disks={} damages={} refusals={} repairs={} moves={} changes={} \
+         plots={} simulated_ms={} real_ms={}",
         report.hash,
         report.steps,
         report.acknowledged,
@@ -106,6 +108,9 @@ fn one_seed() {
         report.mischief.pauses,
         report.mischief.slow_disks,
         report.mischief.full_disks,
+        report.mischief.damages,
+        report.tally.refusals,
+        report.tally.repairs,
         report.mischief.moves,
         report.mischief.changes,
         report.mischief.plots,
