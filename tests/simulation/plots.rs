@@ -18,6 +18,8 @@ use crate::world::World;
 const LEADER_WAIT: Duration = Duration::from_secs(3);
 /// How long it waits for a vote: longer than a lease and two elections.
 const VOTE_WAIT: Duration = Duration::from_secs(4);
+/// How long it waits until a damaged copy is thrown away.
+const BLANK_WAIT: Duration = Duration::from_secs(6);
 
 /// Clients that ask one node.
 const CROWD: usize = 4;
@@ -335,7 +337,13 @@ async fn copy_damaged(world: &mut World, stage: &Stage) -> bool {
         world.network.mend();
     }
     let long = *world.dice.pick(&[300, 1_500, 5_000]);
-    rest(world, 1, long).await;
+    if healed && world.dice.happens(0.7) {
+        let blank = world.wounds.when_blank(stage.pivot, stage.shard);
+        let _in_vain = tokio::time::timeout(BLANK_WAIT, blank).await;
+        rest(world, 1, long / 10).await;
+    } else {
+        rest(world, 1, long).await;
+    }
     let crashes = world.dice.happens(0.5);
     if crashes {
         world.nodes[at].crash();

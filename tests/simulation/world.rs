@@ -64,7 +64,7 @@ pub(crate) struct World {
     pub(crate) shards: u32,
     /// Whether rows on disks are damaged in this run.
     pub(crate) damages: bool,
-    wounds: Arc<Wounds>,
+    pub(crate) wounds: Arc<Wounds>,
     /// Voters of a shard.
     factor: usize,
     /// Everybody who asks.

@@ -72,6 +72,13 @@ impl Wounds {
         own.any(|(_, stage)| *stage != Stage::Blank)
     }
 
+    /// Waits until a copy is thrown away.
+    pub(crate) async fn when_blank(&self, node: NodeId, shard: ShardId) {
+        while self.state.lock().copies.get(&(node, shard)) != Some(&Stage::Blank) {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     pub(crate) fn tally(&self) -> Tally {
         self.state.lock().tally
     }
@@ -99,7 +106,9 @@ impl Wounds {
     fn look(&self, node: NodeId, view: &ShardView, journal: &Journal, disk: &MemoryDisk) {
         let shard = view.shard;
         let refused = journal.shard_health(shard);
-        let is_whole = refused.is_ok() && !disk.has_flipped_bits(shard);
+        let is_whole = !disk.has_flipped_bits(shard);
+        // Without a copy it goes by hearsay.
+        let votes = view.last_log_index.is_some() && view.voters.contains(&node);
         let mut state = self.state.lock();
         let State { copies, tally } = &mut *state;
         let stage = copies.get(&(node, shard)).copied();
@@ -115,7 +124,7 @@ impl Wounds {
             (Some(Stage::Refused), Ok(())) => Some(Stage::Blank),
             // What was damaged was written anew.
             (Some(Stage::Hidden), Ok(())) if is_whole => None,
-            (Some(Stage::Blank), Ok(())) if is_whole && view.voters.contains(&node) => {
+            (Some(Stage::Blank), Ok(())) if is_whole && votes => {
                 tally.repairs += 1;
                 None
             }
