@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
+use phalanx_actors::names::ShardId;
 use tokio::sync::Notify;
 
 use super::disk::{Batch, Change, Disk, DiskError, Durability, Row, Scan, Table, Visit};
 use super::mark::SLOTS;
-use super::rows::LogKey;
+use super::rows::{self, LogKey};
 
 /// A simulated disk. Clones share it; it outlives the journals opened on it.
 #[derive(Debug, Clone, Default)]
@@ -70,6 +71,8 @@ struct State {
     /// The power goes in the next sync.
     dies_in_sync: Option<Survivors>,
     syncs: u64,
+    /// Values of which a bit was flipped, as that left them.
+    flipped: Rows,
 }
 
 impl State {
@@ -89,6 +92,19 @@ impl State {
         self.syncs_held = false;
         self.failing = false;
         self.dies_in_sync = None;
+    }
+
+    fn flush(&mut self) {
+        for batch in std::mem::take(&mut self.lazy) {
+            apply(&mut self.durable, batch);
+        }
+    }
+
+    /// Whether a value with a flipped bit is still stored, or would be again after a crash.
+    fn holds_flipped(&self, key: &Key) -> bool {
+        let flipped = self.flipped.get(key);
+        let holds = |rows: &Rows| flipped.is_some() && rows.get(key) == flipped;
+        holds(&self.visible) || holds(&self.durable)
     }
 
     /// Puts a logged batch on disk. What it removes does not come back with a lazy one from before it.
@@ -183,6 +199,43 @@ impl MemoryDisk {
         self.shared.state.lock().unsynced.len()
     }
 
+    /// Flips a bit of a value on disk, in any table and row of a shard, behind everybody's back; says
+    /// where. Which table, row and bit is for `below` to choose: it gives a number below its argument.
+    /// What was put off goes to the disk before.
+    pub fn flip_bit(
+        &self,
+        shard: ShardId,
+        below: &mut dyn FnMut(usize) -> usize,
+    ) -> Option<String> {
+        let mut state = self.shared.state.lock();
+        state.flush();
+        let table = *Table::ALL.get(below(Table::ALL.len()))?;
+        let whole = |(key, value): &(&Key, &Bytes)| {
+            let is_there = state.visible.get(*key) == Some(*value) && !value.is_empty();
+            key.0 == table && is_of(shard, key) && is_there && !state.holds_flipped(key)
+        };
+        let rows: Vec<_> = state.durable.iter().filter(whole).collect();
+        let (key, value) = *rows.get(below(rows.len().max(1)))?;
+        let (key, mut value) = (key.clone(), value.to_vec());
+        let bit = below(value.len() * 8);
+        *value.get_mut(bit / 8)? ^= 1 << (bit % 8);
+        let said = format!("bit {bit} of {} row {:02x?}", table.name(), key.1);
+        let value = Bytes::from(value);
+        state.durable.insert(key.clone(), value.clone());
+        state.visible.insert(key.clone(), value.clone());
+        state.flipped.insert(key, value);
+        Some(said)
+    }
+
+    /// Whether a flipped bit is left in a shard. One in a snapshot does not count: it is a cache.
+    #[must_use]
+    pub fn has_flipped_bits(&self, shard: ShardId) -> bool {
+        let state = self.shared.state.lock();
+        let counts = |key: &&Key| key.0 != Table::Snapshot && is_of(shard, key);
+        let mut flipped = state.flipped.keys().filter(counts);
+        flipped.any(|key| state.holds_flipped(key))
+    }
+
     /// Removes a log row behind everybody's back.
     #[cfg(test)]
     pub(crate) fn lose_log_row(&self, key: &[u8]) {
@@ -258,6 +311,13 @@ impl MemoryHandle {
         let state = self.shared.state.lock();
         self.alive(&state)?;
         Ok(read(&state.visible))
+    }
+}
+
+fn is_of(shard: ShardId, (table, key): &Key) -> bool {
+    match table {
+        Table::Log | Table::Index | Table::Snapshot => key.starts_with(&rows::shard_start(shard)),
+        Table::Meta => *key == rows::vote_key(shard) || *key == rows::purged_key(shard),
     }
 }
 
@@ -386,9 +446,7 @@ impl Disk for MemoryHandle {
     fn flush(&self) -> Result<(), DiskError> {
         let mut state = self.shared.state.lock();
         self.alive(&state)?;
-        for batch in std::mem::take(&mut state.lazy) {
-            apply(&mut state.durable, batch);
-        }
+        state.flush();
         Ok(())
     }
 

@@ -6,10 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use phalanx::cluster::members::Members;
 use phalanx::journal::{Journal, LogEntry, LogPayload};
 use phalanx_actors::Aggregate as _;
 use phalanx_actors::names::{ShardId, StreamName};
+use phalanx_actors::ports::{Journal as _, JournalError};
 use phalanx_actors::record::{Record, hash_key};
 use phalanx_actors::request::Precondition;
 
@@ -26,26 +28,94 @@ struct Versions {
     by_key: BTreeMap<u128, (u64, u64)>,
 }
 
-/// Reads a shard's log up to what is applied everywhere.
-pub(crate) fn read_log(journal: &Journal, shard: ShardId) -> Vec<LogEntry> {
-    let applied = journal.applied(shard).unwrap().map_or(0, |a| a.index + 1);
+/// All that a node has stored of a shard, as far as it is applied.
+pub(crate) struct Copy {
+    pub(crate) log: Vec<LogEntry>,
+    /// What the index knows of the log: the records of each aggregate, and those of all keys.
+    streams: BTreeMap<StreamName, Vec<Record>>,
+    keys: Vec<Option<Record>>,
+}
+
+impl Copy {
+    /// Reads all of it, so that damage is found.
+    pub(crate) fn read(journal: &Journal, shard: ShardId) -> Result<Self, JournalError> {
+        let mut copy = Self {
+            log: read_log(journal, shard)?,
+            streams: BTreeMap::new(),
+            keys: Vec::new(),
+        };
+        for record in records(&copy.log) {
+            let at = Timestamp::from_microsecond(record.time_us).unwrap();
+            let found = journal.find_key(shard, &record.stream, record.key_hash, at)?;
+            copy.keys.push(found);
+            if !copy.streams.contains_key(&record.stream) {
+                let read = read_stream(journal, shard, &record.stream)?;
+                copy.streams.insert(record.stream.clone(), read);
+            }
+        }
+        Ok(copy)
+    }
+
+    /// Whether the index knows of everything in the log, and of nothing else.
+    fn is_indexed(&self) -> bool {
+        let mut streams: BTreeMap<StreamName, Vec<Record>> = BTreeMap::new();
+        for record in records(&self.log) {
+            let stream = streams.entry(record.stream.clone()).or_default();
+            stream.push(record.clone());
+        }
+        let keys = self.keys.iter().map(Option::as_ref);
+        streams == self.streams && keys.eq(records(&self.log).map(Some))
+    }
+}
+
+fn records(log: &[LogEntry]) -> impl Iterator<Item = &Record> {
+    let records = log.iter().filter_map(|entry| match &entry.payload {
+        LogPayload::Records(records) => Some(records.iter()),
+        LogPayload::Other(_) => None,
+    });
+    records.flatten()
+}
+
+fn read_log(journal: &Journal, shard: ShardId) -> Result<Vec<LogEntry>, JournalError> {
+    let applied = journal.applied(shard)?.map_or(0, |a| a.index + 1);
     let mut entries = Vec::new();
     loop {
         let from = entries.last().map_or(0, |e: &LogEntry| e.index + 1);
-        let page = journal.read_log(shard, from..applied, 1 << 20).unwrap();
+        let page = journal.read_log(shard, from..applied, 1 << 20)?;
         if page.is_empty() {
-            return entries;
+            return Ok(entries);
         }
         entries.extend(page);
     }
 }
 
-/// All nodes have applied the same, and the same is in their logs.
-pub(crate) fn logs_agree(trace: &Trace, shard: ShardId, logs: &[(u64, Vec<LogEntry>)]) {
-    let Some(((first, log), others)) = logs.split_first() else {
+fn read_stream(
+    journal: &Journal,
+    shard: ShardId,
+    stream: &StreamName,
+) -> Result<Vec<Record>, JournalError> {
+    let mut records: Vec<Record> = Vec::new();
+    loop {
+        let next = |last: &Record| last.first_sequence + u64::from(last.event_count);
+        let page = journal.read_stream(shard, stream, records.last().map_or(1, next), 1_000)?;
+        if page.is_empty() {
+            return Ok(records);
+        }
+        records.extend(page);
+    }
+}
+
+/// All nodes have applied the same, the same is in their logs, and their index knows of it.
+pub(crate) fn copies_agree(trace: &Trace, shard: ShardId, copies: &[(u64, Copy)]) {
+    for (node, _) in copies.iter().filter(|(_, copy)| !copy.is_indexed()) {
+        trace.violated(format!(
+            "node {node}, shard {shard}: the index does not fit the log"
+        ));
+    }
+    let Some(((first, Copy { log, .. }), others)) = copies.split_first() else {
         return;
     };
-    for (node, other) in others {
+    for (node, Copy { log: other, .. }) in others {
         if log != other {
             let at = log.iter().zip(other).position(|(a, b)| a != b);
             trace.violated(format!(

@@ -17,6 +17,7 @@ pub(crate) struct Mischief {
     pub(crate) pauses: u32,
     pub(crate) slow_disks: u32,
     pub(crate) full_disks: u32,
+    pub(crate) damages: u32,
     pub(crate) moves: u32,
     pub(crate) changes: u32,
     pub(crate) plots: u32,
@@ -57,7 +58,7 @@ pub(crate) async fn make(world: &mut World) -> Mischief {
             for (_, what) in std::mem::take(&mut later) {
                 undo(world, what).await;
             }
-            mischief.plots += u32::from(plots::unfold(world).await);
+            mischief.plots += u32::from(plots::unfold(world, &mut mischief.damages).await);
             next = Instant::now() + world.dice.millis(20, tempo);
             continue;
         }
@@ -84,6 +85,10 @@ fn harm(
                 world.open_doors();
                 later.push((until, Later::Start(at)));
             }
+        }
+        30..=41 if world.damages => {
+            let shard = u32::try_from(world.dice.between(0, u64::from(world.shards) - 1)).unwrap();
+            mischief.damages += u32::from(world.damage(at, shard));
         }
         30..=64 => {
             mischief.cuts += 1;
@@ -139,6 +144,8 @@ fn change_members(world: &mut World, mischief: &mut Mischief, at: usize) {
                 ));
             });
         }
+        // Of two copies none may be damaged.
+        1 if world.damages && world.nodes[at].members().len() <= 3 => return,
         1 => {
             let leaves = *world.dice.pick(&ids);
             tokio::spawn(async move {

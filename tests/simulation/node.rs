@@ -17,6 +17,7 @@ use phalanx::journal::{
 };
 use phalanx::node::core::{Core, Ground};
 use phalanx::settings::Settings;
+use phalanx_actors::names::ShardId;
 use phalanx_actors::ports::Clock;
 use phalanx_actors::types::TypeRegistry;
 use tokio::sync::watch;
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 use crate::chance::{Dice, Trace};
 use crate::network::Network;
 use crate::watch::Terms;
+use crate::wounds::Wounds;
 
 /// Simulated time, for the core.
 #[derive(Debug)]
@@ -57,6 +59,8 @@ pub(crate) struct Node {
     clock: Arc<SimulatedClock>,
     /// Who served which shard in which term, over all nodes.
     terms: Arc<Terms>,
+    /// Which copies were damaged, over all nodes.
+    wounds: Arc<Wounds>,
     /// How long the disk takes for a write, in microseconds.
     pub(crate) disk_us: Arc<Mutex<(u64, u64)>>,
     running: Option<Running>,
@@ -90,6 +94,7 @@ impl Node {
         settings: Settings,
         network: Arc<Network>,
         terms: Arc<Terms>,
+        wounds: Arc<Wounds>,
         dice: Dice,
         began: Instant,
     ) -> Self {
@@ -103,6 +108,7 @@ impl Node {
             dice: Arc::new(dice),
             clock: Arc::new(SimulatedClock { began }),
             terms,
+            wounds,
             disk_us: Arc::new(Mutex::new(DISK_US)),
             running: None,
         }
@@ -136,6 +142,33 @@ impl Node {
         self.disk.set_free_bytes(if full { 0 } else { u64::MAX });
     }
 
+    /// Flips so many bits of a copy. What is thereby damaged is found when it is read.
+    pub(crate) fn damage(&self, shard: ShardId, bits: usize) {
+        let dice = &self.dice;
+        let mut below = |end: usize| usize::try_from(dice.between(0, end as u64 - 1)).unwrap();
+        let flipped: Vec<_> = (0..bits)
+            .filter_map(|_| self.disk.flip_bit(shard, &mut below))
+            .collect();
+        self.trace.note(&format!(
+            "node {}, shard {shard}: {} bits are flipped, such as {:?}",
+            self.id,
+            flipped.len(),
+            flipped.first(),
+        ));
+        self.wounds.inflict(self.id, shard);
+    }
+
+    /// Whether a flipped bit is left in a copy.
+    pub(crate) fn has_flipped_bits(&self, shard: ShardId) -> bool {
+        self.disk.has_flipped_bits(shard)
+    }
+
+    /// The members that it knows of.
+    pub(crate) fn members(&self) -> Vec<NodeId> {
+        let members = self.roster.members().into_iter();
+        members.map(|(id, _)| id).collect()
+    }
+
     /// Starts from what the disk holds.
     pub(crate) async fn start(&mut self) {
         assert!(!self.is_up());
@@ -160,7 +193,10 @@ impl Node {
         };
         let core = Core::start(&self.settings, ground).await.unwrap();
         for handle in &core.shards {
-            if let Some(reason) = handle.refusal() {
+            // What is damaged is the watch's business.
+            if let Some(reason) = handle.refusal()
+                && !journal.is_damaged(handle.shard())
+            {
                 let shard = handle.shard();
                 self.trace.violated(format!(
                     "node {} refuses shard {shard} after a crash: {reason}",
@@ -169,7 +205,8 @@ impl Node {
             }
         }
         self.network.serve(self.id, core.services());
-        let watches = self.terms.watch(self.id, &core, &journal);
+        let mut watches = self.terms.watch(self.id, &core, &journal);
+        watches.push(self.wounds.watch(&core, &journal, &self.disk));
         self.running = Some(Running {
             core,
             journal,

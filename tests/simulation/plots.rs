@@ -18,6 +18,8 @@ use crate::world::World;
 const LEADER_WAIT: Duration = Duration::from_secs(3);
 /// How long it waits for a vote: longer than a lease and two elections.
 const VOTE_WAIT: Duration = Duration::from_secs(4);
+/// How long it waits until a damaged copy is thrown away.
+const BLANK_WAIT: Duration = Duration::from_secs(6);
 
 /// Clients that ask one node.
 const CROWD: usize = 4;
@@ -35,12 +37,15 @@ struct Stage {
 }
 
 /// Lets a plot take its course; `false` when the cluster is in no state for it.
-pub(crate) async fn unfold(world: &mut World) -> bool {
+pub(crate) async fn unfold(world: &mut World, damages: &mut u32) -> bool {
     world.network.mend();
     let Some(stage) = set(world).await else {
         return false;
     };
-    let number = *world.dice.pick(&[0, 0, 0, 0, 1, 1, 2, 2, 2, 3, 4, 4]);
+    let mut number = *world.dice.pick(&[0, 0, 0, 0, 1, 1, 2, 2, 2, 3, 4, 4]);
+    if world.damages && world.dice.happens(0.4) {
+        number = 5;
+    }
     world.trace.note(&format!(
         "plot {number}: shard {}, {:?} | {} | {:?}",
         stage.shard, stage.left, stage.pivot, stage.right
@@ -50,7 +55,8 @@ pub(crate) async fn unfold(world: &mut World) -> bool {
         1 => vote_lost(world, &stage).await,
         2 => stragglers(world, &stage).await,
         3 => heir_is_behind(world, &stage).await,
-        _ => copy_lost(world, &stage).await,
+        4 => copy_lost(world, &stage).await,
+        _ => *damages += u32::from(copy_damaged(world, &stage).await),
     }
     world.network.release();
     world.network.mend();
@@ -102,14 +108,8 @@ async fn set(world: &World) -> Option<Stage> {
 
 /// Who serves a shard, and who votes in it.
 fn leader_of(world: &World, shard: u32) -> Option<(NodeId, Vec<NodeId>)> {
-    let views = world.nodes.iter().filter_map(|node| node.core());
-    let leads = views.filter_map(|core| {
-        let view = core.steward.node_view();
-        let at = view.shards.into_iter().find(|at| at.shard == shard)?;
-        (at.leader == Some(view.node) && at.serving).then_some((at.term, view.node, at.voters))
-    });
-    let (_, leader, voters) = leads.max_by_key(|(term, ..)| *term)?;
-    Some((leader, voters))
+    let (leader, led) = world.led(shard)?;
+    Some((leader, led.voters))
 }
 
 /// Nothing passes between these and those.
@@ -282,6 +282,14 @@ async fn copy_lost(world: &mut World, stage: &Stage) {
     part(world, &stage.left, &[stage.pivot]);
     rest(world, 1, 60).await;
     start(world, stage.pivot).await;
+    others_elect(world, stage).await;
+    if leader_dies {
+        start(world, stage.leader).await;
+    }
+}
+
+/// Waits until somebody leads who is not on the left, and lets clients ask there.
+async fn others_elect(world: &mut World, stage: &Stage) {
     let heir = *world.dice.pick(&stage.right);
     let deadline = Instant::now() + VOTE_WAIT;
     while leader_of(world, stage.shard).is_none_or(|(leader, _)| stage.left.contains(&leader)) {
@@ -294,9 +302,61 @@ async fn copy_lost(world: &mut World, stage: &Stage) {
     crowd(world, stage, (heir, CROWD), 50, lasts);
     crowd(world, stage, (stage.pivot, CROWD), 50, lasts);
     tokio::time::sleep(lasts).await;
-    if leader_dies {
-        start(world, stage.leader).await;
+}
+
+/// The pivot's copy, which perhaps every answer needs, is damaged, and found out in one of several ways.
+/// Somewhere on its way out of the shard and back it crashes, perhaps, and finds itself with the others,
+/// who elect somebody.
+async fn copy_damaged(world: &mut World, stage: &Stage) -> bool {
+    let at = world.place(stage.pivot);
+    if world.dice.happens(0.5) {
+        part(world, &stage.left, &stage.right);
     }
+    let lasts = world.dice.millis(100, 800);
+    crowd(world, stage, (stage.leader, CROWD), 10, lasts);
+    tokio::time::sleep(lasts).await;
+    if !world.damage(at, stage.shard) {
+        return false;
+    }
+    match world.dice.between(0, 3) {
+        0 => transfer(world, stage.shard, stage.leader, stage.pivot).await,
+        1 => {}
+        // A start finds most of it.
+        _ => {
+            world.nodes[at].crash();
+            world.open_doors();
+            rest(world, 1, 100).await;
+            start(world, stage.pivot).await;
+        }
+    }
+    crowd(world, stage, (stage.leader, CROWD), 30, lasts);
+    crowd(world, stage, (stage.pivot, CROWD), 70, lasts);
+    let healed = world.dice.happens(0.7);
+    if healed {
+        rest(world, 1, 1_000).await;
+        world.network.mend();
+    }
+    let long = *world.dice.pick(&[300, 1_500, 5_000]);
+    if healed && world.dice.happens(0.7) {
+        let blank = world.wounds.when_blank(stage.pivot, stage.shard);
+        let _in_vain = tokio::time::timeout(BLANK_WAIT, blank).await;
+        rest(world, 1, long / 10).await;
+    } else {
+        rest(world, 1, long).await;
+    }
+    let crashes = world.dice.happens(0.5);
+    if crashes {
+        world.nodes[at].crash();
+        world.open_doors();
+    }
+    part(world, &stage.left, &stage.right);
+    part(world, &stage.left, &[stage.pivot]);
+    if crashes {
+        rest(world, 1, 100).await;
+        start(world, stage.pivot).await;
+    }
+    others_elect(world, stage).await;
+    true
 }
 
 /// Moves a shard, asking whoever leads it; gives up soon.

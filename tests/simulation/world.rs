@@ -8,22 +8,26 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use phalanx::cluster::NodeId;
-use phalanx::cluster::status::{MemberRole, MemberView};
+use phalanx::cluster::status::{MemberRole, MemberView, ShardView};
 use phalanx::settings::{Peer, ReadMode, Settings};
 use phalanx_actors::names::StreamName;
+use phalanx_actors::ports::Journal as _;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::chance::{Dice, Trace};
-use crate::checks;
+use crate::checks::{self, Copy};
 use crate::clients::{Client, Desk, Doors, Habits, Outcome, Wish};
 use crate::faults::{self, Mischief};
 use crate::network::{Manners, Network};
 use crate::node::{DISK_US, Node};
 use crate::watch::Terms;
+use crate::wounds::{Tally, Wounds};
 
 /// After everything is mended, the time until every shard must answer on every node.
 const RECOVERY: Duration = Duration::from_secs(12);
+/// The time until all damaged copies are whole: one that was damaged several times has to wait.
+const REPAIR: Duration = Duration::from_secs(120);
 /// Aggregates of a run.
 const STREAMS: usize = 6;
 /// A run in which fewer commands were acknowledged says nothing.
@@ -41,6 +45,7 @@ pub(crate) struct Report {
     pub(crate) reads: usize,
     pub(crate) unknown: usize,
     pub(crate) mischief: Mischief,
+    pub(crate) tally: Tally,
     pub(crate) simulated: Duration,
     pub(crate) violations: Vec<String>,
 }
@@ -57,6 +62,11 @@ pub(crate) struct World {
     /// Changes of the members that were asked for.
     pub(crate) changes_asked: u32,
     pub(crate) shards: u32,
+    /// Whether rows on disks are damaged in this run.
+    pub(crate) damages: bool,
+    pub(crate) wounds: Arc<Wounds>,
+    /// Voters of a shard.
+    factor: usize,
     /// Everybody who asks.
     clients: Vec<JoinHandle<()>>,
     client_numbers: usize,
@@ -81,6 +91,7 @@ pub(crate) async fn run(seed: u64, prints: bool) -> Report {
     for client in std::mem::take(&mut world.clients) {
         client.await.unwrap();
     }
+    world.heal().await;
     world.settle().await;
     world.check();
     let book = &world.desk.book;
@@ -93,6 +104,7 @@ pub(crate) async fn run(seed: u64, prints: bool) -> Report {
         reads: book.count(|o| matches!(o.outcome, Outcome::State { .. } | Outcome::NotFound)),
         unknown: book.count(|o| o.outcome == Outcome::Unknown),
         mischief,
+        tally: world.wounds.tally(),
         simulated: trace.elapsed(),
         hash: trace.hash(),
         steps: trace.steps(),
@@ -121,11 +133,14 @@ impl World {
         let network = Network::new(members, manners, transport, dice.fork(), Arc::clone(&trace));
         let began = Instant::now();
         let terms = Terms::new(Arc::clone(&trace));
+        let wounds = Wounds::new(Arc::clone(&trace));
+        let factor = usize::try_from(all[0].cluster.replication_factor).unwrap();
         let nodes = all
             .into_iter()
             .map(|settings| {
                 let (network, terms) = (Arc::clone(&network), Arc::clone(&terms));
-                Node::new(settings, network, terms, dice.fork(), began)
+                let wounds = Arc::clone(&wounds);
+                Node::new(settings, network, terms, wounds, dice.fork(), began)
             })
             .collect();
         let stream = |number| StreamName::new("account", &format!("a{number}")).unwrap();
@@ -146,6 +161,9 @@ impl World {
             newcomer,
             changes_asked: 0,
             shards,
+            damages: dice.happens(0.6),
+            wounds,
+            factor,
             clients: Vec::new(),
             client_numbers: 0,
         }
@@ -178,6 +196,55 @@ impl World {
     pub(crate) fn open_doors(&self) {
         let doors = self.nodes.iter().filter_map(Node::door).collect();
         self.desk.doors.set(doors);
+    }
+
+    /// How a shard's leader sees it.
+    pub(crate) fn led(&self, shard: u32) -> Option<(NodeId, ShardView)> {
+        let views = self.nodes.iter().filter_map(Node::core);
+        let leads = views.filter_map(|core| {
+            let view = core.steward.node_view();
+            let at = view.shards.into_iter().find(|at| at.shard == shard)?;
+            (at.leader == Some(view.node) && at.serving).then_some((view.node, at))
+        });
+        leads.max_by_key(|(_, at)| at.term)
+    }
+
+    /// Damages one node's copy of a shard, if that is allowed; whether it was.
+    pub(crate) fn damage(&self, at: usize, shard: u32) -> bool {
+        let allowed = self.may_damage(at);
+        if allowed {
+            let bits = *self.dice.pick(&[1, 8, 64]);
+            self.nodes[at].damage(shard, bits);
+        }
+        allowed
+    }
+
+    /// Whether a node's copies may be damaged: of each shard a majority of the voters has whole copies
+    /// elsewhere, and will have, whatever is done about the damaged ones.
+    fn may_damage(&self, at: usize) -> bool {
+        let node = self.nodes[at].id;
+        let whole = |other: &Node| other.is_up() && !self.wounds.has(other.id);
+        let others_are_whole = self
+            .nodes
+            .iter()
+            .all(|other| other.id == node || whole(other));
+        let suffice = |shard| {
+            let Some((_, led)) = self.led(shard) else {
+                return false;
+            };
+            let newest = self.newest_term(shard) == led.term;
+            let others = led.voters.iter().filter(|voter| **voter != node).count();
+            newest && !led.changing && others > self.factor / 2
+        };
+        self.nodes[at].is_up() && others_are_whole && (0..self.shards).all(suffice)
+    }
+
+    /// The newest term of a shard that anybody knows of.
+    fn newest_term(&self, shard: u32) -> u64 {
+        let views = self.nodes.iter().filter_map(Node::core);
+        let shards = views.flat_map(|core| core.steward.node_view().shards);
+        let terms = shards.filter(|at| at.shard == shard).map(|at| at.term);
+        terms.max().unwrap_or_default()
     }
 
     /// Ends all harm.
@@ -240,6 +307,85 @@ impl World {
         }
     }
 
+    /// Has all copies read, so that all damage is found, and waits until they are whole. What only a start
+    /// reads is found by one.
+    async fn heal(&mut self) {
+        if !self.damages {
+            return;
+        }
+        self.read_copies().await;
+        for at in 0..self.nodes.len() {
+            let node = self.nodes[at].id;
+            let is_left = |shard| self.votes(node, shard) && self.nodes[at].has_flipped_bits(shard);
+            if (0..self.shards).any(is_left) {
+                self.nodes[at].crash();
+                self.nodes[at].start().await;
+            }
+        }
+        self.open_doors();
+        self.read_copies().await;
+        for (node, shard) in self
+            .nodes
+            .iter()
+            .flat_map(|n| (0..self.shards).map(move |s| (n, s)))
+        {
+            if self.votes(node.id, shard) && node.has_flipped_bits(shard) {
+                let what = format!("node {}, shard {shard}: damage is left", node.id);
+                self.trace.violated(what);
+            }
+        }
+    }
+
+    fn votes(&self, node: NodeId, shard: u32) -> bool {
+        let led = self.led(shard);
+        led.is_some_and(|(_, at)| at.voters.contains(&node))
+    }
+
+    /// Reads all copies, and waits until those of which that found damage are whole.
+    async fn read_copies(&self) {
+        self.repair().await;
+        for shard in 0..self.shards {
+            for node in self.copies(shard) {
+                let read = Copy::read(node.journal().unwrap(), shard);
+                let what = read.map_or_else(|error| error.to_string(), |_| "whole".to_owned());
+                self.trace
+                    .note(&format!("node {}, shard {shard} is read: {what}", node.id));
+            }
+        }
+        self.repair().await;
+    }
+
+    /// Waits until each shard has as many whole copies as it should, and nobody refuses any.
+    async fn repair(&self) {
+        let deadline = Instant::now() + REPAIR;
+        while let Some(lacks) = self.lacks() {
+            if Instant::now() > deadline {
+                self.trace
+                    .violated(format!("a damaged copy is not repaired: {lacks}"));
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// What a shard lacks, if anything. A node that is no member any more keeps what it has.
+    fn lacks(&self) -> Option<String> {
+        (0..self.shards).find_map(|shard| {
+            let Some((leader, led)) = self.led(shard) else {
+                return Some(format!("shard {shard} has no leader"));
+            };
+            if led.voters.len() < self.factor || led.changing {
+                return Some(format!("shard {shard}: {led:?}"));
+            }
+            let members = self.nodes[self.place(leader)].members();
+            let mut refusing = self.nodes.iter().filter(|node| {
+                members.contains(&node.id) && node.journal().unwrap().is_damaged(shard)
+            });
+            let refusing = refusing.next()?.id;
+            Some(format!("node {refusing} refuses shard {shard}: {led:?}"))
+        })
+    }
+
     /// Waits until no change of the members is under way.
     async fn arrive(&self) {
         let deadline = Instant::now() + RECOVERY * 2;
@@ -293,22 +439,19 @@ impl World {
                 })
                 .collect();
             let first = ends.first().copied().unwrap_or_default();
-            let meet = !ends.is_empty() && ends.iter().all(|end| *end == first && end.0 == end.1);
+            let indexed = self.copies(shard).all(|node| {
+                let journal = node.journal().unwrap();
+                journal.indexed_position(shard) == journal.last_position(shard).unwrap()
+            });
+            let meet = indexed && ends.iter().all(|end| *end == first && end.0 == end.1);
+            let meet = meet && !ends.is_empty();
             (!meet).then_some((shard, ends))
         })
     }
 
     /// The nodes that vote in a shard, as its leader says: every node runs a group for each shard.
     fn copies(&self, shard: u32) -> impl Iterator<Item = &Node> {
-        let views = self
-            .nodes
-            .iter()
-            .map(|node| node.core().unwrap().steward.node_view());
-        let leads = views.filter_map(|view| {
-            let at = view.shards.into_iter().find(|at| at.shard == shard)?;
-            (at.leader == Some(view.node) && at.serving).then_some(at)
-        });
-        let voters = leads.max_by_key(|at| at.term).map(|at| at.voters);
+        let voters = self.led(shard).map(|(_, at)| at.voters);
         let voters = voters.unwrap_or_default();
         self.nodes
             .iter()
@@ -318,12 +461,14 @@ impl World {
     fn check(&self) {
         let mut longest = BTreeMap::new();
         for shard in 0..self.shards {
-            let logs: Vec<_> = self
+            let read = |node: &Node| Copy::read(node.journal().unwrap(), shard).unwrap();
+            let copies: Vec<_> = self
                 .copies(shard)
-                .map(|node| (node.id, checks::read_log(node.journal().unwrap(), shard)))
+                .map(|node| (node.id, read(node)))
                 .collect();
-            checks::logs_agree(&self.trace, shard, &logs);
-            let log = logs.into_iter().map(|(_, log)| log).max_by_key(Vec::len);
+            checks::copies_agree(&self.trace, shard, &copies);
+            let logs = copies.into_iter().map(|(_, copy)| copy.log);
+            let log = logs.max_by_key(Vec::len);
             let log = log.unwrap_or_default();
             self.trace
                 .note(&format!("shard {shard}: {} entries", log.len()));

@@ -215,31 +215,35 @@ impl Steward {
         }
     }
 
+    /// The shards of which no copy here says who leads and who votes.
+    fn gaps(&self) -> BTreeSet<u32> {
+        let me = self.membership.me;
+        // Whose group has ended hears nothing any more, nor does one that is blank since its damaged copy
+        // was thrown away. What they said last may be that this node leads.
+        let is_deaf = |view: &ShardView| view.refusal.is_some() || view.last_log_index.is_none();
+        let is_gap = |view: &ShardView| {
+            let shard = view.shard;
+            is_deaf(view)
+                || !self.leaders.voters(shard).contains(&me)
+                || self.leaders.known(shard).leader.is_none()
+                // The copy may have gone elsewhere while this node was away.
+                || self.leaders.is_hearsay(shard)
+                || self.retired.lock().contains(&shard)
+        };
+        let views = self.groups.shards().into_iter();
+        views.filter(is_gap).map(|view| view.shard).collect()
+    }
+
     /// Learns of shards that have no copy here, from those who do: nobody else tells.
     pub(super) async fn fill_gaps(&self) {
         let me = self.membership.me;
-        // Whose group has ended hears nothing any more.
-        let views = self.groups.shards().into_iter();
-        let refused: BTreeSet<u32> = views
-            .filter(|view| view.refusal.is_some())
-            .map(|view| view.shard)
-            .collect();
-        let unknown = |shard: &u32| {
-            let voters = self.leaders.voters(*shard);
-            refused.contains(shard)
-                || !voters.contains(&me)
-                || self.leaders.known(*shard).leader.is_none()
-                // The copy may have gone elsewhere while this node was away.
-                || self.leaders.is_hearsay(*shard)
-                || self.retired.lock().contains(shard)
-        };
-        let gaps: Vec<u32> = self.every_shard().filter(unknown).collect();
+        let gaps = self.gaps();
         if gaps.is_empty() {
             return;
         }
         let views = self.views().await;
         // Where the own copy has spoken up meanwhile, it knows better than who was asked before.
-        for shard in gaps.into_iter().filter(unknown) {
+        for shard in self.gaps().into_iter().filter(|shard| gaps.contains(shard)) {
             let view = leader_view(&views, shard);
             // Without a leader nobody can say that this node does not count, and its vote may be
             // the one that is needed.

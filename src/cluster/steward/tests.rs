@@ -144,6 +144,8 @@ struct Led {
     full: AtomicBool,
     /// Whether shard 3 is refused here.
     refused: AtomicBool,
+    /// Whether there is no copy of shard 3 here.
+    blank: AtomicBool,
     /// Whether node 4 learns all shards.
     learns: AtomicBool,
     handed: Mutex<Vec<(ShardId, NodeId)>>,
@@ -162,6 +164,7 @@ impl Groups for Led {
                 lag: *lag,
             };
             let refused = shard == 3 && self.refused.load(Ordering::Acquire);
+            let blank = shard == 3 && self.blank.load(Ordering::Acquire);
             ShardView {
                 followers: self.lags.iter().map(follower).collect(),
                 learners: self
@@ -171,6 +174,7 @@ impl Groups for Led {
                     .into_iter()
                     .collect(),
                 refusal: refused.then(|| "damaged".to_owned()),
+                last_log_index: (!blank).then_some(1000),
                 ..view(&self.leaders, shard, 1)
             }
         };
@@ -235,6 +239,7 @@ fn house(others: Others, lags: &[(NodeId, u64)], elected: Option<NodeId>) -> Hou
         retired: Mutex::default(),
         full: AtomicBool::new(false),
         refused: AtomicBool::new(false),
+        blank: AtomicBool::new(false),
         learns: AtomicBool::new(false),
         handed: Mutex::default(),
         reshaped: Mutex::default(),

@@ -44,3 +44,15 @@ async fn a_copy_that_came_back_while_others_were_asked_is_believed() {
     house.steward.fill_gaps().await;
     assert_eq!(house.groups.retired.lock().len(), 1);
 }
+
+/// The last that its group said may be that this node leads; the copy may be built again elsewhere.
+#[tokio::test]
+async fn whose_copy_was_thrown_away_asks_who_leads_though_its_group_said_so() {
+    let house = house(ALL_THERE, &[(2, 0), (3, 0)], None);
+    let asked = || house.there.asked.load(Ordering::Acquire);
+    house.steward.fill_gaps().await;
+    assert_eq!(asked(), 0, "it has copies of all shards and leads them");
+    house.groups.blank.store(true, Ordering::Release);
+    house.steward.fill_gaps().await;
+    assert_eq!(asked(), 2);
+}
