@@ -55,20 +55,31 @@ fn three(directory: &Path) -> Cluster {
 
 /// One more node that knows two members and waits; gives its id and its address for members.
 fn newcomer(cluster: &mut Cluster, directory: &Path) -> (u64, SocketAddr) {
+    let (id, setup) = newcomer_setup(cluster, directory, &[1, 2]);
+    let address = setup.cluster_address;
+    start_newcomer(cluster, id, setup);
+    (id, address)
+}
+
+/// How one more node is set up that knows these members; gives its id as well.
+fn newcomer_setup(cluster: &Cluster, directory: &Path, known: &[u64]) -> (u64, NodeSetup) {
     let id = u64::try_from(cluster.setups.len()).expect("fits") + 1;
-    let address = ports::free_address();
-    let known = [1_u64, 2].map(|node| {
+    let known = known.iter().map(|node| {
         let at = usize::try_from(node - 1).expect("fits");
-        (node, cluster.setups[at].cluster_address)
+        (*node, cluster.setups[at].cluster_address)
     });
-    let members: Vec<(u64, SocketAddr)> = known.into_iter().chain([(id, address)]).collect();
+    let itself = (id, ports::free_address());
+    let members: Vec<(u64, SocketAddr)> = known.chain([itself]).collect();
     let setup = load::patient(NodeSetup::member(directory, id, &members))
         .set("CLUSTER__SHARDS", SHARDS)
         .set("CLUSTER__BOOTSTRAP", false);
+    (id, setup)
+}
+
+fn start_newcomer(cluster: &mut Cluster, id: u64, setup: NodeSetup) {
     cluster.setups.push(setup);
     cluster.nodes.push(None);
     cluster.start(id);
-    (id, address)
 }
 
 /// Accounts to pay into.
