@@ -152,6 +152,13 @@ impl CommandModel {
         serving.map_or(0, |i| i.sequencer().released_position())
     }
 
+    /// Position number up to which this node knows a shard's events to be stored; 0 when it holds no copy.
+    #[must_use]
+    pub fn stored_position(&self, shard: ShardId) -> u64 {
+        let indexed = self.0.services.journal.indexed_position(shard);
+        indexed.max(self.released_position(shard))
+    }
+
     /// Waits until this node serves a shard in this term or a later one.
     pub async fn began(&self, shard: ShardId, term: u64) {
         match usize::try_from(shard)

@@ -202,6 +202,7 @@ impl Router {
             keyed.key_is_new = true;
         }
         let shard = stream.shard(model.shards());
+        let stored_before = model.stored_position(shard);
         let mut unknown_in = None;
         if let Some(term) = cluster.served_here(model, shard) {
             let sent = model.command_in(Some(term), stream.clone(), keyed.clone());
@@ -217,7 +218,7 @@ impl Router {
         let question = Question::Command(&keyed);
         let mut course = Course::new(self, cluster, stream, question, deadline);
         if let Some(term) = unknown_in {
-            course = course.after(term);
+            course = course.after(term, stored_before);
         }
         let may_be_stored = unknown_in.is_some();
         let (said, _) = self.follow(course, question, may_be_stored).await;

@@ -180,8 +180,8 @@ fn check_sighting(id: &str, balances: &[i64], seen: &Sighting) {
 /// The stored reply is the one that was promised, byte for byte.
 fn check_replay(http: &mut Http, id: &str, promise: &Promise) {
     let request = client::deposit(id, promise.amount).key(&promise.key);
-    // A node that lost an attempt of its own at this request cannot tell that the reply is older; it can
-    // the next time.
+    // A node without a copy that lost an attempt of its own at this request cannot tell that the reply is
+    // older; it can the next time.
     let what = format!("{id}: a reply that says it is a replay: {promise:?}");
     wait::until(&what, Duration::from_secs(20), || {
         let again = http.send_until_answered(&request);

@@ -39,6 +39,8 @@ pub(super) struct Course<'a> {
     shard: ShardId,
     question: Question<'a>,
     deadline: Instant,
+    /// Up to here everything was stored before the first attempt.
+    stored_before: u64,
     permit: Option<Permit>,
     /// The attempts that may have stored something; nobody said whether they did.
     unresolved: Unresolved,
@@ -122,6 +124,7 @@ impl<'a> Course<'a> {
             shard,
             question,
             deadline,
+            stored_before: router.0.model.stored_position(shard),
             permit: None,
             unresolved: Unresolved::default(),
             sent: Sent::default(),
@@ -133,8 +136,10 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// Follows an attempt at this node in this term, whose outcome is unknown.
-    pub(super) fn after(mut self, term: u64) -> Self {
+    /// Follows an attempt at this node in this term, whose outcome is unknown. Before it, everything up to
+    /// `stored_before` was stored.
+    pub(super) fn after(mut self, term: u64, stored_before: u64) -> Self {
+        self.stored_before = stored_before;
         self.sent = Sent {
             term,
             indirect: false,
@@ -354,10 +359,11 @@ impl<'a> Course<'a> {
         }
         match said {
             // After an attempt of unknown outcome the stored reply is that attempt's own, as far as
-            // this node can tell, and the client has seen none before.
+            // this node can tell, and the client has seen none before; unless it was stored earlier.
             Said::Answer(Answer::Accepted(accepted)) => {
+                let is_older = accepted.position.number <= self.stored_before;
                 Some(Said::Answer(Answer::Accepted(Accepted {
-                    replayed: accepted.replayed && !self.unresolved.any(),
+                    replayed: accepted.replayed && (is_older || !self.unresolved.any()),
                     ..accepted
                 })))
             }

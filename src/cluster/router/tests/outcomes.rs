@@ -31,6 +31,21 @@ async fn a_clients_own_retry_is_marked_at_every_node() {
     assert!(matches!(cell.send(2, other).await, Answer::KeyReused));
 }
 
+/// The node loses attempts of its own, but the reply that it finds was stored before them.
+#[tokio::test(start_paused = true)]
+async fn a_clients_own_retry_is_marked_although_an_attempt_at_it_is_lost() {
+    let cell = Cell::new().await;
+    let request = support::with_key("k", support::add(5));
+    assert!(!accepted(cell.send(2, request.clone()).await).replayed);
+    for fate in [Fate::Lost, Fate::AnswerLost] {
+        cell.expect(2, &[fate, fate]);
+        let again = accepted(cell.send(2, request.clone()).await);
+        assert_eq!((again.replayed, again.sequence_number), (true, 1));
+        assert!(cell.net(2).fates.lock().is_empty());
+    }
+    assert_eq!(cell.total().await, 5);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_may_be_stored_is_never_called_not_applied() {
     let cell = Cell::new().await;
