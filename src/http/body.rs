@@ -5,18 +5,19 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, EXPECT};
+use http::{HeaderMap, Version};
 use http_body_util::BodyExt;
 use hyper::body::Body;
 
 use super::app::App;
 use super::code::Code;
+use super::guard::{ConnectionState, LINGER_BYTES};
 use super::problem::Problem;
 use super::timer::LazyTimer;
 
-/// The most of a body that is read and thrown away.
-const MOST_DISCARDED_BYTES: u64 = 256 * 1024;
+/// The most of a body that is read and thrown away before an answer leaves.
+const MOST_DISCARDED_BYTES: usize = 256 * 1024;
 /// Time for that.
 const DISCARD_WITHIN: Duration = Duration::from_secs(2);
 
@@ -83,6 +84,22 @@ pub(crate) async fn read(
         .unwrap_or_else(|_| Err(too_late()))
 }
 
+/// The same with the timer of the connection.
+///
+/// # Errors
+/// See [`read`].
+pub(crate) async fn read_for(
+    app: &App,
+    connection: &ConnectionState,
+    headers: &HeaderMap,
+    body: &mut (impl Body<Data = Bytes, Error: Error + 'static> + Unpin),
+) -> Result<Bytes, Problem> {
+    let mut timer = std::mem::take(&mut *connection.timer.lock());
+    let bytes = read(app, headers, body, &mut timer).await;
+    *connection.timer.lock() = timer;
+    bytes
+}
+
 /// Reads on to the end of a body that nobody needs, so that the connection can be used again; tells
 /// whether it got there. A client may send a body some time after its head, so without this an early
 /// answer would cost it the connection.
@@ -96,16 +113,31 @@ pub(crate) async fn discard(
     if body.is_end_stream() {
         return true;
     }
-    let longer = body.size_hint().lower() > MOST_DISCARDED_BYTES;
-    if longer || headers.contains_key(EXPECT) {
+    !headers.contains_key(EXPECT) && run_out(body, MOST_DISCARDED_BYTES).await
+}
+
+/// Lets a client send the rest of a body that nobody needs, although it has its answer. Over HTTP/2 what is
+/// not read resets the stream, and some clients that are still sending forget the answer then.
+pub(crate) fn leave(
+    version: Version,
+    mut body: impl Body<Data = Bytes, Error: Send> + Unpin + Send + 'static,
+) {
+    if version == Version::HTTP_2 && !body.is_end_stream() {
+        tokio::spawn(async move { run_out(&mut body, LINGER_BYTES).await });
+    }
+}
+
+/// Reads to the end of a body of at most so many bytes; tells whether it got there.
+async fn run_out(body: &mut (impl Body<Data = Bytes> + Unpin), most_bytes: usize) -> bool {
+    let fits = |bytes: u64| usize::try_from(bytes).is_ok_and(|bytes| bytes <= most_bytes);
+    if !fits(body.size_hint().lower()) {
         return false;
     }
     let rest = async {
-        let mut left = MOST_DISCARDED_BYTES;
+        let mut left = most_bytes;
         while let Some(frame) = body.frame().await {
             let Ok(frame) = frame else { return false };
-            let bytes = frame.data_ref().map_or(0, Bytes::len);
-            match left.checked_sub(u64::try_from(bytes).unwrap_or(u64::MAX)) {
+            match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
                 Some(less) => left = less,
                 None => return false,
             }

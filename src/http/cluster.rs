@@ -121,10 +121,8 @@ async fn fields<T: serde::de::DeserializeOwned>(
     expected: &str,
 ) -> Result<T, Box<Problem>> {
     headers::check_media_type(&parts.headers)?;
-    let mut timer = std::mem::take(&mut *connection.timer.lock());
-    let bytes = body::read(app, &parts.headers, body, &mut timer).await;
-    *connection.timer.lock() = timer;
-    variant::parse_object(&bytes?).map_err(|mismatch| {
+    let bytes = body::read_for(app, connection, &parts.headers, body).await?;
+    variant::parse_object(&bytes).map_err(|mismatch| {
         let detail = format!("expected {expected}: {}", mismatch.detail);
         Box::new(Problem::new(Code::MalformedBody, detail).with("pointer", mismatch.pointer))
     })

@@ -111,6 +111,11 @@ codes! {
          (http.principal_header), and the request came without it."
         "Send the request through the proxy, which authenticates the caller. If it came that way, the \
          proxy does not set the header.";
+    Forbidden "forbidden" FORBIDDEN false NotApplied
+        "The caller may not do this"
+        "A proxy in front of the node knows the caller and does not let it do what the request asks \
+         for. This node does not decide who may do what, so it sends this code to nobody."
+        "Ask whoever runs the proxy for the permission.";
     JustificationUnknown "justification-unknown" FORBIDDEN false NotApplied
         "The aggregate type does not declare this justification"
         "A fresh read named a reason in Phalanx-Justification that the aggregate type does not \

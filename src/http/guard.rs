@@ -18,6 +18,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::chunks::ChunkTracker;
@@ -31,7 +32,7 @@ const REFUSED_REQUEST: &[u8] =
 
 /// Bytes that are read and thrown away before a connection with unread input is closed: closing
 /// at once would reset it, and the client might never see the answer.
-const LINGER_BYTES: usize = 4 * 1024 * 1024;
+pub(crate) const LINGER_BYTES: usize = 4 * 1024 * 1024;
 /// Time for that.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -66,7 +67,7 @@ impl ConnectionState {
         answering
     }
 
-    /// Whether the client listens to an answer that goes on.
+    /// Whether the client listens to an answer that may take any time.
     pub(crate) fn is_answering(&self) -> bool {
         let answers = self.answers.lock();
         answers.iter().any(|answer| answer.strong_count() > 0)
@@ -125,6 +126,23 @@ enum Rest {
     Refuse(Violation),
 }
 
+/// A socket that tells of its end although nobody reads from it.
+pub(crate) trait Socket: AsyncRead + AsyncWrite + Unpin {
+    /// Ready once the other side has closed and everything it sent was read.
+    fn poll_left(&self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+impl Socket for TcpStream {
+    fn poll_left(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut first = [0];
+        match ready!(self.poll_peek(cx, &mut ReadBuf::new(&mut first))) {
+            // The next request; what comes behind it, nobody sees.
+            Ok(1..) => Poll::Pending,
+            Ok(0) | Err(_) => Poll::Ready(()),
+        }
+    }
+}
+
 /// The guarded socket.
 #[derive(Debug)]
 pub(crate) struct Guard<S> {
@@ -144,7 +162,7 @@ pub(crate) struct Guard<S> {
     linger: Option<(Instant, usize)>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
+impl<S: Socket> Guard<S> {
     /// Guards a socket from which `received` has been read.
     pub(crate) fn new(
         io: S,
@@ -319,7 +337,7 @@ fn bad_chunk() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "malformed chunked body")
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<S> {
+impl<S: Socket> AsyncRead for Guard<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -361,7 +379,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
+impl<S: Socket> AsyncWrite for Guard<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -386,8 +404,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         self.io.is_write_vectored()
     }
 
+    /// The library flushes whenever it has looked for more to write, and does not read while it answers. A
+    /// client that has closed takes the rest of an answer that it waits for, but not one without an end.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        let this = self.get_mut();
+        if this.shared.is_answering() && this.io.poll_left(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        Pin::new(&mut this.io).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -84,11 +84,13 @@ impl Site {
                 };
                 let asked = Asked(Route::Watch, &parts, started);
                 let response = streamed(&self.app, asked, opened, &mut body).await;
+                body::leave(parts.version, body);
                 return response.map(Either::Right);
             }
             let answer = of_aggregate(&self.app, connection, &parts, target, &mut body).await;
             let asked = Asked(target.route(), &parts, started);
             let reply = finished(&self.app, asked, answer, &mut body).await;
+            body::leave(parts.version, body);
             return reply.map(Either::Left);
         }
         parts.extensions.insert(connection.clone());
@@ -116,16 +118,18 @@ async fn answer(app: Arc<App>, route: Route, request: Request<Body>) -> Response
             Err(problem) => Err(problem),
         };
         let asked = Asked(route, &parts, started);
-        return streamed(&app, asked, opened, &mut body).await;
+        let response = streamed(&app, asked, opened, &mut body).await;
+        body::leave(parts.version, body);
+        return response;
     }
     let answer = match whom {
         Ok(whom) => other(&app, &connection, &parts, route, whom, &mut body).await,
         Err(problem) => Err(problem),
     };
     let asked = Asked(route, &parts, started);
-    finished(&app, asked, answer, &mut body)
-        .await
-        .map(Body::new)
+    let reply = finished(&app, asked, answer, &mut body).await;
+    body::leave(parts.version, body);
+    reply.map(Body::new)
 }
 
 /// Opens a stream that axum has found.
@@ -265,12 +269,18 @@ async fn other(
         roles::check(app, route)?;
         named(app, route, parts)?;
     }
-    if let Some(whom) = whom {
-        return elsewhere::answer(app, parts, route, whom).await;
-    }
     let [first, second, third] = route.parameters(parts.uri.path());
     let reads = is_get(&parts.method);
     let posts = parts.method == Method::POST;
+    let acts =
+        (posts || parts.method == Method::DELETE) && route.allow().contains(parts.method.as_str());
+    if acts && !matches!(route, Route::Transfer | Route::Nodes) {
+        // Before anything is done: a body that nobody asked for has the limits of the others.
+        body::read_for(app, connection, &parts.headers, body).await?;
+    }
+    if let Some(whom) = whom {
+        return elsewhere::answer(app, parts, route, whom).await;
+    }
     match route {
         Route::Transfer if posts => cluster::transfer(app, connection, parts, first, body).await,
         Route::Drain if posts => cluster::drain(app, parts, first).await,

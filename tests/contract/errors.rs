@@ -194,6 +194,14 @@ fn too_large_requests_are_refused_by_their_part() {
             case("far above", open("e-2", 3 * 1024 * 1024), 413, "*"),
         ],
     );
+    // Where no body is expected, nothing is done either.
+    let drain = |bytes: usize| Request::post("/v1/nodes/1/drain", "x".repeat(bytes));
+    run(
+        &fixture.node,
+        &[case("a drain", drain(1024 * 1024 + 1), 413, "*")],
+    );
+    let undrained = fixture.send(&Request::new("DELETE", "/v1/nodes/1/drain"));
+    assert_eq!(undrained.json()["was_draining"], json!(false));
     let long_target = format!("/v1/aggregates/account/e-1?after={}", "1".repeat(70_000));
     let too_long = send_raw(
         &fixture,
@@ -249,6 +257,8 @@ fn every_code_has_its_page() {
         "invalid-id",
         "invalid-header",
         "invalid-query",
+        "unauthenticated",
+        "forbidden",
         "justification-unknown",
         "unknown-aggregate-type",
         "unknown-command",

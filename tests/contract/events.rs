@@ -216,6 +216,30 @@ fn an_idle_stream_outlives_the_limits_of_its_connection_and_ends_with_the_node()
     assert!(began.elapsed() < limit, "{:?}", began.elapsed());
 }
 
+/// Well before a comment is due, which could not be sent.
+#[test]
+fn a_client_that_leaves_a_silent_stream_gives_its_place_back() {
+    let fixture = Fixture::with(|setup| setup.set("HTTP__MAX_EVENT_STREAMS", 1));
+    client::expect_success(&mut fixture.node.client(), &client::open("a"));
+    let targets = [
+        "/v1/events",
+        "/v1/aggregates/account/a/watch",
+        "/v1/views/accounts/changes",
+    ];
+    let open = |target| {
+        wait::until("a place for a stream", Duration::from_secs(10), || {
+            Stream::try_open(fixture.node.address, target, None).ok()
+        })
+    };
+    for target in targets {
+        let stream = open(target);
+        let full = fixture.send(&Request::get("/v1/events"));
+        assert_eq!((full.status, full.code()), (503, "overloaded".to_owned()));
+        drop(stream);
+    }
+    drop(open("/v1/events"));
+}
+
 #[test]
 fn a_hundred_cuts_at_random_moments_while_events_come_lose_and_repeat_nothing() {
     let fixture = Fixture::new();
