@@ -35,6 +35,7 @@ mod limits;
 pub mod metrics;
 mod openapi;
 mod pages;
+mod pieces;
 mod problem;
 mod projections;
 mod public_url;

@@ -9,6 +9,7 @@ pub mod core;
 mod error;
 mod groups;
 mod members;
+mod open_files;
 mod read_side;
 mod repair;
 mod routing;
@@ -38,6 +39,8 @@ use crate::replication::service::RaftCalls;
 /// What is kept of the grace period for its end: for the last answers, and to close and flush. Of a short
 /// one, a quarter.
 const CLOSING: Duration = Duration::from_secs(1);
+/// Time for the raft groups to end.
+const GROUPS_END: Duration = Duration::from_secs(2);
 
 /// A running node.
 #[derive(Debug)]
@@ -163,8 +166,14 @@ impl Node {
         for shard in &self.shards {
             shard.step_down();
         }
-        for group in self.groups.all() {
-            group.shutdown().await;
+        let groups = async {
+            for group in self.groups.all() {
+                group.shutdown().await;
+            }
+        };
+        if tokio::time::timeout(GROUPS_END, groups).await.is_err() {
+            // For a vote, say, that there is no space for. The journal's end is the group's as well.
+            tracing::warn!("a raft group waits for the disk and is left behind");
         }
         for shard in &self.shards {
             shard.stop();

@@ -142,6 +142,15 @@ fn an_aggregate_of_which_nothing_is_left_exists_all_the_same() {
     assert_eq!(past["sequence_number"], 2);
     assert_eq!(past["state"]["total"], 0);
     assert_eq!(node.state("b")["total"], 0);
+    // Who watches it and comes back, goes on.
+    let watch = "/v1/aggregates/books/b/watch";
+    let mut watcher = Stream::open(node.address, watch, None);
+    let state = watcher.told();
+    assert_eq!(
+        state.json()["sequence_number"],
+        watcher.last_id.parse::<u64>().unwrap()
+    );
+    let mut watcher = Stream::open(node.address, watch, Some(&watcher.last_id));
     let taken = to("b", "Open", &json!({"name": "bob"})).header("If-None-Match", "*");
     assert_eq!(node.send(&taken).status, 412);
     let next = node.done("b", "Pay", &json!({"amount": 5, "fee": 0}));
@@ -149,6 +158,7 @@ fn an_aggregate_of_which_nothing_is_left_exists_all_the_same() {
         (next.status, next.json()["sequence_number"].clone()),
         (200, json!(4))
     );
+    assert_eq!(watcher.told().json()["sequence_number"], 4);
     let nobody = node.get("/v1/aggregates/books/nobody/events");
     assert_eq!(
         (nobody.status, nobody.code()),

@@ -29,6 +29,33 @@ fn tracing_works() -> Result<(), String> {
     run("strace", &["-f", "-o", "/dev/null", "-e", inject, "true"]).map(drop)
 }
 
+/// A raft group that could not read its log would be gone until the next start, and nothing would tell.
+#[test]
+fn a_failed_read_of_the_log_ends_the_node_with_a_message_and_loses_nothing_acknowledged() {
+    if cfg!(not(feature = "failpoints")) {
+        return skipped("read errors", "built without the feature `failpoints`");
+    }
+    let directory = temp_dir();
+    let mut rng = seeded("read errors");
+    let setup = NodeSetup::new(directory.path());
+    let node = setup.start();
+    let accounts = open_accounts(node.address, ACCOUNTS);
+    let mut tellers = Tellers::start_on_failing_disk(TELLERS, node.address, &accounts, &mut rng);
+    drop(node);
+    let fails = "replication::read_log=300*off->1*return->off";
+    let mut node = setup.clone().variable("FAILPOINTS", fails).spawn();
+    let status = node.wait_end(Duration::from_secs(60));
+    let log = node.log();
+    assert_eq!(status.and_then(|status| status.code()), Some(70), "{log}");
+    let says_why = log.contains("the journal cannot be read") && log.contains("a failpoint");
+    assert!(says_why, "{log}");
+    let node = setup.start();
+    tellers.check();
+    let books = tellers.stop();
+    let checked = audit(node.address, &accounts, &books);
+    assert!(checked.promises > 0, "too little happened: {checked:?}");
+}
+
 #[test]
 fn a_failed_sync_ends_the_node_with_a_message_and_loses_nothing_acknowledged() {
     if let Err(why) = tracing_works() {

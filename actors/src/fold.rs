@@ -113,14 +113,16 @@ impl<A: Aggregate> Folded<A> {
         )
     }
 
-    /// Reads a snapshot; `None` when it is damaged or of another schema version.
+    /// Reads a snapshot; `None` when it is damaged, of another schema version, or the domain's code fails
+    /// on it.
     #[must_use]
     pub fn from_snapshot(bytes: &[u8]) -> Option<Self> {
         let (version, payload) = codec::open(ValueType::Snapshot, bytes).ok()?;
         if version != A::STATE_SCHEMA_VERSION {
             return None;
         }
-        let snapshot: SnapshotIn<A::State> = codec::from_bytes(payload).ok()?;
+        let read = || codec::from_bytes(payload).map_err(|error| error.to_string());
+        let snapshot: SnapshotIn<A::State> = guarded(read).ok()?;
         Some(Self {
             state: snapshot.state,
             sequence: snapshot.sequence,

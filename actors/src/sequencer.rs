@@ -406,12 +406,13 @@ impl Sequencer {
                 .take_while(|(t, _)| *t <= last_ticket)
                 .count();
             released.extend(inner.held.drain(..ready));
+            // Under the lock: whoever sees the commit answers at once, and is asked about it next.
+            self.note_released(&released);
             !inner.queue.is_empty()
         };
         if more {
             self.wake.notify_one();
         }
-        self.note_released(&released);
         let receipt = Committed(());
         for (_, held) in released {
             match held {

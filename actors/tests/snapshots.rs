@@ -56,6 +56,23 @@ async fn a_snapshot_is_saved_after_its_commit_and_used() {
     assert_eq!(total(At::Sequence(4)).await, 8);
 }
 
+/// Nor does the domain's code, when it panics over one, take the shard along.
+#[tokio::test]
+async fn a_snapshot_over_which_the_domain_panics_is_not_used() {
+    let world = World::new(every(1_000)).await;
+    for id in ["a", "b"] {
+        accepted(world.ask(id, add(3)).await);
+    }
+    let snapshot = lie(1, 1, tally::UNREADABLE, 1);
+    world.journal.put_snapshot(&stream("a"), snapshot);
+    world.lead(2).await;
+    let serving = world.shard.serving().unwrap();
+    assert_eq!(world.total("a").await, 3);
+    assert_eq!(world.total("b").await, 3);
+    let now = world.shard.serving().unwrap();
+    assert!(std::sync::Arc::ptr_eq(&serving, &now));
+}
+
 #[tokio::test]
 async fn speculative_state_is_never_saved() {
     let world = World::new(every(1)).await;

@@ -242,7 +242,8 @@ fn role(role: MemberRole) -> &'static str {
 pub(super) fn table(text: &mut String, header: &[&str], rows: Vec<Vec<String>>) {
     let head = header.iter().map(|cell| (*cell).to_owned()).collect();
     let mut all: Vec<Vec<String>> = vec![head];
-    all.extend(rows);
+    let printable = |row: Vec<String>| row.iter().map(|cell| output::printable(cell)).collect();
+    all.extend(rows.into_iter().map(printable));
     let width = |column: usize| {
         let cells = all.iter().filter_map(|row| row.get(column));
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0)

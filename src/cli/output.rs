@@ -40,6 +40,18 @@ pub(super) fn answer(answer: &clap::Error) -> ExitCode {
     }
 }
 
+/// The text with its control characters escaped: what others wrote must not steer the terminal.
+pub(super) fn printable(text: &str) -> String {
+    let escaped = |character: char| -> Vec<char> {
+        if character.is_control() {
+            character.escape_default().collect()
+        } else {
+            vec![character]
+        }
+    };
+    text.chars().flat_map(escaped).collect()
+}
+
 fn finish(written: io::Result<()>) -> ExitCode {
     match written {
         Ok(()) => ExitCode::SUCCESS,

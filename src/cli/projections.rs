@@ -292,7 +292,7 @@ impl Letter {
         let answer = named.node.post(&path, RETRY_PATIENCE)?;
         let retried: Retried = named.node.read(&answer)?;
         if !retried.resolved {
-            let reason = retried.reason.unwrap_or_default();
+            let reason = output::printable(&retried.reason.unwrap_or_default());
             let (name, url) = (&named.name, &named.node.url);
             return Err(Failed::Undone(format!(
                 "{} events were taken in, then: {reason}\nmend the cause and retry, or leave that \

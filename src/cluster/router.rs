@@ -191,6 +191,28 @@ impl Router {
         request: &CommandRequest,
         within: Duration,
     ) -> Answer {
+        let answer = self.decide(stream, request, within).await;
+        let may_be_known = request.idempotency_key.is_some() && !request.dry_run;
+        match answer {
+            // Its key may not have been looked up. Whoever used it before and is told for good that nothing
+            // was stored would send the command again under another one.
+            Answer::Failed(failure) if failure.kind == FailureKind::Internal && may_be_known => {
+                let detail = format!(
+                    "{}; whether a command with this key was stored before is unknown",
+                    failure.detail
+                );
+                Answer::Failed(Failure::new(FailureKind::OutcomeUnknown, detail))
+            }
+            answer => answer,
+        }
+    }
+
+    async fn decide(
+        &self,
+        stream: &StreamName,
+        request: &CommandRequest,
+        within: Duration,
+    ) -> Answer {
         let model = &self.0.model;
         let Some(cluster) = &self.0.cluster else {
             return model.command(stream.clone(), request.clone()).await;

@@ -141,8 +141,8 @@ mod tests {
             fields,
         })
         .into_reply("/x", "t");
-        let body = super::super::response::test_body(&reply);
-        let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let body = reply.body();
+        let json: serde_json::Value = serde_json::from_slice(body).unwrap();
         assert_eq!(json["rejection"], "insufficient-funds");
         assert_eq!(json["balance_cents"], 5);
         assert_eq!(json["code"], "command-rejected");

@@ -15,7 +15,7 @@ use super::code::Code;
 use super::problem::Problem;
 
 /// Answers up to this size are not counted: connections and streams bound them well enough.
-const SMALL_ANSWER_BYTES: usize = 16 * 1024;
+pub(crate) const SMALL_ANSWER_BYTES: usize = 16 * 1024;
 
 /// Counts what is held.
 #[derive(Debug)]
@@ -57,6 +57,17 @@ impl Buffers {
         let mut held = self.begin();
         held.grow(body.len())?;
         Ok(Bytes::from_owner(HeldAnswer { body, _held: held }))
+    }
+
+    /// The same of an answer that must be given, because something was done.
+    pub(crate) fn answer_anyway(self: &Arc<Self>, body: Bytes) -> Bytes {
+        if body.len() <= SMALL_ANSWER_BYTES {
+            return body;
+        }
+        let mut held = self.begin();
+        held.bytes = body.len();
+        self.held.fetch_add(held.bytes, Ordering::AcqRel);
+        Bytes::from_owner(HeldAnswer { body, _held: held })
     }
 }
 

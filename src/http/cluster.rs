@@ -261,8 +261,8 @@ mod tests {
         for (unasked, outcome) in [(true, "not_applied"), (false, "unknown")] {
             let reply = unreachable("why", unasked).into_reply("/x", "t");
             assert_eq!(reply.status(), 504);
-            let body = crate::http::response::test_body(&reply);
-            let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            let body = reply.body();
+            let json: serde_json::Value = serde_json::from_slice(body).unwrap();
             assert_eq!(json["code"], "member-unreachable");
             assert_eq!(json["outcome"], outcome);
         }

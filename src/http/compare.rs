@@ -84,7 +84,7 @@ pub(crate) async fn what_if(
         hypothetical: &after.state,
         difference: difference(&before, &after)?,
     };
-    rendered(app, &before, &answer)
+    rendered(&before, &answer)
 }
 
 /// Answers two states of the past, and what happened between them.
@@ -127,7 +127,7 @@ pub(crate) async fn diff(
             })
             .collect(),
     };
-    let mut reply = rendered(app, &after, &answer)?;
+    let mut reply = rendered(&after, &answer)?;
     // Where the last ones were dropped, there are none to be named.
     if answer.events.len() >= MAX_EVENTS_BETWEEN && named < to {
         // The history goes on where the list ends.
@@ -189,10 +189,10 @@ fn moment(view: &StateView) -> Moment<'_> {
     }
 }
 
-fn rendered(app: &App, newest: &StateView, answer: &impl Serialize) -> Result<Reply, Box<Problem>> {
+fn rendered(newest: &StateView, answer: &impl Serialize) -> Result<Reply, Box<Problem>> {
     let body = serde_json::to_vec(answer)
         .map_err(|error| Problem::new(Code::Internal, format!("an answer as JSON: {error}")))?;
-    let mut reply = json(app.buffers.answer(body.into())?);
+    let mut reply = json(body);
     let etag = format!("\"{}\"", newest.sequence_number);
     let position = newest.position.to_string();
     for (name, value) in [(ETAG, etag), (POSITION, position)] {

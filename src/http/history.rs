@@ -45,8 +45,7 @@ pub(crate) async fn answer(
     *connection.timer.lock() = timer;
     let page = read.unwrap_or_else(|_| Err(timed_out(false, time)))?;
     let batch = batch(app.public_url.as_str(), &stream, &page.events).freeze();
-    let body = app.buffers.answer(batch)?;
-    let mut reply = typed(StatusCode::OK, MEDIA_TYPE, body);
+    let mut reply = typed(StatusCode::OK, MEDIA_TYPE, batch);
     if let Some(next) = page.next_sequence {
         let (kind, id) = (stream.aggregate_type(), stream.id());
         let link = format!(

@@ -9,7 +9,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
-use http_body_util::Full;
 use serde_json::{Map, Value};
 
 use super::code::{Code, Outcome};
@@ -123,7 +122,7 @@ impl Problem {
     /// Renders the problem for a request to `instance`.
     pub(crate) fn into_reply(self, instance: &str, trace_id: &str) -> Reply {
         let (head, body) = self.render(instance, trace_id);
-        head.map(|()| Full::new(body))
+        head.map(|()| body)
     }
 
     /// Renders head and body apart.
@@ -196,8 +195,8 @@ mod tests {
     fn members_of_a_domain_cannot_forge_those_of_the_problem() {
         let problem = Problem::new(Code::CommandRejected, "no").with("status", 200);
         let response = problem.into_reply("/x", "t");
-        let body = super::super::response::test_body(&response);
-        let json: Value = serde_json::from_slice(&body).unwrap();
+        let body = response.body();
+        let json: Value = serde_json::from_slice(body).unwrap();
         assert_eq!(json["status"], 422);
     }
 }

@@ -3,14 +3,13 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
-use http_body_util::Full;
 
 /// A complete response.
-pub(crate) type Reply = Response<Full<Bytes>>;
+pub(crate) type Reply = Response<Bytes>;
 
 /// A response without headers.
 pub(crate) fn reply(status: StatusCode, body: impl Into<Bytes>) -> Reply {
-    let mut response = Response::new(Full::new(body.into()));
+    let mut response = Response::new(body.into());
     *response.status_mut() = status;
     response
 }
@@ -45,15 +44,4 @@ pub(crate) fn render_and_close(response: &Response<()>, body: &[u8]) -> Bytes {
     out.put_slice(b"\r\n\r\n");
     out.put_slice(body);
     out.freeze()
-}
-
-/// The bytes of a response's body.
-#[cfg(test)]
-pub(crate) fn test_body(response: &Reply) -> Bytes {
-    use http_body_util::BodyExt;
-    let collected = response.body().clone().collect();
-    futures_util::FutureExt::now_or_never(collected)
-        .and_then(Result::ok)
-        .map(http_body_util::Collected::to_bytes)
-        .unwrap_or_default()
 }

@@ -19,9 +19,11 @@ use phalanx_actors::names::StreamName;
 use tower_service::Service as _;
 
 use super::app::App;
+use super::buffers::SMALL_ANSWER_BYTES;
 use super::code::Code;
 use super::framing::{MAX_FIELDS, MAX_TARGET_BYTES, Violation, is_authority};
 use super::guard::{ConnectionState, REFUSED};
+use super::pieces::Pieces;
 use super::problem::Problem;
 use super::projections::{Action, act};
 use super::response::{Reply, reply};
@@ -91,7 +93,7 @@ impl Site {
             let asked = Asked(target.route(), &parts, started);
             let reply = finished(&self.app, asked, answer, &mut body).await;
             body::leave(parts.version, body);
-            return reply.map(Either::Left);
+            return reply.map(|body| outgoing(connection, parts.version, body));
         }
         parts.extensions.insert(connection.clone());
         let request = Request::from_parts(parts, body);
@@ -129,7 +131,24 @@ async fn answer(app: Arc<App>, route: Route, request: Request<Body>) -> Response
     let asked = Asked(route, &parts, started);
     let reply = finished(&app, asked, answer, &mut body).await;
     body::leave(parts.version, body);
-    reply.map(Body::new)
+    reply.map(|body| match outgoing(&connection, parts.version, body) {
+        Either::Left(whole) => Body::new(whole),
+        Either::Right(pieces) => pieces,
+    })
+}
+
+/// The body as it is sent. A client that takes none of a large one is cut off: over HTTP/1.1 the guard of the
+/// connection sees that, over HTTP/2 only who gives it in pieces.
+fn outgoing(
+    connection: &ConnectionState,
+    version: Version,
+    body: Bytes,
+) -> Either<Full<Bytes>, Body> {
+    if version == Version::HTTP_2 && body.len() > SMALL_ANSWER_BYTES {
+        Either::Right(Body::new(Pieces::new(connection, body)))
+    } else {
+        Either::Left(Full::new(body))
+    }
 }
 
 /// Opens a stream that axum has found.
@@ -163,7 +182,7 @@ async fn streamed(
         }
         Err(problem) => finished(app, asked, Err(problem), body)
             .await
-            .map(Body::new),
+            .map(Body::from),
     }
 }
 
@@ -183,6 +202,7 @@ async fn finished(
     let lost = answer
         .as_ref()
         .is_err_and(|problem| given_up(problem.code()));
+    let answer = answer.and_then(|reply| Ok(held(app, route, reply)?));
     let mut reply = answer.unwrap_or_else(|problem| {
         let path = parts.uri.path();
         problem_reply(*problem, path, parts)
@@ -199,6 +219,22 @@ async fn finished(
     app.metrics
         .answered(route, reply.status(), started.elapsed());
     reply
+}
+
+/// Counts an answer until the client has taken it.
+///
+/// # Errors
+/// 503 `overloaded` for what can be asked for again.
+fn held(app: &App, route: Route, reply: Reply) -> Result<Reply, Problem> {
+    let (head, body) = reply.into_parts();
+    let body = match route {
+        // The same bytes for everybody.
+        Route::Types | Route::OpenApi | Route::Docs => body,
+        Route::State | Route::History | Route::Diff | Route::WhatIf => app.buffers.answer(body)?,
+        Route::View | Route::ViewRow | Route::DeadLetters => app.buffers.answer(body)?,
+        _ => app.buffers.answer_anyway(body),
+    };
+    Ok(Reply::from_parts(head, body))
 }
 
 /// The routes that matter for speed.

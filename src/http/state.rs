@@ -59,7 +59,7 @@ pub(crate) async fn answer(
     let view = timer.within(limit, read).await;
     *connection.timer.lock() = timer;
     let (view, node) = view.unwrap_or_else(|_| Err(Box::new(timed_out(false, limit))))?;
-    Ok(render_state(app, node, &view, &headers)?)
+    Ok(render_state(node, &view, &headers)?)
 }
 
 /// Admits a fresh read, or says what it lacks.
@@ -157,12 +157,7 @@ async fn of_the_past(
     }
 }
 
-fn render_state(
-    app: &App,
-    node: u64,
-    view: &StateView,
-    headers: &ReadHeaders<'_>,
-) -> Result<Reply, Problem> {
+fn render_state(node: u64, view: &StateView, headers: &ReadHeaders<'_>) -> Result<Reply, Problem> {
     let current = view.sequence_number;
     if headers
         .if_match
@@ -179,7 +174,7 @@ fn render_state(
     let mut reply = if unchanged {
         reply(StatusCode::NOT_MODIFIED, bytes::Bytes::new())
     } else {
-        let mut reply = reply(StatusCode::OK, app.buffers.answer(rendered.body)?);
+        let mut reply = reply(StatusCode::OK, rendered.body);
         reply
             .headers_mut()
             .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

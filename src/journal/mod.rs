@@ -60,6 +60,7 @@ pub use self::types::{
 };
 
 use self::directory::Directory;
+use self::disk::DiskError;
 use self::log_read::read_rows;
 use self::queue::{IndexWork, LogWork, LogWorkKind};
 use self::shard::{LogEnd, Shard};
@@ -352,6 +353,21 @@ impl Journal {
         max_bytes: usize,
     ) -> Result<Vec<LogEntry>, JournalError> {
         self.0.shared.read_log(shard, range, max_bytes)
+    }
+
+    /// A raft group cannot go on without what it failed to read. Damage is none of this: the shard is
+    /// refused, and its group ended in order.
+    pub(crate) fn group_failed(&self, shard: ShardId, error: &JournalError) {
+        let JournalError::Io(source) = error else {
+            return;
+        };
+        if matches!(source.downcast_ref(), Some(DiskError::Crashed)) {
+            return;
+        }
+        self.0.shared.fatal.call(&StorageFailure::Unreadable {
+            what: format!("the log of shard {shard}"),
+            source: Arc::clone(source),
+        });
     }
 
     /// How far the shard is applied.

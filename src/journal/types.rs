@@ -46,7 +46,7 @@ pub struct JournalOptions {
     pub idempotency_retention: Duration,
     /// File descriptors for tables; at least 64.
     pub max_open_files: i32,
-    /// Called when a write or an fsync failed.
+    /// Called when a write, an fsync or a raft group's read of its log failed.
     pub fatal: FatalHook,
 }
 
@@ -69,13 +69,14 @@ impl JournalOptions {
     }
 }
 
-/// What happens after a failed write. By default the process logs why and exits with code 70, since
-/// nobody can know what is on disk. If a hook returns, the journal takes no more writes.
+/// What happens after a failed write, or a failed read of a raft group's log. By default the process logs
+/// why and exits with code 70, since nobody can know what is on disk, or the group has ended. If a hook
+/// returns after a failed write, the journal takes no more of them.
 #[derive(Clone)]
 pub struct FatalHook(Arc<dyn Fn(&StorageFailure) + Send + Sync>);
 
 impl FatalHook {
-    /// Wraps a function that is called at most once per journal.
+    /// Wraps a function that is called at most once per journal for a write.
     pub fn new(hook: impl Fn(&StorageFailure) + Send + Sync + 'static) -> Self {
         Self(Arc::new(hook))
     }
@@ -91,7 +92,11 @@ pub const EXIT_STORAGE_FAILED: i32 = 70;
 impl Default for FatalHook {
     fn default() -> Self {
         Self::new(|failure| {
-            tracing::error!(error = %failure, "the journal cannot be written; the node stops");
+            if matches!(failure, StorageFailure::Unreadable { .. }) {
+                tracing::error!(error = %failure, "the journal cannot be read; the node stops");
+            } else {
+                tracing::error!(error = %failure, "the journal cannot be written; the node stops");
+            }
             std::process::exit(EXIT_STORAGE_FAILED);
         })
     }
@@ -181,6 +186,16 @@ pub enum StorageFailure {
     #[error("failed to write to {what}: {source}")]
     Disk {
         /// The file or table.
+        what: String,
+        /// What the disk said.
+        #[source]
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// The disk failed to give a raft group its log. The group has ended, and nobody can say that it takes
+    /// part, so the process must end.
+    #[error("failed to read {what}: {source}")]
+    Unreadable {
+        /// Whose log.
         what: String,
         /// What the disk said.
         #[source]

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::core::{Core, Ground};
 use super::members;
 use super::shutdown::Signals;
-use super::{Node, NodeError, read_side};
+use super::{Node, NodeError, open_files, read_side};
 use crate::cluster::members::Members;
 use crate::cluster::roles::Role;
 use crate::domain::views::{AccountTotals, Accounts, MaintenanceJobs, Orders, Prescriptions};
@@ -210,7 +210,8 @@ impl NodeBuilder {
         app.queries = Some(core.queries.clone());
         app.feed = streams.then_some(feed);
         tell(&mut app, &settings);
-        let limits = HttpLimits::from(&settings.http);
+        let mut limits = HttpLimits::from(&settings.http);
+        limits.max_connections = open_files::connections(&settings);
         let http = tokio::spawn(http::serve(listener, app, limits, stopped(stopping)));
         tracing::info!(
             node = settings.node.id,

@@ -71,6 +71,8 @@ impl Gatherer {
     /// The next to be asked for together; none when nobody waits, and then nobody serves.
     fn next(&self) -> Vec<Asked> {
         let mut queue = self.queue.lock();
+        // Whoever is gone would only make the others wait until they go as well.
+        queue.waiting.retain(|asked| !asked.reply.is_closed());
         let count = queue.waiting.len().min(TOGETHER);
         queue.is_served = count > 0;
         queue.waiting.drain(..count).collect()
@@ -112,5 +114,28 @@ async fn serve(views: Views, entry: Arc<Entry>) {
             // Whoever is gone does not want it any more.
             let _gone = asked.reply.send(answer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_gone_is_not_asked_for() {
+        let gatherer = Gatherer::default();
+        let answers: Vec<_> = (0..300)
+            .map(|key| {
+                let (reply, answer) = oneshot::channel();
+                let key = key.to_string();
+                gatherer.queue.lock().waiting.push(Asked { key, reply });
+                answer
+            })
+            .collect();
+        // The oldest have waited for too long and are gone.
+        let left: Vec<_> = answers.into_iter().skip(290).collect();
+        let keys: Vec<_> = gatherer.next().into_iter().map(|asked| asked.key).collect();
+        assert_eq!((keys.len(), keys[0].as_str(), left.len()), (10, "290", 10));
+        assert!(gatherer.next().is_empty() && !gatherer.queue.lock().is_served);
     }
 }

@@ -77,6 +77,10 @@ impl Writer {
         skip: bool,
     ) -> Result<Retried, OperationError> {
         self.store.may_write()?;
+        if build.definition.is_none() {
+            // Its code is gone, and the build with the new one handles the events anyway.
+            return Err(OperationError::Rebuilding);
+        }
         let letter = self.store.letter(build.id, letter).await?;
         let letter = letter.ok_or(OperationError::NoLetter)?;
         let stream = letter.stream_name().ok_or(OperationError::NoLetter)?;

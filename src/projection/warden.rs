@@ -193,10 +193,14 @@ impl Warden {
             last = Some(Instant::now());
             match self.start_over().await {
                 Ok(()) => self.release_in_time(),
-                Err(error) => tracing::error!(
-                    %error,
-                    "the read models cannot be built again now; trying again"
-                ),
+                Err(error) => {
+                    tracing::error!(
+                        %error,
+                        "the read models cannot be built again now; trying again"
+                    );
+                    // Half of it may be done.
+                    self.alarm.ring(&error);
+                }
             }
         }
     }

@@ -6,6 +6,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
 
 use openraft::entry::RaftEntry as _;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
@@ -44,12 +45,27 @@ impl ShardLog {
         if start >= end {
             return Ok(Vec::new());
         }
-        self.journal
-            .read_log(self.shard, start..end, max_bytes)
-            .map_err(journal_error)?
+        self.read_stored(start, end, max_bytes)
+            .map_err(|error| {
+                // openraft ends the group for good, and nothing would tell.
+                self.journal.group_failed(self.shard, &error);
+                journal_error(error)
+            })?
             .into_iter()
             .map(from_stored)
             .collect()
+    }
+
+    fn read_stored(
+        &self,
+        start: u64,
+        end: u64,
+        max_bytes: usize,
+    ) -> Result<Vec<LogEntry>, JournalError> {
+        fail::fail_point!("replication::read_log", |_| Err(JournalError::Io(
+            Arc::new(io::Error::other("a failpoint"))
+        )));
+        self.journal.read_log(self.shard, start..end, max_bytes)
     }
 
     fn purged(&self) -> io::Result<Option<RaftLogId>> {

@@ -7,8 +7,8 @@ use serde_json::json;
 
 use crate::cases::{Fixture, problem_fault};
 use crate::support::client;
-use crate::support::http::{Http, Request};
-use crate::support::measured;
+use crate::support::http::{Connection, Http, Request};
+use crate::support::{measured, wait};
 
 const CLIENTS: i64 = 48;
 const COMMANDS_EACH: i64 = 25;
@@ -134,5 +134,33 @@ fn health_and_metrics_answer_while_commands_are_refused() {
             assert_eq!(http.get("/readyz").status, 200);
             assert_eq!(http.get("/metrics").status, 200);
         }
+    });
+}
+
+/// More connections than the process may have files: what the journal needs is not theirs.
+#[test]
+fn idle_connections_leave_the_files_that_the_journal_needs() {
+    let limit = ["prlimit", "--nofile=700:700", "--"];
+    let fixture = Fixture::with(|setup| setup.wrapped_by(&limit));
+    let log = fixture.node.log();
+    assert!(log.contains("http.max_connections"), "{log}");
+    let mut http = fixture.node.client();
+    client::expect_success(&mut http, &client::open("patient"));
+    let open = || Connection::open(fixture.node.address).ok();
+    let idle: Vec<Connection> = (0..800).filter_map(|_| open()).collect();
+    assert!(idle.len() > 700, "only {} connections", idle.len());
+    // Tables are written and read, and the node goes on.
+    for amount in 1..=500 {
+        client::expect_success(&mut http, &client::deposit("patient", amount));
+    }
+    let mut late = Connection::open(fixture.node.address).expect("the node listens");
+    let refused = late.read_response(false).expect("an answer to nobody");
+    assert_eq!(
+        (refused.status, refused.code()),
+        (503, "overloaded".to_owned())
+    );
+    drop((idle, late));
+    wait::until("a free connection", Duration::from_secs(20), || {
+        (Http::new(fixture.node.address).get("/livez").status == 200).then_some(())
     });
 }

@@ -153,11 +153,15 @@ const STATUS_200: u8 = 0x88;
 const STATUS_400: u8 = 0x8c;
 
 fn strict() -> Listener {
-    Listener::start(HttpLimits {
+    Listener::start(strict_limits())
+}
+
+fn strict_limits() -> HttpLimits {
+    HttpLimits {
         // An answer may take its time, so a silent client is given twice that.
         request_timeout_ms: IDLE_MS / 2,
         ..impatient()
-    })
+    }
 }
 
 /// The limit and what a busy machine may add; the time is taken from a moment before the limit counts.
@@ -358,6 +362,42 @@ fn answers_that_nobody_takes_share_a_bounded_memory() {
             .status
             == 200
     });
+}
+
+/// Nor can a client hold it for ever by saying something now and then.
+#[test]
+fn who_takes_nothing_of_a_large_answer_is_cut_off() {
+    let listener = Listener::start(HttpLimits {
+        max_buffered_bytes: 100_000,
+        ..strict_limits()
+    });
+    let path = format!("/v1/aggregates/probe/{}", fresh_id("untaken"));
+    let many = listener
+        .connect()
+        .post(&format!("{path}/commands/Count"), r#"{"times":150}"#);
+    assert_eq!(many.status, 201);
+    let read = request_block("GET", &format!("{path}/events?limit=150"));
+    // Who takes it gets all of it.
+    let mut connection = Connection::open(&listener);
+    connection.write(HEADERS, END_HEADERS | END_STREAM, 1, &read);
+    let (_, taken) = connection.answer(1);
+    let events: serde_json::Value = serde_json::from_slice(&taken).unwrap();
+    assert_eq!(events.as_array().unwrap().len(), 150);
+    let started = Instant::now();
+    let mut connection = Connection::open(&listener);
+    connection.write(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    connection.write(HEADERS, END_HEADERS | END_STREAM, 1, &read);
+    let mut talking = connection.socket.try_clone().unwrap();
+    let talk = std::thread::spawn(move || {
+        let credit = frame(WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes());
+        while talking.write_all(&credit).is_ok() && started.elapsed() < Duration::from_secs(30) {
+            std::thread::sleep(Duration::from_millis(BODY_MS / 10));
+        }
+    });
+    assert_about(connection.closed_after(started), BODY_MS);
+    talk.join().unwrap();
+    let again = listener.connect().get(&format!("{path}/events?limit=150"));
+    assert_eq!(again.status, 200, "{}", again.text());
 }
 
 impl Connection {

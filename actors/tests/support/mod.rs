@@ -13,7 +13,7 @@
 )]
 
 mod doubles;
-mod tally;
+pub mod tally;
 
 use std::sync::Arc;
 use std::time::Duration;

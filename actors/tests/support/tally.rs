@@ -4,17 +4,27 @@ use std::fmt;
 
 use phalanx_actors::{Aggregate, Context};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 #[derive(Debug)]
 pub struct Tally;
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub struct State {
+    #[serde(deserialize_with = "read_unless_unreadable")]
     pub total: i64,
     #[serde(serialize_with = "write_unless_set")]
     pub explosive: bool,
     pub last_count: i64,
+}
+
+/// A total that the state does not want to be read with.
+pub const UNREADABLE: i64 = 666_013;
+
+fn read_unless_unreadable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    let total = i64::deserialize(deserializer)?;
+    assert!(total != UNREADABLE, "state does not want to be read");
+    Ok(total)
 }
 
 fn write_unless_set<S: Serializer>(value: &bool, serializer: S) -> Result<S::Ok, S::Error> {

@@ -9,6 +9,7 @@ use phalanx_actors::history::MAX_EVENTS_BETWEEN;
 use serde_json::Value;
 
 use super::super::cluster::table;
+use super::super::output;
 
 /// A state, fresh or past.
 pub(super) fn state(answer: &Value) -> Option<String> {
@@ -156,16 +157,8 @@ fn fields(state: &Value) -> impl Iterator<Item = (String, String)> {
 /// A value on one line. Text stands without quotes, but with its control characters escaped.
 fn plain(value: &Value) -> String {
     match value {
-        Value::String(text) => text.chars().flat_map(printable).collect(),
+        Value::String(text) => output::printable(text),
         other => other.to_string(),
-    }
-}
-
-fn printable(character: char) -> Vec<char> {
-    if character.is_control() {
-        character.escape_default().collect()
-    } else {
-        vec![character]
     }
 }
 

@@ -386,8 +386,7 @@ impl<'a> Course<'a> {
                     self.last = failure;
                     None
                 }
-                // These come before the key is looked up, so they say nothing about attempts
-                // before.
+                // These may come without a look at the key, so they say nothing about attempts before.
                 FailureKind::Internal
                 | FailureKind::Quarantined
                 | FailureKind::MalformedBody

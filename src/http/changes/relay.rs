@@ -43,7 +43,7 @@ pub(super) async fn answer(
     };
     let (_, answer) = ask(app, &reader.query, whom).await?;
     if answer.status != StatusCode::OK.as_u16() {
-        return Ok(reply_of(answer).map(Body::new));
+        return Ok(reply_of(answer).map(Body::from));
     }
     reader.first = reader.take(answer);
     Ok(sse::respond(&parts.method, reader))
