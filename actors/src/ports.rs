@@ -93,6 +93,12 @@ pub trait Journal: Debug + Send + Sync + 'static {
     /// Whether free space is under the reserve, so that nothing more must be stored.
     fn is_full(&self) -> bool;
 
+    /// Whether so much of a shard waits in memory for its disk that no more must be stored. Other nodes may
+    /// have it on theirs, and commit it, while this one's stands still.
+    fn is_behind(&self, _shard: ShardId) -> bool {
+        false
+    }
+
     /// Waits until [`Journal::indexed_position`] reaches `position`.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use phalanx_actors::request::{Accepted, Answer, CommandRequest, FailureKind, Precondition};
 use support::*;
@@ -194,11 +194,31 @@ async fn preconditions_hold_against_what_came_before() {
 
 #[tokio::test]
 async fn a_full_disk_refuses_what_would_be_stored_and_nothing_else() {
+    refuses_what_would_be_stored_and_nothing_else(
+        |journal| &journal.full,
+        FailureKind::StorageFull,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_disk_that_is_behind_refuses_what_would_be_stored_and_nothing_else() {
+    refuses_what_would_be_stored_and_nothing_else(
+        |journal| &journal.behind,
+        FailureKind::Overloaded,
+    )
+    .await;
+}
+
+async fn refuses_what_would_be_stored_and_nothing_else(
+    state: impl Fn(&MemoryJournal) -> &AtomicBool,
+    kind: FailureKind,
+) {
     let world = World::new(Options::default()).await;
     accepted(world.ask("a", with_key("k", add(1))).await);
-    world.journal.full.store(true, Ordering::Release);
+    state(&world.journal).store(true, Ordering::Release);
     let answer = failed(world.ask("a", with_key("l", add(1))).await);
-    assert_eq!(answer, FailureKind::StorageFull);
+    assert_eq!(answer, kind);
     assert!(matches!(
         world.ask("a", take(9)).await,
         Answer::Rejected { .. }
@@ -207,7 +227,7 @@ async fn a_full_disk_refuses_what_would_be_stored_and_nothing_else() {
     accepted(world.ask("a", dry_run(add(1))).await);
     accepted(world.ask("a", command("Nothing", "{}")).await);
     assert_eq!(world.total("a").await, 1);
-    world.journal.full.store(false, Ordering::Release);
+    state(&world.journal).store(false, Ordering::Release);
     let answer = accepted(world.ask("a", with_key("l", add(1))).await);
     assert_eq!((answer.sequence_number, answer.replayed), (2, false));
     assert_eq!(world.model.in_flight(), 0);

@@ -8,6 +8,9 @@ use phalanx_actors::record::Record;
 use super::Journal;
 use super::queue::IndexWork;
 
+/// Bytes of a shard's log that may wait for the disk, or for their index rows, beside the cache.
+const BEHIND_BYTES: usize = 32 << 20;
+
 impl ports::Journal for Journal {
     fn read_snapshot(
         &self,
@@ -59,6 +62,14 @@ impl ports::Journal for Journal {
 
     fn is_full(&self) -> bool {
         Self::is_full(self)
+    }
+
+    fn is_behind(&self, shard: ShardId) -> bool {
+        let shared = &self.0.shared;
+        shared.readable(shard).is_ok_and(|shard| {
+            let kept = shard.log.lock().cached_bytes();
+            kept > shared.log_cache_bytes.saturating_add(BEHIND_BYTES)
+        })
     }
 
     fn wait_indexed(

@@ -216,6 +216,11 @@ impl LogState {
         }
     }
 
+    /// Bytes of the entries in memory.
+    pub(crate) fn cached_bytes(&self) -> usize {
+        self.cache_bytes
+    }
+
     /// Drops old entries while the cache is larger than `limit` bytes.
     pub(crate) fn evict(&mut self, limit: usize) {
         let applied_end = self.applied.as_ref().map_or(0, |applied| applied.index + 1);

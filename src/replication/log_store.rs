@@ -8,6 +8,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
+use futures_util::{Stream, stream};
 use openraft::entry::RaftEntry as _;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend};
@@ -94,22 +95,60 @@ impl ShardLog {
     }
 }
 
+/// From which entry on, and before which.
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(start) => start.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(end) => end.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    (start, end)
+}
+
 impl RaftLogReader<TypeConfig> for ShardLog {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
         &mut self,
         range: RB,
     ) -> Result<Vec<RaftEntry>, io::Error> {
-        let start = match range.start_bound() {
-            Bound::Included(start) => *start,
-            Bound::Excluded(start) => start.saturating_add(1),
-            Bound::Unbounded => 0,
-        };
-        let end = match range.end_bound() {
-            Bound::Included(end) => end.saturating_add(1),
-            Bound::Excluded(end) => *end,
-            Bound::Unbounded => u64::MAX,
-        };
+        let (start, end) = bounds(&range);
         self.read(start, end, usize::MAX)
+    }
+
+    /// What is applied: after a crash it may be much.
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = Result<RaftEntry, io::Error>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (mut start, end) = bounds(&range);
+        let log = self.clone();
+        let mut entries = Vec::new().into_iter();
+        let next = move || loop {
+            if let Some(entry) = entries.next() {
+                let entry: RaftEntry = entry;
+                start = entry.index() + 1;
+                return Some(Ok(entry));
+            }
+            if start >= end {
+                return None;
+            }
+            match log.read(start, end, READ_BYTES) {
+                Ok(read) if read.is_empty() => return None,
+                Ok(read) => entries = read.into_iter(),
+                Err(error) => {
+                    start = end;
+                    return Some(Err(error));
+                }
+            }
+        };
+        stream::iter(std::iter::from_fn(next))
     }
 
     async fn limited_get_log_entries(

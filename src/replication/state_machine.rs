@@ -14,11 +14,16 @@ use openraft::storage::{
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::{EntryPayload, OptionalSend};
 use phalanx_actors::names::ShardId;
+use phalanx_actors::ports::Journal as _;
 
 use super::log_store::{codec_error, journal_error};
 use super::types::{self, CommandBatch, RaftLogId, RaftStoredMembership, TypeConfig};
 use crate::failpoints::crash_point;
 use crate::journal::{Applied, AppliedRecord, Journal};
+
+/// Bytes of records that are applied before their index rows are waited for. After a crash a shard may have
+/// as much to apply as tables in memory hold, and all of it would wait in memory.
+const APPLIED_BYTES: usize = 4 << 20;
 
 /// One shard's index. See the file's description.
 #[derive(Debug)]
@@ -61,6 +66,15 @@ impl ShardIndex {
         Ok(())
     }
 
+    /// The same, until the rows are there.
+    async fn save_and_wait(&self, records: Vec<AppliedRecord>) -> Result<(), io::Error> {
+        let last = records.last().map(|applied| applied.record.last_position());
+        self.save(records)?;
+        let Some(position) = last else { return Ok(()) };
+        let indexed = self.journal.wait_indexed(self.shard, position).await;
+        indexed.map_err(journal_error)
+    }
+
     fn snapshot(&self) -> Result<SnapshotOf<TypeConfig, Vec<u8>>, io::Error> {
         let bytes = types::applied_to_bytes(self.last, &self.membership).map_err(codec_error)?;
         Ok(Snapshot {
@@ -88,12 +102,14 @@ impl RaftStateMachine<TypeConfig> for ShardIndex {
         Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
         let mut records = Vec::new();
+        let mut bytes = 0;
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
             let log_id = entry.log_id();
             match entry.payload {
                 EntryPayload::Blank => {}
                 EntryPayload::Normal(CommandBatch { records: batch, .. }) => {
+                    bytes += batch.iter().map(|r| r.bytes.len()).sum::<usize>();
                     records.extend((0..).zip(batch.iter()).map(|(slot, record)| AppliedRecord {
                         index: log_id.index(),
                         slot,
@@ -107,6 +123,10 @@ impl RaftStateMachine<TypeConfig> for ShardIndex {
             self.last = Some(log_id);
             if let Some(responder) = responder {
                 responder.send(());
+            }
+            if bytes >= APPLIED_BYTES {
+                bytes = 0;
+                self.save_and_wait(std::mem::take(&mut records)).await?;
             }
         }
         crash_point!("replication::before_apply");

@@ -44,8 +44,8 @@ pub(crate) struct Live<A: Aggregate> {
 enum Plan {
     /// Nothing is stored.
     Answer(Answer),
-    /// There is something to be stored, and no space for it.
-    Full,
+    /// There is something to be stored, and no room for it.
+    NoRoom(FailureKind, &'static str),
     /// The events are folded; their record is to be appended.
     Store(NewRecord, Accepted),
 }
@@ -191,15 +191,12 @@ impl<A: Aggregate> Live<A> {
                     .sequencer()
                     .answer_after(self.ticket, answer, reply);
             }
-            Ok(Plan::Full) => {
+            Ok(Plan::NoRoom(kind, reason)) => {
                 // Whoever leads by now may have stored the command, which this node would not know.
-                let full = Failure::new(
-                    FailureKind::StorageFull,
-                    "the disk has less free space than the reserve; nothing was stored",
-                );
+                let refused = Answer::Failed(Failure::new(kind, reason));
                 incarnation
                     .sequencer()
-                    .answer_after(self.ticket, Answer::Failed(full), reply);
+                    .answer_after(self.ticket, refused, reply);
             }
             Ok(Plan::Store(record, accepted)) => {
                 self.store(incarnation, record, accepted, fingerprint, reply);
@@ -245,7 +242,12 @@ impl<A: Aggregate> Live<A> {
         };
         let store = !events.is_empty() && !request.dry_run;
         if store && services.journal.is_full() {
-            return Ok(Plan::Full);
+            let reason = "the disk has less free space than the reserve; nothing was stored";
+            return Ok(Plan::NoRoom(FailureKind::StorageFull, reason));
+        }
+        if store && services.journal.is_behind(incarnation.shard()) {
+            let reason = "the disk does not keep up with what is stored; nothing was stored";
+            return Ok(Plan::NoRoom(FailureKind::Overloaded, reason));
         }
         metrics.accepted.increment(1);
         let before = self.folded.sequence;

@@ -30,6 +30,7 @@ pub struct MemoryJournal {
     position: watch::Sender<u64>,
     pub hold_index: AtomicBool,
     pub full: AtomicBool,
+    pub behind: AtomicBool,
     damaged: AtomicBool,
     pub reads: AtomicUsize,
     pub snapshots_saved: AtomicUsize,
@@ -42,6 +43,7 @@ impl Default for MemoryJournal {
             position: watch::Sender::new(0),
             hold_index: AtomicBool::new(false),
             full: AtomicBool::new(false),
+            behind: AtomicBool::new(false),
             damaged: AtomicBool::new(false),
             reads: AtomicUsize::new(0),
             snapshots_saved: AtomicUsize::new(0),
@@ -186,6 +188,10 @@ impl Journal for MemoryJournal {
 
     fn is_full(&self) -> bool {
         self.full.load(Ordering::Acquire)
+    }
+
+    fn is_behind(&self, _shard: ShardId) -> bool {
+        self.behind.load(Ordering::Acquire)
     }
 
     fn wait_indexed(

@@ -4,9 +4,10 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use phalanx_actors::ports::Journal as _;
 
-use super::super::{JournalOptions, MemoryDisk, StorageFailure, Survivors};
-use super::kit::{self, Bench, append, apply, blank, history, read_all, wait};
+use super::super::{JournalOptions, LogEntry, MemoryDisk, StorageFailure, Survivors};
+use super::kit::{self, Bench, append, applied, apply, blank, history, read_all, wait};
 
 #[test]
 fn nothing_is_acknowledged_before_the_fsync_and_a_crash_loses_it() {
@@ -174,6 +175,29 @@ fn the_journal_is_full_under_the_reserve_and_has_space_again_above_it() {
     assert!(journal.is_full());
     disk.set_free_bytes(1200);
     wait_until(|| !journal.is_full());
+}
+
+/// Other nodes may commit what this one's disk does not take: it must not all be kept in memory.
+#[test]
+fn a_log_whose_disk_stands_still_is_behind_until_it_goes_on() {
+    let disk = MemoryDisk::stepped();
+    let bench = Bench::memory(disk);
+    let journal = bench.try_open(&kit::options(&bench.path())).unwrap();
+    let large = |index| LogEntry {
+        meta: Bytes::from(vec![0; 1 << 20]),
+        ..blank(index)
+    };
+    let taken = (1..=64).take_while(|index| {
+        journal.append(0, vec![large(*index)], Box::new(|_| {}));
+        !journal.is_behind(0)
+    });
+    assert_eq!(taken.count(), 32);
+    assert!(!journal.is_behind(1), "another shard's");
+    journal.step();
+    let (_, last) = applied(&[blank(33)]);
+    journal.apply(0, Vec::new(), last);
+    journal.step();
+    assert!(!journal.is_behind(0));
 }
 
 #[test]
