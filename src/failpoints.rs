@@ -5,7 +5,8 @@
 //! `journal::before_write=37*off->return`. The action `return` kills; the other actions of the crate
 //! `fail` (`sleep`, `pause`, `delay`) work as they say. Without the feature `failpoints` nothing of
 //! this is compiled in, and a node for which some are set refuses to start. Invariant: a crash point
-//! changes nothing but when the process ends.
+//! changes nothing but when the process ends. (Points that make something else happen, such as a failed
+//! read, are not set by this macro.)
 
 use std::ffi::OsStr;
 
