@@ -21,8 +21,8 @@ use super::types::{self, CommandBatch, RaftLogId, RaftStoredMembership, TypeConf
 use crate::failpoints::crash_point;
 use crate::journal::{Applied, AppliedRecord, Journal};
 
-/// Bytes of records that are applied before their index rows are waited for. After a crash a shard may have
-/// as much to apply as tables in memory hold, and all of it would wait in memory.
+/// Bytes of records that are applied before the index rows of as many before them are waited for. After a crash
+/// a shard may have as much to apply as tables in memory hold, and all of it would wait in memory.
 const APPLIED_BYTES: usize = 4 << 20;
 
 /// One shard's index. See the file's description.
@@ -66,15 +66,6 @@ impl ShardIndex {
         Ok(())
     }
 
-    /// The same, until the rows are there.
-    async fn save_and_wait(&self, records: Vec<AppliedRecord>) -> Result<(), io::Error> {
-        let last = records.last().map(|applied| applied.record.last_position());
-        self.save(records)?;
-        let Some(position) = last else { return Ok(()) };
-        let indexed = self.journal.wait_indexed(self.shard, position).await;
-        indexed.map_err(journal_error)
-    }
-
     fn snapshot(&self) -> Result<SnapshotOf<TypeConfig, Vec<u8>>, io::Error> {
         let bytes = types::applied_to_bytes(self.last, &self.membership).map_err(codec_error)?;
         Ok(Snapshot {
@@ -103,6 +94,7 @@ impl RaftStateMachine<TypeConfig> for ShardIndex {
     {
         let mut records = Vec::new();
         let mut bytes = 0;
+        let mut saved = 0;
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
             let log_id = entry.log_id();
@@ -126,7 +118,13 @@ impl RaftStateMachine<TypeConfig> for ShardIndex {
             }
             if bytes >= APPLIED_BYTES {
                 bytes = 0;
-                self.save_and_wait(std::mem::take(&mut records)).await?;
+                let last: Option<&AppliedRecord> = records.last();
+                let position = last.map_or(0, |applied| applied.record.last_position());
+                self.save(std::mem::take(&mut records))?;
+                // Not for its own rows: they are written while the next piece is read.
+                let before = std::mem::replace(&mut saved, position);
+                let indexed = self.journal.wait_indexed(self.shard, before).await;
+                indexed.map_err(journal_error)?;
             }
         }
         crash_point!("replication::before_apply");
