@@ -230,8 +230,13 @@ fn held(app: &App, route: Route, reply: Reply) -> Result<Reply, Problem> {
     let body = match route {
         // The same bytes for everybody.
         Route::Types | Route::OpenApi | Route::Docs => body,
-        Route::State | Route::History | Route::Diff | Route::WhatIf => app.buffers.answer(body)?,
-        Route::View | Route::ViewRow | Route::DeadLetters => app.buffers.answer(body)?,
+        Route::State
+        | Route::History
+        | Route::Diff
+        | Route::WhatIf
+        | Route::View
+        | Route::ViewRow
+        | Route::DeadLetters => app.buffers.answer(body)?,
         _ => app.buffers.answer_anyway(body),
     };
     Ok(Reply::from_parts(head, body))

@@ -137,6 +137,20 @@ fn health_and_metrics_answer_while_commands_are_refused() {
     });
 }
 
+/// A node with a common soft limit and a large hard one.
+#[test]
+fn the_limit_of_open_files_is_raised_as_far_as_it_may_be() {
+    let limit = ["prlimit", "--nofile=700:5000", "--"];
+    let fixture = Fixture::with(|setup| setup.wrapped_by(&limit));
+    let limits = format!("/proc/{}/limits", fixture.node.process());
+    let limits = std::fs::read_to_string(limits).expect("the limits of a process");
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let files: Vec<&str> = files.expect("a limit").split_whitespace().collect();
+    assert_eq!(files[3..5], ["5000", "5000"], "{limits}");
+}
+
 /// More connections than the process may have files: what the journal needs is not theirs.
 #[test]
 fn idle_connections_leave_the_files_that_the_journal_needs() {

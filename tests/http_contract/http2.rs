@@ -324,6 +324,16 @@ fn a_large_head_is_refused_with_a_problem() {
     assert_eq!(problem["code"], "request-header-fields-too-large");
 }
 
+/// The path of an aggregate with 150 events.
+fn with_long_history(listener: &Listener) -> String {
+    let path = format!("/v1/aggregates/probe/{}", fresh_id("untaken"));
+    let many = listener
+        .connect()
+        .post(&format!("{path}/commands/Count"), r#"{"times":150}"#);
+    assert_eq!(many.status, 201);
+    path
+}
+
 /// An answer that the client does not take is held for it, so all of them together are bounded.
 #[test]
 fn answers_that_nobody_takes_share_a_bounded_memory() {
@@ -331,11 +341,7 @@ fn answers_that_nobody_takes_share_a_bounded_memory() {
         max_buffered_bytes: 100_000,
         ..HttpLimits::default()
     });
-    let path = format!("/v1/aggregates/probe/{}", fresh_id("untaken"));
-    let many = listener
-        .connect()
-        .post(&format!("{path}/commands/Count"), r#"{"times":150}"#);
-    assert_eq!(many.status, 201);
+    let path = with_long_history(&listener);
     let read = request_block("GET", &format!("{path}/events?limit=150"));
     let mut connection = Connection::open(&listener);
     // SETTINGS_INITIAL_WINDOW_SIZE 0: answers may have heads and no bodies.
@@ -371,11 +377,7 @@ fn who_takes_nothing_of_a_large_answer_is_cut_off() {
         max_buffered_bytes: 100_000,
         ..strict_limits()
     });
-    let path = format!("/v1/aggregates/probe/{}", fresh_id("untaken"));
-    let many = listener
-        .connect()
-        .post(&format!("{path}/commands/Count"), r#"{"times":150}"#);
-    assert_eq!(many.status, 201);
+    let path = with_long_history(&listener);
     let read = request_block("GET", &format!("{path}/events?limit=150"));
     // Who takes it gets all of it.
     let mut connection = Connection::open(&listener);

@@ -124,7 +124,11 @@ impl<'a> Course<'a> {
             shard,
             question,
             deadline,
-            stored_before: router.0.model.stored_position(shard),
+            stored_before: if question.stores() {
+                router.0.model.stored_position(shard)
+            } else {
+                0
+            },
             permit: None,
             unresolved: Unresolved::default(),
             sent: Sent::default(),
